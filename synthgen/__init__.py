@@ -1,0 +1,1 @@
+"""synthgen turns a recipe into a labelled image dataset."""

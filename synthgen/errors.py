@@ -1,0 +1,39 @@
+"""What can go wrong, as the user meets it. Every message is one line: what, where, what was got, what is
+allowed, what to do next. The command line prints it and exits with `exit_status`."""
+
+
+class SynthgenError(Exception):
+    """Bad input: nothing was changed."""
+
+    exit_status = 2
+
+
+class RecipeError(SynthgenError):
+    """The recipe, or a file that it names, is wrong."""
+
+
+class FolderError(SynthgenError):
+    """The run's folder is not what the command needs."""
+
+
+class ModelError(SynthgenError):
+    """A model cannot be found, loaded or called as the recipe says."""
+
+
+class WorkError(SynthgenError):
+    """Work failed half-way. What was published stays; the same command goes on."""
+
+    exit_status = 1
+
+
+class LostClaimError(WorkError):
+    """Another worker has taken over the unit; what this one made is dropped."""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, then all of them."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f'; did you mean "{close[0]}"?' if close else "."
+    return f"{hint} Known: {', '.join(sorted(known))}"
