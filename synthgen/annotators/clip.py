@@ -1,0 +1,130 @@
+"""CLIP scores and features of images against their prompts and against the dataset's classes (open_clip)."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from synthgen.data import Category, Sample
+from synthgen.embedded import clip_folder
+from synthgen.errors import ModelError
+from synthgen.wording import fill
+
+if TYPE_CHECKING:
+    import torch
+
+CLIP_COLUMNS = {
+    "similarity": "float32",
+    "label_similarity": "float32",
+    "margin": "float32",
+    "top1": "int32",
+    "rank": "int32",
+}
+LABEL_TEMPLATES = ["a photo of a {class}", "an image of a {class}", "a {class}"]
+
+
+def clip(
+    *,
+    device: str,
+    classes: Sequence[Category],
+    model: str = "embedded",
+    pretrained: str = "",
+    templates: list[str] = LABEL_TEMPLATES,
+) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.generic]]]:
+    """Cosines in [-1, 1] of an open_clip model.
+
+    `similarity` is the cosine of image and prompt; `label_similarity` that of image and the plain captions of its
+    class; `margin` is `label_similarity` less the best of the other classes (positive: zero-shot agrees);
+    `top1` is the class id that zero-shot chooses, `rank` the rank of the true class (0 is first). Features `img` and
+    `txt` (of the prompt) have unit length, shape (n, width).
+
+    Args:
+        device: a torch device.
+        classes: the classes that zero-shot chooses from.
+        model: "embedded", an open_clip model name (with `pretrained`), "hf-hub:ORG/NAME", or a folder with
+            open_clip_config.json and open_clip_model.safetensors.
+        pretrained: open_clip's tag of the weights, such as "openai"; "" for the other forms.
+        templates: plain captions of a class, with the slot `{class}`; their embeddings are averaged
+            (prompt ensembling, Radford et al., arXiv 2103.00020, section 3.1.4).
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+    """
+    import open_clip
+    import torch
+
+    name = f"local-dir:{clip_folder()}" if model == "embedded" else _local(model)
+    try:
+        network, preprocess = open_clip.create_model_from_pretrained(
+            name, pretrained=pretrained or None, device=device, precision="fp32"
+        )
+        tokenize = open_clip.get_tokenizer(name)
+    except Exception as error:
+        raise ModelError(_not_found(model, pretrained, error)) from error
+    network.eval()
+
+    def encode_text(texts: list[str]) -> "torch.Tensor":
+        encoded: torch.Tensor = network.encode_text(tokenize(texts).to(device), normalize=True)
+        return encoded
+
+    with torch.inference_mode():
+        labels = torch.stack(
+            [encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0) for category in classes]
+        )
+        labels = torch.nn.functional.normalize(labels, dim=1)
+    ids = np.array([category.id for category in classes], dtype=np.int32)
+    place = {category.name: row for row, category in enumerate(classes)}
+
+    def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
+        with torch.inference_mode():
+            pixels = torch.stack([preprocess(Image.fromarray(sample.image)) for sample in samples])
+            images = network.encode_image(pixels.to(device), normalize=True)
+            texts = encode_text([sample.text for sample in samples])
+            similarity = (images * texts).sum(1).cpu().numpy()
+            logits = (images @ labels.T).cpu().numpy()
+        rows = np.arange(len(samples))
+        true = np.array([place[sample.class_name] for sample in samples])
+        own = logits[rows, true]
+        others = logits.copy()
+        others[rows, true] = -np.inf
+        return {
+            "similarity": similarity,
+            "label_similarity": own,
+            "margin": own - others.max(1) if len(ids) > 1 else np.full_like(own, np.nan),
+            "top1": ids[logits.argmax(1)],
+            "rank": (others > own[:, None]).sum(1).astype(np.int32),
+            "img": images.cpu().numpy().astype(np.float16),
+            "txt": texts.cpu().numpy().astype(np.float16),
+        }
+
+    weights = hashlib.sha256()
+    for key, tensor in sorted(network.state_dict().items()):
+        weights.update(key.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    annotate.fingerprint = weights.hexdigest()[:32]  # type: ignore[attr-defined]
+    return annotate
+
+
+def _local(model: str) -> str:
+    from pathlib import Path
+
+    return f"local-dir:{model}" if (Path(model) / "open_clip_config.json").is_file() else model
+
+
+def _not_found(model: str, pretrained: str, error: Exception) -> str:
+    import open_clip
+
+    what = f'model = "{model}"' + (f', pretrained = "{pretrained}"' if pretrained else "")
+    reason = " ".join(str(error).split())[:200]
+    if ":" not in model and "/" not in model:
+        if model not in open_clip.list_models():
+            return f'{what}: no such model in open_clip; `python -c "import open_clip; print(open_clip.list_models())"` lists them'
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        if pretrained not in tags:
+            return f"{what}: no such weights; pretrained = one of: {', '.join(tags)}"
+    return (
+        f"{what}: cannot be loaded ({type(error).__name__}: {reason}); tried the Hugging Face cache and hub. "
+        "Without network give a local folder as model, fill HF_HOME beforehand, or set HF_ENDPOINT to a mirror"
+    )

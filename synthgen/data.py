@@ -1,0 +1,67 @@
+"""The nouns of the house, as plain frozen values."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Category(NamedTuple):
+    """A class: `id` is its label, `name` what joins it with other datasets, `prompt` how templates call it."""
+
+    id: int
+    name: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to ask of a model for one class. `axes` are the words chosen for it, `group` ties counterfactuals."""
+
+    text: str
+    class_name: str
+    negative: str = ""
+    group: str = ""
+    axes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be made: everything that decides its pixels, and its labels.
+
+    `width` and `height` are 0 where the model's own size is wanted; `seed` is below 2**63; `replicate` counts how
+    often this (class, prompt, negative prompt, model) was asked for before.
+    """
+
+    uid: str
+    class_id: int
+    class_name: str
+    text: str
+    negative: str
+    group: str
+    prompt_id: str
+    axes: dict[str, str]
+    model: str
+    fingerprint: str
+    seed: int
+    replicate: int
+    steps: int
+    guidance: float
+    scheduler: str
+    dtype: str
+    width: int
+    height: int
+    source_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A stored image as annotators see it. `image` is uint8 of shape (height, width, 3); `stored` its file's bytes."""
+
+    uid: str
+    class_id: int
+    class_name: str
+    text: str
+    image: npt.NDArray[np.uint8]
+    stored: bytes

@@ -1,0 +1,321 @@
+"""A recipe and the folder that it is made in, as one worker has them: what the recipe wants, what the folder holds, what is
+loaded. Like `pipeline`, it sees the Recipe; the stages get plain values from it.
+"""
+
+import contextlib
+import functools
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthgen import planning, resharding, shards, storage
+from synthgen.annotators import ANNOTATORS
+from synthgen.errors import FolderError, ModelError, RecipeError, SynthgenError
+from synthgen.prompts import SOURCES
+from synthgen.recipe import AnnotateTable, ModelTable, Recipe
+from synthgen.workers.place import Place
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from synthgen.annotators.shard import Annotate
+    from synthgen.data import Request, Sample
+
+KEEP = "what is there stays: put the recipe back, or use another folder with -o DIR"
+STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
+
+
+class Job:
+    """A recipe and the folder it is made in, with what a worker has loaded for it."""
+
+    def __init__(
+        self,
+        recipe_path: Path,
+        recipe: Recipe,
+        root: Path,
+        *,
+        limit: int | None = None,
+        subset: str = "main",
+        place: Place = Place(0, 1),
+        threads: int = 1,
+    ) -> None:
+        self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
+        self.limit, self.subset, self.place, self.threads = limit, subset, place, threads
+
+    # --- what the recipe wants ---
+
+    @functools.cached_property
+    def models(self) -> dict[str, planning.ModelCall]:
+        """How each model is called. Fingerprint and scheduler are pinned by the plan, once there is one."""
+        calls = {}
+        for table in self.recipe.models:
+            pinned = self._pinned().get(table.id, {})
+            if pinned.get("source") == source_of(table):
+                fingerprint, scheduler = pinned["fingerprint"], pinned["scheduler"]
+            else:
+                fingerprint, scheduler = self._identify(table)
+            calls[table.id] = planning.ModelCall(
+                id=table.id,
+                fingerprint=fingerprint,
+                steps=table.steps,
+                guidance=float(table.guidance),
+                negative=table.negative,
+                scheduler=scheduler,
+                dtype=table.dtype,
+                width=table.width,
+                height=table.height,
+            )
+        return calls
+
+    def _pinned(self) -> dict[str, dict[str, str]]:
+        pinned: dict[str, dict[str, str]] = {}
+        for stem in shards.records(self.root / shards.PLAN):
+            pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})  # type: ignore[arg-type]
+        return pinned
+
+    def _identify(self, table: ModelTable) -> tuple[str, str]:
+        from synthgen.generation import models
+
+        folder = self.locate(table)
+        with where(self.recipe_path, f"models.{table.id}"):
+            scheduler = models.scheduler_name(folder, table.scheduler)
+            return models.fingerprint(folder, variant=table.variant), scheduler
+
+    def locate(self, table: ModelTable) -> Path:
+        from synthgen.generation import models
+
+        with where(self.recipe_path, f"models.{table.id}"):
+            return models.locate(
+                table.path, folder=self.recipe_path.parent, revision=table.revision, variant=table.variant
+            )
+
+    @functools.cached_property
+    def requests(self) -> "list[Request]":
+        """All requests that the recipe wants, in order."""
+        sources = []
+        for number, table in enumerate(self.recipe.prompts):
+            with where(self.recipe_path, f"prompts.{number}"):
+                prompts = SOURCES[table.use](table.classes, seed=self.recipe.seed, **table.keys)
+            sources.append(planning.Source(prompts, frozenset(category.name for category in table.classes)))
+        with where(self.recipe_path, ""):
+            return planning.make_requests(
+                sources,
+                self.recipe.classes,
+                list(self.models.values()),
+                seed=self.recipe.seed,
+                requests=self.recipe.quota.requests,
+                per_class=self.recipe.quota.per == "class",
+                limit=self.limit,
+            )
+
+    def plan_inputs(self) -> dict[str, object]:
+        """What decides the requests, by the recipe's own keys."""
+        inputs: dict[str, object] = {"seed": self.recipe.seed, "images.shard_size": self.recipe.images.shard_size}
+        for number, prompts in enumerate(self.recipe.prompts):
+            inputs |= flat(f"prompts.{number}", {"use": prompts.use, "classes": prompts.classes, **prompts.keys})
+        for call in self.models.values():
+            inputs |= flat(f"models.{call.id}", call._asdict())
+        return inputs | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
+
+    def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
+        table = next(table for table in self.recipe.models if table.id == model)
+        return {
+            "plan": shards.digest(list(uids)),
+            f"models.{model}.fingerprint": self.models[model].fingerprint,
+            f"models.{model}.batch_size": table.batch_size,
+            f"models.{model}.safety_checker": table.safety_checker,
+            "images.format": self.recipe.images.format,
+        }
+
+    def annotation_inputs(self, table: AnnotateTable) -> dict[str, object]:
+        inputs = {"use": table.use, "batch_size": table.batch_size, **table.keys}
+        if "classes" in ANNOTATORS[table.use].__annotations__:
+            inputs["classes"] = self.recipe.classes
+        return flat(f"annotate.{table.name}", inputs)
+
+    def selection_inputs(self) -> dict[str, object]:
+        rules = [{"use": table.use, **table.keys} for table in self.recipe.select]
+        return {"requests": len(self.planned | {request.uid for request in self.requests}), "select": rules}
+
+    def final_inputs(self) -> dict[str, object]:
+        reshard = self.recipe.reshard
+        return self.selection_inputs() | {"reshard.split": reshard.split, "reshard.shard_size": reshard.shard_size}
+
+    def record(self, stage: str, inputs: dict[str, object]) -> dict[str, object]:
+        """The start of a unit's record."""
+        return {"version": 1, "stage": stage, "inputs": inputs, "digest": shards.digest(inputs)}
+
+    def stack(self) -> dict[str, object]:
+        """What else decides the bytes: versions, device type, threads."""
+        stack: dict[str, object] = {name: version(name) for name in STACK}
+        return stack | {"python": platform.python_version(), "device": self.device.split(":")[0], "threads": self.threads}
+
+    # --- what the folder holds ---
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """The uids in the plan so far."""
+        folder = self.root / shards.PLAN
+        stems = shards.records(folder)
+        return frozenset(
+            uid for stem in stems for uid in shards.read_table(folder / f"{stem}.parquet", ["uid"])["uid"].to_pylist()
+        )
+
+    def check(self, *, replace: bool = False) -> None:
+        """Compares the folder with the recipe, and changes nothing.
+
+        Raises:
+            FolderError: the folder is not a run's, or it was made with other values of a key, which is named.
+        """
+        if storage.exists(self.root) and not storage.is_folder(self.root):
+            raise FolderError(f"{self.root}: is a file; a folder is wanted")
+        if storage.names(self.root) and not storage.names(self.root / shards.RECIPES):
+            raise FolderError(
+                f"{self.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
+            )
+        self._check_plan()
+        for number, (path, group) in enumerate(shards.load_plan(self.root)):
+            stem = shards.shard_name(number)
+            if storage.exists(shards.record_path(self.root / shards.POOL, stem)):
+                plan = shards.read_plan_shard(path, group)
+                inputs = self.pool_inputs(plan["model"][0].as_py(), plan["uid"].to_pylist())
+                shards.require_inputs(self.root / shards.POOL, stem, inputs, KEEP)
+        for table in self.recipe.annotate:
+            folder = self.root / shards.ANNOTATIONS / table.name
+            for stem in shards.records(folder):
+                shards.require_inputs(
+                    folder, stem, self.annotation_inputs(table), "put it back, or give the annotation another name"
+                )
+        if not replace:
+            self._check_final()
+
+    def _check_plan(self) -> None:
+        planned = self.planned
+        if not planned:
+            return
+        if self.limit is not None and len(planned) > self.limit:
+            raise FolderError(
+                f"{self.root}: --limit {self.limit}: {len(planned)} requests are planned already; "
+                "run without --limit, or use another folder with -o DIR"
+            )
+        inputs = self.plan_inputs()
+        stem = shards.records(self.root / shards.PLAN)[-1]
+        if planned <= {request.uid for request in self.requests}:
+            made = shards.read_record(self.root / shards.PLAN, stem)["inputs"]
+            inputs = {**made, "images.shard_size": inputs["images.shard_size"]}  # type: ignore[dict-item]
+        shards.require_inputs(self.root / shards.PLAN, stem, inputs, KEEP)
+
+    def _check_final(self) -> None:
+        inputs = json.loads(json.dumps(self.final_inputs()))
+        folders = [self.final, *(self.final / split for split in storage.names(self.final))]
+        for folder in folders:
+            for stem in shards.records(folder):
+                shards.require_inputs(
+                    folder, stem, inputs, "add --subset NEW to make another beside it, or --replace to make it anew"
+                )
+
+    def remove_other_final(self) -> None:
+        """Removes the files that the records of `final/<subset>` name, where they were made from other inputs."""
+        try:
+            self._check_final()
+        except FolderError:
+            folders = [self.final / split for split in storage.names(self.final)] + [self.final]
+            for folder in folders:
+                for stem in shards.records(folder):
+                    for name in shards.read_record(folder, stem)["files"]:  # type: ignore[attr-defined]
+                        storage.remove(folder / name)
+                    storage.remove(shards.record_path(folder, stem))
+
+    @property
+    def final(self) -> Path:
+        return self.root / shards.FINAL / self.subset
+
+    def pool_stems(self) -> list[str]:
+        return [shards.shard_name(number) for number in range(len(shards.load_plan(self.root)))]
+
+    def columns(self) -> shards.PoolColumns:
+        return shards.PoolColumns(self.root, self.pool_stems(), [table.name for table in self.recipe.annotate])
+
+    def output_shards(self) -> list[resharding.OutputShard]:
+        columns = self.columns()
+        uids = shards.uid_strings(shards.read_npy(self.root / shards.SUBSETS / f"{self.subset}.npy"))
+        where = {place.uid: place for stem in self.pool_stems() for place in resharding.places(self.root, stem)}
+        groups = dict(zip(columns["uid"].tolist(), columns["group"].tolist(), strict=True))
+        reshard = self.recipe.reshard
+        return resharding.cut(uids, groups, where, split=reshard.split, shard_size=reshard.shard_size)
+
+    # --- what this worker has loaded ---
+
+    @functools.cached_property
+    def device(self) -> str:
+        from synthgen.workers.place import find_device
+
+        return find_device(self.threads)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 one job lives as long as its process
+    def pipeline(self, model: str) -> "DiffusionPipeline":
+        from synthgen.generation import models
+
+        table = next(table for table in self.recipe.models if table.id == model)
+        folder = self.locate(table)
+        found = models.fingerprint(folder, variant=table.variant)
+        if found != self.models[model].fingerprint:
+            raise ModelError(
+                f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
+                f"{self.models[model].fingerprint}; put those weights back, or use another folder with -o DIR"
+            )
+        return models.load(
+            folder,
+            device=self.device,
+            dtype=table.dtype,
+            scheduler=table.scheduler,
+            variant=table.variant,
+            safety_checker=table.safety_checker,
+        )
+
+    @functools.cache  # noqa: B019
+    def annotator(self, name: str) -> "Annotate":
+        table = next(table for table in self.recipe.annotate if table.name == name)
+        given = {"classes": self.recipe.classes} if "classes" in ANNOTATORS[table.use].__annotations__ else {}
+        with where(self.recipe_path, f"annotate.{name}"):
+            annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)  # type: ignore[operator]
+        folder = self.root / shards.ANNOTATIONS / name
+        fingerprint = getattr(annotate, "fingerprint", "")
+        for stem in shards.records(folder)[:1]:
+            other = shards.read_record(folder, stem).get("fingerprint")
+            if other != fingerprint:
+                raise ModelError(
+                    f"annotate.{name}: the model has the fingerprint {fingerprint}, {folder / stem} was made with {other}; "
+                    "put that model back, or give the annotation another name"
+                )
+        return annotate
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019
+    def samples(self, stem: str) -> "list[Sample | None]":
+        from synthgen.annotators.shard import read_samples
+
+        return read_samples(self.root, stem)
+
+
+def source_of(table: ModelTable) -> str:
+    """What a model is looked up by; the plan pins what was found."""
+    return shards.digest([table.path, table.revision, table.variant, table.scheduler])
+
+
+def flat(prefix: str, values: object) -> dict[str, object]:
+    """Nested tables as one, keys joined by dots as in the recipe."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {key: entry for name, value in values.items() for key, entry in flat(f"{prefix}.{name}", value).items()}
+
+
+@contextlib.contextmanager
+def where(path: Path, key: str) -> Iterator[None]:
+    """Puts the recipe's file and key before the message of a bad input."""
+    try:
+        yield
+    except (RecipeError, ModelError) as error:
+        raise type(error)(f"{path}: {key + ': ' if key else ''}{error}") from error.__cause__

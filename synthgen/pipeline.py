@@ -1,0 +1,341 @@
+"""The stages in order and the one loop that every worker runs: the reader's map, and the only room that knows them all.
+
+The folder is the state. A stage is a list of units; a unit is done when its record is there; a worker takes a unit that
+is not done, claims it, makes it, publishes it. Running the command again is the retry.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from synthgen import planning, recipe, resharding, selection, shards, storage
+from synthgen.errors import FolderError, LostClaimError, WorkError
+from synthgen.job import Job, source_of, where
+from synthgen.recipe import AnnotateTable
+from synthgen.workers import local
+from synthgen.workers.place import default_workers, find_place
+
+WAIT_SECONDS = 0.5
+
+
+class Unit(NamedTuple):
+    """One piece of work. `done` looks at the folder; `make` does it while the claim is held."""
+
+    name: str
+    done: Callable[[], bool]
+    make: Callable[[storage.Claim], None]
+
+# --- the stages: each lists its units -------------------------------------------------------------------------------
+
+
+def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[storage.Claim], None]) -> Unit:
+    return Unit(name, functools.partial(storage.exists, shards.record_path(folder, stem)), make)
+
+
+def plan_units(job: Job) -> list[Unit]:
+    planned = job.planned
+    new = [request for request in job.requests if request.uid not in planned]
+    if not new:
+        return []
+    stem = f"{len(shards.records(job.root / shards.PLAN)):03d}-000"
+
+    def make(claim: storage.Claim) -> None:
+        cut = planning.cut_shards(new, job.recipe.images.shard_size)
+        tables = [shards.requests_table(rows, job.recipe.axes) for rows in cut]
+        pinned = {
+            table.id: {
+                "source": source_of(table),
+                "fingerprint": job.models[table.id].fingerprint,
+                "scheduler": job.models[table.id].scheduler,
+            }
+            for table in job.recipe.models
+        }
+        record = job.record("plan", job.plan_inputs()) | {"requests": len(new), "shards": len(cut), "models": pinned}
+        with shards.new_unit(job.root, job.root / shards.PLAN, stem, record, claim) as create:
+            create(".parquet").write(shards.to_parquet(tables))
+
+    return [_shard_unit(f"plan/{stem}", job.root / shards.PLAN, stem, make)]
+
+
+def pool_units(job: Job) -> list[Unit]:
+    from synthgen.generation.shard import make_shard
+
+    def unit(number: int, path: Path, group: int) -> Unit:
+        stem = shards.shard_name(number)
+
+        def make(claim: storage.Claim) -> None:
+            plan = shards.read_plan_shard(path, group)
+            model = plan["model"][0].as_py()
+            inputs = job.pool_inputs(model, plan["uid"].to_pylist())
+            make_shard(
+                job.root,
+                stem,
+                plan,
+                pipeline=lambda: job.pipeline(model),
+                batch_size=next(table.batch_size for table in job.recipe.models if table.id == model),
+                image_format=job.recipe.images.format,
+                record=job.record("generate", inputs) | {"stack": job.stack()},
+                claim=claim,
+            )
+
+        return _shard_unit(f"pool/{stem}", job.root / shards.POOL, stem, make)
+
+    return [unit(number, *place) for number, place in enumerate(shards.load_plan(job.root))]
+
+
+def annotation_units(job: Job) -> list[Unit]:
+    from synthgen.annotators.shard import annotate_shard
+
+    def unit(stem: str, table: AnnotateTable) -> Unit:
+        folder = job.root / shards.ANNOTATIONS / table.name
+
+        def make(claim: storage.Claim) -> None:
+            annotate = job.annotator(table.name)
+            record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack()}
+            record["fingerprint"] = getattr(annotate, "fingerprint", "")
+            record["pool"] = shards.readjob.record(job.root / shards.POOL, stem)["files"]
+            annotate_shard(
+                job.root,
+                table.name,
+                stem,
+                annotate=annotate,
+                samples=job.samples(stem),
+                batch_size=table.batch_size,
+                record=record,
+                claim=claim,
+            )
+
+        return _shard_unit(f"annotations/{table.name}/{stem}", folder, stem, make)
+
+    return [unit(stem, table) for stem in job.pool_stems() for table in job.recipe.annotate]
+
+
+def selection_units(job: Job) -> list[Unit]:
+    folder, inputs = job.root / shards.SUBSETS, job.selection_inputs()
+
+    def done() -> bool:
+        path = folder / f"{job.subset}.json"
+        return storage.exists(path) and storage.read_json(path).get("inputs") == inputs
+
+    def make(claim: storage.Claim) -> None:
+        columns = job.columns()
+        rules = [selection.Rule(table.use, table.keys) for table in job.recipe.select]
+        with where(job.recipe_path, "select"):
+            chosen = selection.select(columns, rules)
+        array = resharding.subset_array(columns["uid"][chosen.kept].tolist())
+        names = {-1: "kept", -2: "failed"} | {k: f"select.{k} {rule.label}" for k, rule in enumerate(rules)}
+        verdicts = [names[code] for code in chosen.verdict.tolist()]
+        table = shards.verdict_table(columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist())
+        funnel = {
+            "inputs": inputs,
+            "requested": len(verdicts),
+            "failed": verdicts.count("failed"),
+            "kept": len(array),
+            "funnel": [stage._asdict() for stage in chosen.funnel],
+        }
+        for suffix, data in (
+            (".npy", shards.to_npy(array)),
+            (".parquet", shards.to_parquet([table])),
+            (".json", storage.to_json(funnel)),
+        ):
+            claim.check()
+            storage.replace(job.root, folder / f"{job.subset}{suffix}", data)
+
+    return [Unit(f"subsets/{job.subset}", done, make)]
+
+
+def final_units(job: Job) -> list[Unit]:
+    """The output shards; the last unit, made when all others are there, describes them."""
+    output, inputs = job.output_shards(), job.final_inputs()
+
+    def unit(shard: resharding.OutputShard) -> Unit:
+        def make(claim: storage.Claim) -> None:
+            record = job.record("reshard", inputs)
+            resharding.write_shard(job.root, job.final, shard, record=record, claim=claim)
+
+        folder = job.final / shard.split
+        return _shard_unit(f"final/{job.subset}/{shard.split}/{shard.stem}", folder, shard.stem, make)
+
+    return [unit(shard) for shard in output]
+
+
+def card_units(job: Job) -> list[Unit]:
+    """What stands beside the output shards: sizes, class names, timm's info, the dataset card."""
+    from synthgen.reporting.card import card
+
+    def make(claim: storage.Claim) -> None:
+        output = job.output_shards()
+        names = {category.id: category.name for category in job.recipe.classes}
+        files = {
+            "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
+            "_info.json": storage.to_json(resharding.info(job.recipe.name, output)),
+            "README.md": card(job.recipe.name, job.recipe.classes, resharding.info(job.recipe.name, output)).encode(),
+        }
+        for split in dict.fromkeys(shard.split for shard in output):
+            files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
+        for name, data in files.items():
+            claim.check()
+            storage.replace(job.root, job.final / name, data)
+        record = job.record("card", job.final_inputs()) | {
+            "written": sum(len(shard.samples) for shard in output),
+            "files": {name: storage.checksum(job.final / name) for name in files},
+        }
+        storage.replace(job.root, job.final / shards.RECORD_SUFFIX, storage.to_json(record))
+
+    return [Unit(f"final/{job.subset}", lambda: storage.exists(job.final / shards.RECORD_SUFFIX), make)]
+
+
+def report_units(job: Job) -> list[Unit]:
+    from synthgen.reporting import report
+
+    folder = job.root / shards.REPORT
+    inputs: dict[str, object] = {"subset": job.subset, "made of": report.inputs(job.root, job.subset)}
+    path = shards.record_path(folder, "index")
+
+    def make(claim: storage.Claim) -> None:
+        page = report.page(job.root, job.subset, job.recipe.resolved())
+        claim.check()
+        storage.replace(job.root, folder / "index.html", page)
+        record = job.record("report", inputs) | {"files": {"index.html": storage.checksum(folder / "index.html")}}
+        storage.replace(job.root, path, storage.to_json(record))
+
+    return [Unit("report", lambda: storage.exists(path) and storage.read_json(path).get("inputs") == inputs, make)]
+
+
+STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
+    "plan": [plan_units],
+    "generate": [pool_units],
+    "annotate": [annotation_units],
+    "select": [selection_units],
+    "reshard": [final_units, card_units],
+    "report": [report_units],
+}
+
+
+def work(job: Job, stages: Iterable[str]) -> None:
+    """The loop of every worker: own share of a stage's units first, then the others'; wait for what is claimed elsewhere."""
+    for stage in stages:
+        for units_of in STAGES[stage]:
+            units = units_of(job)
+            first = len(units) * job.place.rank // job.place.world_size
+            units = units[first:] + units[:first]
+            while units := [unit for unit in units if not unit.done()]:
+                if not any([_attempt(job.root, unit) for unit in units]):
+                    time.sleep(WAIT_SECONDS)
+
+
+def _attempt(root: Path, unit: Unit) -> bool:
+    """Makes a unit, unless it is done or another worker holds it. False: it is not done."""
+    if unit.done():
+        return True
+    with storage.claim(root, unit.name) as claim:
+        if claim is None:
+            return False
+        if unit.done():
+            return True
+        try:
+            unit.make(claim)
+        except LostClaimError:
+            return False
+        return True
+
+
+# --- the entrance ---------------------------------------------------------------------------------------------------
+
+
+def open_job(
+    recipe_name: str | Path,
+    output: str | Path | None = None,
+    *,
+    settings: Sequence[str] = (),
+    limit: int | None = None,
+    subset: str = "main",
+    share: str = "",
+    threads: int = 1,
+) -> Job:
+    """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+    """
+    path = recipe.find(recipe_name)
+    loaded = recipe.load(path, settings)
+    root = Path(output) if output else Path(shards.DEFAULT_ROOT) / loaded.name
+    return Job(path, loaded, root, limit=limit, subset=subset, place=find_place(share), threads=threads)
+
+
+def run(
+    recipe_name: str | Path,
+    output: str | Path | None = None,
+    *,
+    stages: Sequence[str] = tuple(STAGES),
+    settings: Sequence[str] = (),
+    limit: int | None = None,
+    subset: str = "main",
+    replace: bool = False,
+    workers: int | None = None,
+    share: str = "",
+    threads: int = 1,
+) -> Path:
+    """Makes what a recipe describes, or goes on where the last run stopped.
+
+    Args:
+        recipe_name: a folder with a recipe.toml, a .toml file, or the name of a recipe that ships.
+        output: the run's folder; None is shards/<name>.
+        stages: some of `STAGES`, in their order.
+        settings: overrides of recipe keys, "a.b=c".
+        limit: plan at most so many requests, a balanced prefix; None is all.
+        subset: the name of the selection and of the folder in final/.
+        replace: make final/<subset> anew where the recipe now selects otherwise.
+        workers: processes; 1 works in this one, None is one a visible GPU, or one a core.
+        share: "k/n", this worker's place among several launches on one folder.
+        threads: CPU threads of torch in each worker; the bytes depend on it.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        SynthgenError: bad input; nothing was changed.
+        WorkError: a unit could not be made; what is published stays.
+    """
+    job = open_job(
+        recipe_name, output, settings=settings, limit=limit, subset=subset, share=share, threads=threads
+    )
+    job.check(replace=replace)
+    before = list(STAGES)[: list(STAGES).index(stages[0])]
+    for stage in before:
+        _require(job, stage, stages[0])
+    storage.make_folder(job.root)
+    resolved = job.recipe.resolved()
+    path = job.root / shards.RECIPES / f"{shards.digest(resolved)[:32]}.json"
+    storage.replace(job.root, path, storage.to_json({"time": time.time(), "recipe": resolved}))
+    if replace:
+        job.remove_other_final()
+    launched = share or job.place.world_size > 1
+    count = 1 if launched else workers or default_workers()
+    if count == 1:
+        work(job, stages)
+        return job.root
+    work(job, [stage for stage in stages if stage == "plan"])
+    arguments = [stages[-1] if len(stages) == 1 else "run", str(recipe_name), "-o", str(job.root), "--subset", subset]
+    arguments += [part for setting in settings for part in ("--set", setting)]
+    arguments += ["--threads", str(threads)] + (["--limit", str(limit)] if limit is not None else [])
+    failed = sorted({line for status, line in local.run_workers(count, arguments) if status})
+    if failed:
+        raise WorkError("; ".join(failed).removeprefix("synthgen: ") + "; run the same command again to go on")
+    return job.root
+
+
+def _require(job: Job, stage: str, wanted: str) -> None:
+    """Raises FolderError where a stage that `wanted` builds on is not finished."""
+    try:
+        missing = [unit.name for units_of in STAGES[stage] for unit in units_of(job) if not unit.done()]
+    except WorkError:
+        missing = [stage]
+    if missing:
+        raise FolderError(
+            f"{job.root}: `{stage}` is not finished ({len(missing)} left, first {missing[0]}), and `{wanted}` needs it; "
+            f"`synthgen {stage} {job.recipe_path.parent} -o {job.root}` goes on with it"
+        )

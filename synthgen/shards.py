@@ -1,0 +1,311 @@
+"""The contract on disk: names, uids, seeds, columns and records of a run's folder (documented in shards/README.md).
+
+A unit is one shard of one stage. It is done if its record `<stem>_stats.json` exists; the record is linked last.
+"""
+
+import hashlib
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthgen import storage
+from synthgen.data import Request
+from synthgen.errors import FolderError, WorkError
+
+RECIPES, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
+    "recipes", "plan", "pool", "annotations", "subsets", "final", "report",
+)  # fmt: skip
+DEFAULT_ROOT = "shards"
+RECORD_SUFFIX = "_stats.json"
+UID = np.dtype("u8,u8")
+
+REQUEST_COLUMNS = {
+    "uid": pa.string(),
+    "class_id": pa.int32(),
+    "class_name": pa.string(),
+    "text": pa.string(),
+    "negative": pa.string(),
+    "group": pa.string(),
+    "prompt_id": pa.string(),
+    "model": pa.string(),
+    "fingerprint": pa.string(),
+    "seed": pa.int64(),
+    "replicate": pa.int32(),
+    "steps": pa.int32(),
+    "guidance": pa.float64(),
+    "scheduler": pa.string(),
+    "dtype": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "source_uid": pa.string(),
+}
+"""Columns of the plan; `axis_*` columns (string) stand after `prompt_id`."""
+
+POOL_COLUMNS = {
+    "error": pa.string(),
+    "original_width": pa.int32(),
+    "original_height": pa.int32(),
+    "image_offset": pa.int64(),
+    "image_bytes": pa.int64(),
+    "sha256": pa.string(),
+}
+"""What the pool adds to its requests; all but `error` are null in a failed row, `error` is null in a written one."""
+
+
+def shard_name(number: int) -> str:
+    return f"{number:08d}"
+
+
+# --- identities -----------------------------------------------------------------------------------------------
+
+
+def canonical(value: object) -> bytes:
+    """One spelling of a JSON value, to be hashed."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def digest(value: object) -> str:
+    """sha256 of a JSON value, hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def make_uid(request: dict[str, object]) -> str:
+    """32 hex digits: 128 bits of a hash of the whole request."""
+    return digest(request)[:32]
+
+
+def make_seed(*parts: str | int) -> int:
+    """63 bits of a hash of the parts."""
+    return int(digest(list(parts))[:16], 16) >> 1
+
+
+def uid_array(uids: Sequence[str]) -> npt.NDArray[np.void]:
+    """Hex uids as DataComp's pairs: dtype "u8,u8", shape (n,), in the order given."""
+    raw = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").reshape(-1, 2)
+    pairs = np.empty(len(uids), dtype=UID)
+    pairs["f0"], pairs["f1"] = raw[:, 0], raw[:, 1]
+    return pairs
+
+
+def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
+    """The hex uids of an array made by `uid_array`."""
+    return [f"{int(high):016x}{int(low):016x}" for high, low in zip(pairs["f0"], pairs["f1"], strict=True)]
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def requests_table(requests: Sequence[Request], axes: Sequence[str]) -> pa.Table:
+    """Requests as the plan's columns; `axes` names the axis columns, "" where a prompt has no such axis."""
+    columns: dict[str, pa.Array] = {}
+    for name, kind in REQUEST_COLUMNS.items():
+        columns[name] = pa.array([getattr(request, name) for request in requests], kind)
+        if name == "prompt_id":
+            for axis in axes:
+                columns[f"axis_{axis}"] = pa.array([request.axes.get(axis, "") for request in requests], pa.string())
+    return pa.table(columns)
+
+
+def requests_of(table: pa.Table) -> list[Request]:
+    """The requests in a plan's table."""
+    rows = []
+    for row in table.to_pylist():
+        axes = {name.removeprefix("axis_"): row.pop(name) for name in list(row) if name.startswith("axis_")}
+        rows.append(Request(axes=axes, **row))
+    return rows
+
+
+def to_parquet(tables: Iterable[pa.Table]) -> bytes:
+    """A parquet file with one row group a table."""
+    sink = io.BytesIO()
+    writer = None
+    for table in tables:
+        writer = writer or pq.ParquetWriter(sink, table.schema, compression="zstd")
+        writer.write_table(table, row_group_size=max(1, len(table)))
+    if writer:
+        writer.close()
+    return sink.getvalue()
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A parquet file of the run, or some of its columns."""
+    return pq.read_table(pa.BufferReader(storage.read(path)), columns=columns)
+
+
+def to_npz(arrays: dict[str, npt.NDArray[np.float16]]) -> bytes:
+    sink = io.BytesIO()
+    np.savez(sink, **arrays)  # type: ignore[arg-type]
+    return sink.getvalue()
+
+
+def to_npy(array: npt.NDArray[np.void]) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    return sink.getvalue()
+
+
+def read_npy(path: Path) -> npt.NDArray[np.void]:
+    array: npt.NDArray[np.void] = np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+    if array.dtype != UID or array.ndim != 1:
+        raise FolderError(f"{path}: a one-dimensional array of dtype u8,u8 was expected, got {array.dtype}")
+    return array
+
+
+def verdict_table(uids: Sequence[str], kept: npt.NDArray[np.bool_], verdicts: Sequence[str], errors: Sequence[str]) -> pa.Table:
+    """Every uid of the pool with what became of it; `error` is null in a written row."""
+    reasons = pa.array([error or None for error in errors], pa.string())
+    return pa.table({"uid": pa.array(uids, pa.string()), "kept": kept, "verdict": verdicts, "error": reasons})
+
+
+# --- units ----------------------------------------------------------------------------------------------------
+
+
+def record_path(folder: Path, stem: str) -> Path:
+    return folder / f"{stem}{RECORD_SUFFIX}"
+
+
+def records(folder: Path) -> list[str]:
+    """Stems of the units of a folder that are done, sorted."""
+    return [name.removesuffix(RECORD_SUFFIX) for name in storage.names(folder) if name.endswith(RECORD_SUFFIX)]
+
+
+def read_record(folder: Path, stem: str) -> dict[str, object]:
+    return storage.read_json(record_path(folder, stem))
+
+
+@contextmanager
+def new_unit(
+    root: Path, folder: Path, stem: str, record: dict[str, object], claim: storage.Claim
+) -> Iterator[Callable[[str], BinaryIO]]:
+    """Publishes the files of a unit when the block ends well: data first, then, if the claim still holds, the record.
+
+    Yields `create(suffix)`, which opens the file `<stem><suffix>` for writing; suffixes are linked in the order they
+    were created. `record` is completed by the block and gets `files`: bytes and sha256 of each. Data without a record
+    (from a worker that died) is removed first.
+
+    Raises:
+        LostClaimError: another worker took the unit over; nothing of ours is left.
+    """
+    for name in storage.names(folder):
+        if name != f"{stem}{RECORD_SUFFIX}" and re.fullmatch(rf"{re.escape(stem)}\.[a-z]+", name):
+            storage.remove(folder / name)
+    started = time.monotonic()
+    with storage.staging(root) as stage:
+        files: dict[str, BinaryIO] = {}
+
+        def create(suffix: str) -> BinaryIO:
+            files[suffix] = storage.create(stage / f"{stem}{suffix}")
+            return files[suffix]
+
+        try:
+            yield create
+        finally:
+            for file in files.values():
+                file.close()
+        record["files"] = {f"{stem}{suffix}": storage.checksum(stage / f"{stem}{suffix}") for suffix in files}
+        record |= {"seconds": round(time.monotonic() - started, 3), "host": storage.host()}
+        claim.check()
+        for suffix in files:
+            storage.publish(stage / f"{stem}{suffix}", folder / f"{stem}{suffix}")
+        claim.check()
+        with storage.create(stage / "record") as file:
+            file.write(storage.to_json(record))
+        storage.publish(stage / "record", record_path(folder, stem))
+
+
+def require_inputs(folder: Path, stem: str, inputs: dict[str, object], next_step: str) -> None:
+    """Raises FolderError, naming the key, where a unit that exists was made from other inputs."""
+    made = read_record(folder, stem).get("inputs")
+    made = made if isinstance(made, dict) else {}
+    for key in sorted({*made, *inputs}):
+        old, new = made.get(key), inputs.get(key)
+        if old != new:
+            raise FolderError(
+                f"{folder / stem} was made with {key} = {spell(old)}, the recipe now says {spell(new)}; {next_step}"
+            )
+
+
+def spell(value: object) -> str:
+    """A value in a message, shortened."""
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# --- the pool -------------------------------------------------------------------------------------------------
+
+
+def load_plan(root: Path) -> list[tuple[Path, int]]:
+    """The pool's shards in order, each as (plan file, row group). Shard k of the pool is entry k."""
+    shards = []
+    for stem in records(root / PLAN):
+        count = read_record(root / PLAN, stem)["shards"]
+        if not isinstance(count, int):
+            raise WorkError(f"{record_path(root / PLAN, stem)}: damaged; `synthgen verify` lists what else is")
+        shards += [(root / PLAN / f"{stem}.parquet", group) for group in range(count)]
+    return shards
+
+
+def read_plan_shard(path: Path, group: int) -> pa.Table:
+    """The requests of one pool shard."""
+    return pq.ParquetFile(pa.BufferReader(storage.read(path))).read_row_group(group)
+
+
+def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes | None]:
+    """The stored image of each row of a pool shard; None where the row failed. Read as the one run that they span."""
+    offsets, sizes = rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist()
+    spans = [(at, size) for at, size in zip(offsets, sizes, strict=True) if at is not None]
+    if not spans:
+        return [None] * len(rows)
+    start, end = min(at for at, _ in spans), max(at + size for at, size in spans)
+    data = storage.read(root / POOL / f"{stem}.tar", start, end - start)
+    return [
+        None if at is None else data[at - start : at - start + size] for at, size in zip(offsets, sizes, strict=True)
+    ]
+
+
+class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
+    """The columns of the whole pool and of its annotations, each read from all shards when it is asked for.
+
+    Shape (rows,) in plan order. A missing text is "", a missing float NaN; whole numbers and bools are only
+    meaningful where `error` is "".
+    """
+
+    def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
+        self._root, self._stems, self._annotations = root, stems, annotations
+        self._read: dict[str, npt.NDArray[np.generic]] = {}
+
+    def folder_of(self, name: str) -> Path:
+        """The folder whose parquet files hold a column: the longest annotation name that begins it, else the pool."""
+        owner = max((a for a in self._annotations if name.startswith(f"{a}_")), key=len, default=None)
+        return self._root / ANNOTATIONS / owner if owner else self._root / POOL
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+        if name not in self._read:
+            folder = self.folder_of(name)
+            parts = [read_table(folder / f"{stem}.parquet", [name])[name] for stem in self._stems]
+            column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
+            fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
+            if pa.types.is_boolean(column.type):
+                fill = False
+            self._read[name] = (column if fill is None else column.fill_null(fill)).to_numpy()
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        folders = [self._root / POOL, *(self._root / ANNOTATIONS / name for name in self._annotations)]
+        for folder in folders:
+            for name in pq.read_schema(pa.BufferReader(storage.read(folder / f"{self._stems[0]}.parquet"))).names:
+                if folder == folders[0] or name != "uid":
+                    yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

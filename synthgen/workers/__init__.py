@@ -1,0 +1,1 @@
+"""How worker processes are placed and started. Knows no stage."""

@@ -1,0 +1,58 @@
+"""A worker's place among the workers: it decides the order of claims and the device, never the data."""
+
+import os
+from typing import NamedTuple
+
+from synthgen.errors import SynthgenError, WorkError
+
+
+class Place(NamedTuple):
+    """This worker is number `rank` of `world_size`."""
+
+    rank: int
+    world_size: int
+
+
+def find_place(share: str = "") -> Place:
+    """From accelerate's or torchrun's variables, else SLURM's, else `share` ("k/n", k from 0), else 0 of 1.
+
+    Raises:
+        SynthgenError: `share` is not of that form.
+    """
+    for rank, world_size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if os.environ.get(rank, "").isdecimal() and os.environ.get(world_size, "").isdecimal():
+            return Place(int(os.environ[rank]), int(os.environ[world_size]))
+    if not share:
+        return Place(0, 1)
+    k, _, n = share.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+        raise SynthgenError(f"--share {share}: k/n with k from 0 to n - 1 is wanted, such as 0/4")
+    return Place(int(k), int(n))
+
+
+def find_device(threads: int) -> str:
+    """The torch device that Accelerate gives this process; on a CPU torch gets `threads` threads.
+
+    Raises:
+        WorkError: the launcher started several processes and Accelerate sees one.
+    """
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != state.num_processes:
+        raise WorkError(
+            f"WORLD_SIZE is {launched} and Accelerate sees {state.num_processes} process; "
+            "start with `accelerate launch` or `torchrun`, or without the variable and with --workers N"
+        )
+    if state.device.type == "cpu":
+        torch.set_num_threads(threads)
+    return str(state.device)
+
+
+def default_workers() -> int:
+    """One a visible GPU; without GPUs one a core."""
+    import torch
+
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0))
