@@ -88,6 +88,8 @@ def test_record_agrees_with_the_shard(split: str) -> None:
     }
 
 
+# webdataset leaves closing its files to the garbage collector
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("split", SPLITS)
 def test_opens_with_tarfile_and_webdataset(split: str, samples) -> None:
     path = ROOT / split / "00000000.tar"
