@@ -1,1 +1,31 @@
-"""synthgen turns a recipe into a labelled image dataset."""
+"""synthgen turns a recipe into a labelled image dataset: the verbs of the command line, in Python.
+
+Names are loaded when they are used; `import synthgen` imports nothing heavy.
+"""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from synthgen.errors import SynthgenError as SynthgenError
+    from synthgen.inspection import status as status, verify as verify
+    from synthgen.loader import open_loader as open_loader
+    from synthgen.pipeline import run as run
+
+_HOMES = {
+    "SynthgenError": "synthgen.errors",
+    "open_loader": "synthgen.loader",
+    "run": "synthgen.pipeline",
+    "status": "synthgen.inspection",
+    "verify": "synthgen.inspection",
+}
+__all__ = ["SynthgenError", "__version__", "open_loader", "run", "status", "verify"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'synthgen' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

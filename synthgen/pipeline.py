@@ -95,7 +95,7 @@ def annotation_units(job: Job) -> list[Unit]:
             annotate = job.annotator(table.name)
             record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack()}
             record["fingerprint"] = getattr(annotate, "fingerprint", "")
-            record["pool"] = shards.readjob.record(job.root / shards.POOL, stem)["files"]
+            record["pool"] = shards.read_record(job.root / shards.POOL, stem)["files"]
             annotate_shard(
                 job.root,
                 table.name,
@@ -191,14 +191,18 @@ def report_units(job: Job) -> list[Unit]:
     from synthgen.reporting import report
 
     folder = job.root / shards.REPORT
-    inputs: dict[str, object] = {"subset": job.subset, "made of": report.inputs(job.root, job.subset)}
+    inputs: dict[str, object] = {"subset": job.subset} | report.inputs(job.root, job.subset)
     path = shards.record_path(folder, "index")
 
     def make(claim: storage.Claim) -> None:
-        page = report.page(job.root, job.subset, job.recipe.resolved())
-        claim.check()
-        storage.replace(job.root, folder / "index.html", page)
-        record = job.record("report", inputs) | {"files": {"index.html": storage.checksum(folder / "index.html")}}
+        files = {
+            "index.html": report.page(job.root, job.subset, job.recipe.resolved()),
+            "contact_sheet.png": report.contact_sheet(job.root, job.subset),
+        }
+        for name, data in files.items():
+            claim.check()
+            storage.replace(job.root, folder / name, data)
+        record = job.record("report", inputs) | {"files": {name: storage.checksum(folder / name) for name in files}}
         storage.replace(job.root, path, storage.to_json(record))
 
     return [Unit("report", lambda: storage.exists(path) and storage.read_json(path).get("inputs") == inputs, make)]
@@ -319,13 +323,29 @@ def run(
         work(job, stages)
         return job.root
     work(job, [stage for stage in stages if stage == "plan"])
-    arguments = [stages[-1] if len(stages) == 1 else "run", str(recipe_name), "-o", str(job.root), "--subset", subset]
+    arguments = ["run", "--stages", ",".join(stages), str(recipe_name), "-o", str(job.root), "--subset", subset]
     arguments += [part for setting in settings for part in ("--set", setting)]
     arguments += ["--threads", str(threads)] + (["--limit", str(limit)] if limit is not None else [])
     failed = sorted({line for status, line in local.run_workers(count, arguments) if status})
     if failed:
         raise WorkError("; ".join(failed).removeprefix("synthgen: ") + "; run the same command again to go on")
     return job.root
+
+
+def report(root: Path, subset: str = "main") -> Path:
+    """Makes the report of a run anew and returns the page's path.
+
+    Raises:
+        FolderError: there is no such subset.
+    """
+    from synthgen.reporting.report import contact_sheet, latest_recipe, page
+
+    if not storage.exists(root / shards.SUBSETS / f"{subset}.json"):
+        known = [name.removesuffix(".npy") for name in storage.names(root / shards.SUBSETS) if name.endswith(".npy")]
+        raise FolderError(f"{root}: no subset {subset}; known: {', '.join(known) or 'none, select first'}")
+    storage.replace(root, root / shards.REPORT / "index.html", page(root, subset, latest_recipe(root)))
+    storage.replace(root, root / shards.REPORT / "contact_sheet.png", contact_sheet(root, subset))
+    return root / shards.REPORT / "index.html"
 
 
 def _require(job: Job, stage: str, wanted: str) -> None:

@@ -212,6 +212,7 @@ class Recipe(Table):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     seed: int = Field(default=0, ge=0, lt=2**63)
+    max_failed: float = Field(default=0.01, ge=0, le=1)
     prompts: list[PromptsTable] = Field(min_length=1)
     quota: QuotaTable
     images: ImagesTable = ImagesTable()
@@ -347,8 +348,14 @@ def known_columns(recipe: Recipe) -> dict[str, str]:
     """Every column of the pool and of the annotations: name -> its type in parquet."""
     known = {name: str(kind) for name, kind in (REQUEST_COLUMNS | POOL_COLUMNS).items()}
     known |= {f"axis_{axis}": "string" for axis in recipe.axes}
-    for table in recipe.annotate:
-        known |= {f"{table.name}_{column}": kind for column, kind in COLUMNS[table.use].items()}
+    for number, table in enumerate(recipe.annotate):
+        for column, kind in COLUMNS[table.use].items():
+            if f"{table.name}_{column}" in known:
+                raise RecipeError(
+                    f'annotate.{number}.name: "{table.name}" makes a column {table.name}_{column}, which is there already; '
+                    "choose another name"
+                )
+            known[f"{table.name}_{column}"] = kind
     return known
 
 

@@ -281,18 +281,15 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """
 
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
-        self._root, self._stems, self._annotations = root, stems, annotations
-        self._read: dict[str, npt.NDArray[np.generic]] = {}
-
-    def folder_of(self, name: str) -> Path:
-        """The folder whose parquet files hold a column: the longest annotation name that begins it, else the pool."""
-        owner = max((a for a in self._annotations if name.startswith(f"{a}_")), key=len, default=None)
-        return self._root / ANNOTATIONS / owner if owner else self._root / POOL
+        self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
+        self._folders: dict[str, Path] = {}
+        for folder in [root / POOL, *(root / ANNOTATIONS / name for name in annotations)]:
+            schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
+            self._folders = {**dict.fromkeys(schema.names, folder), **self._folders}
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
         if name not in self._read:
-            folder = self.folder_of(name)
-            parts = [read_table(folder / f"{stem}.parquet", [name])[name] for stem in self._stems]
+            parts = [read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems]
             column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
             fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
             if pa.types.is_boolean(column.type):
@@ -301,11 +298,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
-        folders = [self._root / POOL, *(self._root / ANNOTATIONS / name for name in self._annotations)]
-        for folder in folders:
-            for name in pq.read_schema(pa.BufferReader(storage.read(folder / f"{self._stems[0]}.parquet"))).names:
-                if folder == folders[0] or name != "uid":
-                    yield name
+        return iter(self._folders)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._folders)

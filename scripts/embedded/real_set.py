@@ -22,6 +22,7 @@ from world import (
     BACKGROUNDS,
     CACHE,
     HELD_OUT_STYLE,
+    LABEL_ORDER,
     SIZE,
     SOURCES,
     STYLES,
@@ -42,7 +43,7 @@ SEED = 0
 PER_CLASS = 10
 # Lossless WebP would need 16.7 MB in all, 4:4:4 JPEG of this quality 14.3 MB; 15 MB are allowed.
 JPEG_QUALITY = 92
-CLASSES = "".join(f"{thing.name}\n" for thing in THINGS)
+CLASSES = "".join(f"{THINGS[thing].name}\n" for thing in LABEL_ORDER)
 OUTPUT = Path(__file__).parents[2] / "shards" / "emoji-real"
 
 
@@ -123,6 +124,7 @@ def draw_split(name: str, cache: Path) -> Iterator[tuple[str, dict[str, bytes]]]
     pairs = choose_backgrounds(split.held_out)
     styles = choose_styles(pairs, split.styles, seed=SEED + list(SPLITS).index(name))
     for i, ((thing, background), style) in enumerate(zip(pairs, styles, strict=True)):
+        class_id = LABEL_ORDER.index(thing)
         class_name, place, vendor = THINGS[thing].name, BACKGROUNDS[background].name, STYLES[style].name
         description: dict[str, object] = {
             "split": name,
@@ -140,7 +142,7 @@ def draw_split(name: str, cache: Path) -> Iterator[tuple[str, dict[str, bytes]]]
         jpg = encode(picture.image, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4")
         row = {
             "uid": uid,
-            "class_id": thing,
+            "class_id": class_id,
             "class_name": class_name,
             "text": text,
             "group": f"{class_name}/{place}",
@@ -157,7 +159,7 @@ def draw_split(name: str, cache: Path) -> Iterator[tuple[str, dict[str, bytes]]]
             {
                 "jpg": jpg,
                 "txt": text.encode("ascii"),
-                "cls": b"%d" % thing,
+                "cls": b"%d" % class_id,
                 "json": canonical(row),
                 "mask.png": encode(Image.fromarray(picture.mask).convert("1"), "PNG"),
             },

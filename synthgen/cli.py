@@ -1,0 +1,319 @@
+"""The command line: parse, call one function, print. Results go to stdout, progress and errors to stderr."""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from synthgen import __version__
+from synthgen.errors import FolderError, RecipeError, SynthgenError, nearest
+
+MAKE = {
+    "run": ("everything: plan, generate, annotate, select, reshard, report", None),
+    "plan": ("write the requests; no image is made", ("plan",)),
+    "generate": ("plan, then make the images of the pool", ("plan", "generate")),
+    "annotate": ("score the images of the pool", ("annotate",)),
+    "select": ("choose the good ones by the recipe's rules", ("select",)),
+    "reshard": ("write the chosen ones as final shards", ("reshard",)),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="synthgen",
+        description="Turns a recipe into a labelled image dataset.",
+        epilog="example: synthgen run emoji --limit 16",
+    )
+    parser.add_argument("--version", action="version", version=f"synthgen {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}"
+        )
+
+    def add_recipe(command: argparse.ArgumentParser) -> None:
+        command.add_argument("recipe", help="folder with a recipe.toml, or the name of a recipe that ships (emoji)")
+        command.add_argument("-o", "--output", metavar="DIR", help="the run's folder (default: shards/<name>)")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
+        command.add_argument("--limit", type=_positive, metavar="N", help="make at most N images, a balanced prefix")
+        command.add_argument("--subset", default="main", metavar="NAME", help="name of the selection (default: main)")
+
+    for name, (text, _) in MAKE.items():
+        command = add(name, text, f"synthgen {name} prompts/emoji --set quota.requests=2")
+        add_recipe(command)
+        command.add_argument("--replace", action="store_true", help="make final/<subset> anew if its rules changed")
+        command.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one a GPU, or a core)")
+        command.add_argument("--share", default="", metavar="k/n", help="this launch's share among n on one folder")
+        command.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads a worker (default: 1)")
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+        if name == "run":
+            command.add_argument("--stages", type=_stages, metavar="A,B", help="only these stages, in their order")
+    add_recipe(add("check", "validate a recipe and say what it would make", "synthgen check prompts/emoji"))
+    for name, text in (
+        ("status", "how far a run is"),
+        ("verify", "read everything again and compare it with the records"),
+        ("report", "make the report page anew"),
+    ):
+        command = add(name, text, f"synthgen {name} shards/emoji")
+        command.add_argument("folder", help="a run's folder")
+        if name == "report":
+            command.add_argument("--subset", default="main", metavar="NAME", help="which selection (default: main)")
+        else:
+            command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add("init", "copy a recipe that ships, to start from", "synthgen init birds --from emoji")
+    command.add_argument("folder", help="a folder that does not exist yet")
+    command.add_argument("--from", dest="source", default="emoji", metavar="NAME", help="which (default: emoji)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'a whole number from 1 is wanted, got "{text}"')
+    return int(text)
+
+
+def _stages(text: str) -> tuple[str, ...]:
+    from synthgen.pipeline import STAGES
+
+    for stage in text.split(","):
+        if stage not in STAGES:
+            raise argparse.ArgumentTypeError(f'unknown stage "{stage}"{nearest(stage, list(STAGES))}')
+    return tuple(stage for stage in STAGES if stage in text.split(","))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0 done, 1 unfinished or damaged, 2 bad input, 130/143 stopped."""
+    logging.basicConfig(format="synthgen: %(message)s", level=logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _COMMANDS[options.command](options)
+    except SynthgenError as error:
+        print(f"synthgen: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("synthgen: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"synthgen: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _make(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+    from synthgen.inspection import status
+
+    _recipe_not_run(options.recipe, options.command)
+    stages = MAKE[options.command][1] or options.stages or tuple(pipeline.STAGES)
+    job = pipeline.open_job(options.recipe, options.output, settings=options.set)
+    with _progress(job.root, stages, quiet=bool(options.share) or int(os.environ.get("RANK", "0")) > 0):
+        root = pipeline.run(
+            options.recipe,
+            options.output,
+            stages=stages,
+            settings=options.set,
+            limit=options.limit,
+            subset=options.subset,
+            replace=options.replace,
+            workers=options.workers,
+            share=options.share,
+            threads=options.threads,
+        )
+    found = status(root)
+    failed, requests = int(str(found["failed"])), int(str(found["requests"]))
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(_summary(found, options.subset))
+        if "report" in stages:
+            print(f"report: {root / 'report' / 'index.html'}")
+    if failed > job.recipe.max_failed * requests:
+        print(
+            f"synthgen: {failed} of {requests} images failed, more than max_failed = {job.recipe.max_failed} allows",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _summary(found: dict[str, object], subset: str) -> str:
+    """The lines that end a command: what there is now."""
+    lines = [f"{found['folder']}: {found['requests']} requested, {found['written']} written, {found['failed']} failed"]
+    subsets, final = found["subsets"], found["final"]
+    if isinstance(subsets, dict) and subset in subsets:
+        lines.append(f"subset {subset}: {subsets[subset]} kept")
+    if isinstance(final, dict) and subset in final:
+        lines.append(f"final/{subset}: " + ", ".join(f"{split} {count}" for split, count in final[subset].items()))
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[None]:
+    """Shows how far the folder is while the block runs: one live line on a terminal, else a line now and then."""
+    stop = threading.Event()
+    live = sys.stderr.isatty()
+
+    def show() -> None:
+        from synthgen.inspection import status
+
+        started, first, last, cache = time.monotonic(), None, "", dict[str, dict[str, object]]()
+        while not stop.wait(0.5 if live else 2.0):
+            try:
+                found = status(root, cache)
+            except (SynthgenError, OSError):
+                continue  # not made yet, or a file is being replaced
+            line, made = _progress_line(found, stages)
+            first = made if first is None else first
+            seconds = time.monotonic() - started
+            total = int(str(found["requests"]))
+            if first < made < total and seconds > 1:
+                rate = (made - first) / seconds
+                line += f", {rate:.1f} images/s, {_clock((total - made) / rate)} left"
+            if live:
+                print(f"\r\033[2K{line}"[: shutil.get_terminal_size().columns + 4], end="", file=sys.stderr, flush=True)
+            elif line.partition(",")[0] != last:
+                print(line, file=sys.stderr, flush=True)
+            last = line.partition(",")[0]
+        if live:
+            print("\r\033[2K", end="", file=sys.stderr, flush=True)
+
+    if quiet:
+        yield
+        return
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _progress_line(found: dict[str, object], stages: tuple[str, ...]) -> tuple[str, int]:
+    """The first unfinished stage in words, and the images made so far, those of unfinished shards included."""
+    made = int(str(found["written"])) + int(str(found["failed"]))
+    claimed = found["claimed"]
+    if isinstance(claimed, dict):
+        made += sum(int(lease["done"] or 0) for unit, lease in claimed.items() if unit.startswith("pool/"))
+    progress = found["stages"]
+    if isinstance(progress, dict):
+        for stage, count in progress.items():
+            if stage.partition(" ")[0] in stages and count["done"] < count["total"]:
+                about = f" ({made} of {found['requests']} images)" if stage == "generate" else ""
+                return f"{stage}: {count['done']} of {count['total']} shards{about}", made
+    return "finishing", made
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _recipe_not_run(name: str, command: str) -> None:
+    folder = Path(name)
+    if (folder / "recipes").is_dir() and not (folder / "recipe.toml").is_file():
+        raise RecipeError(
+            f"{name}: is the folder of a run; `{command}` takes the recipe: synthgen {command} RECIPE -o {name}"
+        )
+
+
+def _check(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+
+    _recipe_not_run(options.recipe, "check")
+    job = pipeline.open_job(
+        options.recipe, options.output, settings=options.set, limit=options.limit, subset=options.subset
+    )
+    job.check()
+    recipe, new = job.recipe, len({request.uid for request in job.requests} - job.planned)
+    print(f"{job.recipe_path}: valid")
+    print(f"classes: {len(recipe.classes)}, axes: {', '.join(recipe.axes) or 'none'}")
+    print(f"requests: {len(job.requests)} ({new} not planned yet), in {job.root}")
+    for table in recipe.models:
+        call = job.models[table.id]
+        print(f"model {table.id}: {table.path}, fingerprint {call.fingerprint}, {call.scheduler}, {call.dtype}")
+    print(f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}")
+    print(f"rules: {', '.join(table.use for table in recipe.select) or 'none'}")
+    for request in job.requests[:3]:
+        print(f"  {request.class_name}: {request.text}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from synthgen.inspection import status
+
+    found = status(options.folder)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    print(f"{found['folder']}: {found['requests']} requested, {found['written']} written, {found['failed']} failed")
+    for title in ("failed_by_reason", "stages", "subsets", "final", "claimed"):
+        entries = found[title]
+        for name, value in entries.items() if isinstance(entries, dict) else ():
+            if title == "stages":
+                value = f"{value['done']} of {value['total']} shards"
+            elif isinstance(value, dict):
+                value = ", ".join(f"{key} {entry}" for key, entry in value.items())
+            print(f"{'' if title == 'stages' else title.partition('_')[0] + ' '}{name}: {value}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from synthgen.inspection import verify
+
+    problems = verify(options.folder)
+    if options.json:
+        print(json.dumps(problems, indent=1))
+    else:
+        print("\n".join(problems) if problems else f"{options.folder}: everything is as its record says")
+    return 1 if problems else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+    from synthgen.inspection import open_run
+
+    print(pipeline.report(open_run(options.folder), options.subset))
+    return 0
+
+
+def _init(options: argparse.Namespace) -> int:
+    from synthgen.recipe import shipped_recipes
+
+    shipped, target = shipped_recipes(), Path(options.folder)
+    if options.source not in shipped:
+        raise RecipeError(f'--from {options.source}: no such recipe{nearest(options.source, list(shipped))}')
+    if target.exists():
+        raise FolderError(f"{target}: is there already; name a folder that does not exist")
+    target.mkdir(parents=True)
+    for path in sorted(shipped[options.source].iterdir()):
+        if path.suffix in (".toml", ".txt", ".csv"):
+            shutil.copyfile(path, target / path.name)
+    recipe = target / "recipe.toml"
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace(f'name = "{options.source}"', f'name = "{target.resolve().name}"'), encoding="utf-8")
+    print(f"{target}: a copy of {options.source}; next: synthgen check {target}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = dict.fromkeys(MAKE, _make) | {
+    "check": _check,
+    "status": _status,
+    "verify": _verify,
+    "report": _report,
+    "init": _init,
+}

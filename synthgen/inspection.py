@@ -1,0 +1,186 @@
+"""Looking at a run's folder: how far it is, and whether every byte is what its record says. Changes nothing."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from synthgen import shards, storage, tars
+from synthgen.errors import FolderError, SynthgenError, WorkError
+from synthgen.reporting.report import latest_recipe
+
+
+def open_run(folder: str | Path) -> Path:
+    """The folder, if it is a run's.
+
+    Raises:
+        FolderError: it is not.
+    """
+    root = Path(folder)
+    if (root / "recipe.toml").is_file():
+        raise FolderError(f"{root}: is a recipe; the folder of a run is wanted, such as shards/{root.name}")
+    if not storage.names(root / shards.RECIPES):
+        raise FolderError(f"{root}: is no folder of a run; `synthgen run RECIPE -o {root}` makes one")
+    return root
+
+
+def status(folder: str | Path, cache: dict[str, dict[str, object]] | None = None) -> dict[str, object]:
+    """How far a run is: units done and in all for each stage, images written and failed, who works on what.
+
+    Args:
+        cache: keeps the records that were read, for the next call.
+    """
+    root = open_run(folder)
+    cache = {} if cache is None else cache
+    recipe = latest_recipe(root)
+    n_shards = len(shards.load_plan(root))
+    stages: dict[str, dict[str, int]] = {}
+    reasons = Counter[str]()
+    written = requests = 0
+    for stem in shards.records(root / shards.PLAN):
+        requests += int(shards.read_record(root / shards.PLAN, stem)["requests"])  # type: ignore[call-overload]
+    pool = shards.records(root / shards.POOL)
+    for stem in pool:
+        if stem not in cache:
+            cache[stem] = shards.read_record(root / shards.POOL, stem)
+        written += int(cache[stem]["written"])  # type: ignore[call-overload]
+        reasons.update(cache[stem]["failed_by_reason"])  # type: ignore[arg-type]
+    stages["generate"] = {"done": len(pool), "total": n_shards}
+    for table in recipe["annotate"]:  # type: ignore[attr-defined]
+        done = len(shards.records(root / shards.ANNOTATIONS / table["name"]))
+        stages[f"annotate {table['name']}"] = {"done": done, "total": n_shards}
+    subsets = [name.removesuffix(".json") for name in storage.names(root / shards.SUBSETS) if name.endswith(".json")]
+    claims = storage.claims(root)
+    return {
+        "folder": str(root),
+        "name": recipe["name"],
+        "requests": requests,
+        "written": written,
+        "failed": reasons.total(),
+        "failed_by_reason": dict(reasons),
+        "stages": stages,
+        "subsets": {name: storage.read_json(root / shards.SUBSETS / f"{name}.json")["kept"] for name in subsets},
+        "final": {name: _final(root / shards.FINAL / name) for name in storage.names(root / shards.FINAL)},
+        "claimed": {unit: {key: lease.get(key) for key in ("host", "pid", "done")} for unit, lease in claims.items()},
+    }
+
+
+def _final(folder: Path) -> dict[str, int]:
+    """Images in each split of a final folder."""
+    return {
+        split: sum(int(shards.read_record(folder / split, stem)["written"]) for stem in shards.records(folder / split))  # type: ignore[call-overload]
+        for split in storage.names(folder)
+        if storage.is_folder(folder / split)
+    }
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Reads everything again; returns one line for each thing that is not as its record says.
+
+    Hashes and sizes of all files, counts of rows and samples, keys and labels of samples against their rows, uids
+    that are there twice, subsets that are not sorted or not in the pool, finals that do not hold their subset.
+    """
+    root = open_run(folder)
+    problems: list[str] = []
+    folders = [root / shards.PLAN, root / shards.POOL]
+    folders += [root / shards.ANNOTATIONS / name for name in storage.names(root / shards.ANNOTATIONS)]
+    for name in storage.names(root / shards.FINAL):
+        finals = [root / shards.FINAL / name, *(root / shards.FINAL / name / s for s in storage.names(root / shards.FINAL / name))]
+        folders += [path for path in finals if storage.is_folder(path)]
+    for path in folders:
+        problems += _verify_files(path)
+    rows: dict[str, str] = {}
+    for stem in shards.records(root / shards.POOL):
+        problems += _guard(_verify_pool_shard, root, stem, rows)
+        for name in storage.names(root / shards.ANNOTATIONS):
+            problems += _guard(_verify_annotation, root, name, stem)
+    for name in storage.names(root / shards.SUBSETS):
+        if name.endswith(".npy"):
+            problems += _guard(_verify_subset, root, name.removesuffix(".npy"), rows)
+    return problems
+
+
+def _guard(check, *arguments):  # type: ignore[no-untyped-def]
+    """A check's problems; a file that cannot be read at all is one."""
+    try:
+        return list(check(*arguments))
+    except SynthgenError as error:
+        return [str(error)]
+    except Exception as error:
+        return [f"{arguments[1:-1]}: cannot be read ({type(error).__name__}: {error})"]
+
+
+def _verify_files(folder: Path) -> list[str]:
+    problems = []
+    for stem in shards.records(folder):
+        try:
+            files = shards.read_record(folder, stem)["files"]
+        except (WorkError, KeyError) as error:
+            problems.append(f"{shards.record_path(folder, stem)}: damaged record ({error})")
+            continue
+        for name, expected in files.items():  # type: ignore[attr-defined]
+            if not storage.exists(folder / name):
+                problems.append(f"{folder / name}: missing")
+            elif (found := storage.checksum(folder / name)) != expected:
+                problems.append(f"{folder / name}: {found['bytes']} bytes, sha256 {found['sha256']}; the record says {expected}")
+    return problems
+
+
+def _verify_pool_shard(root: Path, stem: str, rows: dict[str, str]) -> list[str]:
+    """Rows against the record and against the tar; fills `rows`: uid -> "" or its error."""
+    path, record = root / shards.POOL / stem, shards.read_record(root / shards.POOL, stem)
+    table = shards.read_table(path.with_suffix(".parquet")).to_pylist()
+    problems = []
+    failed = sum(row["error"] is not None for row in table)
+    counts = (len(table), len(table) - failed, failed)
+    if counts != (record["requested"], record["written"], record["failed"]):
+        problems.append(f"{path}: {counts} rows, written, failed; the record says otherwise")
+    for row in table:
+        if row["uid"] in rows:
+            problems.append(f"{path}: uid {row['uid']} is there twice")
+        rows[row["uid"]] = row["error"] or ""
+    samples = list(tars.samples(storage.read(path.with_suffix(".tar"))))
+    expected = [row for row in table if row["error"] is None]
+    if [key for key, _ in samples] != [row["uid"] for row in expected]:
+        problems.append(f"{path}.tar: the keys are not the uids of the rows")
+        return problems
+    for (key, members), row in zip(samples, expected, strict=True):
+        if members["cls"] != str(row["class_id"]).encode() or members["txt"] != row["text"].encode():
+            problems.append(f"{path}.tar: {key}: label or prompt differ from its row")
+    return problems
+
+
+def _verify_annotation(root: Path, name: str, stem: str) -> list[str]:
+    folder = root / shards.ANNOTATIONS / name
+    if not storage.exists(shards.record_path(folder, stem)):
+        return []
+    pool = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"]
+    if shards.read_table(folder / f"{stem}.parquet", ["uid"])["uid"].to_pylist() != pool.to_pylist():
+        return [f"{folder / stem}.parquet: the rows are not those of the pool"]
+    return []
+
+
+def _verify_subset(root: Path, name: str, rows: dict[str, str]) -> list[str]:
+    path = root / shards.SUBSETS / f"{name}.npy"
+    array = shards.read_npy(path)
+    uids = shards.uid_strings(array)
+    problems = []
+    if (np.sort(array, order=["f0", "f1"]) != array).any():
+        problems.append(f"{path}: not sorted")
+    stray = [uid for uid in uids if rows.get(uid, "missing")]
+    if stray:
+        problems.append(f"{path}: {len(stray)} uids are not written samples of the pool, first {stray[0]}")
+    final = root / shards.FINAL / name
+    if storage.exists(final / shards.RECORD_SUFFIX):
+        found = []
+        for split in filter(lambda name: storage.is_folder(final / name), storage.names(final)):
+            for stem in shards.records(final / split):
+                found += [key for key, _ in tars.samples(storage.read(final / split / f"{stem}.tar"))]
+        copies = Counter[str]()
+        wanted = []
+        for uid in uids:
+            wanted.append(f"{uid}-{copies[uid]}" if copies[uid] else uid)
+            copies[uid] += 1
+        if sorted(found) != sorted(wanted):
+            problems.append(f"{final}: holds {len(found)} samples that are not the {len(wanted)} of {path.name}")
+    return problems

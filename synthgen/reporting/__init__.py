@@ -1,0 +1,1 @@
+"""The dataset seen: a static page and a contact sheet of a run, and the card of its final shards."""

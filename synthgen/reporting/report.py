@@ -1,0 +1,178 @@
+"""One static page of a run: contact sheet, funnel, score histograms, where everything came from."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from synthgen import shards, storage
+
+SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, THUMBNAIL, BINS = 64, 8, 16, 96, 40
+
+
+class Thumbnail(NamedTuple):
+    """A picture of the page: a data URL, and what is said of it."""
+
+    source: str
+    text: str
+
+
+class Histogram(NamedTuple):
+    """Counts of a score among the kept and the rejected, in equal bins from `low` to `high`."""
+
+    column: str
+    low: float
+    high: float
+    kept: list[int]
+    rejected: list[int]
+
+
+def inputs(root: Path, subset: str) -> dict[str, object]:
+    """What the page is made of: it is made anew when this differs."""
+    files = [root / shards.SUBSETS / f"{subset}.json", root / shards.FINAL / subset / shards.RECORD_SUFFIX]
+    return {path.name: storage.checksum(path)["sha256"] for path in files if storage.exists(path)}
+
+
+def latest_recipe(root: Path) -> dict[str, object]:
+    """The resolved recipe that the folder was last made with."""
+    folder = root / shards.RECIPES
+    found = [storage.read_json(folder / name) for name in storage.names(folder)]
+    newest = max(found, key=lambda entry: float(entry["time"]))  # type: ignore[arg-type]
+    return newest["recipe"]  # type: ignore[return-value]
+
+
+def page(root: Path, subset: str, recipe: dict[str, object]) -> bytes:
+    """The HTML page, pictures inside. All text is escaped."""
+    stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
+    annotations = [table["name"] for table in recipe["annotate"]]  # type: ignore[attr-defined]
+    columns = shards.PoolColumns(root, stems, annotations)
+    funnel = storage.read_json(root / shards.SUBSETS / f"{subset}.json")
+    verdicts = _verdicts(root, subset, columns["uid"])
+    images = _Images(root, stems, columns)
+    kept = verdicts == "kept"
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("synthgen.reporting", "."), autoescape=True)
+    card = storage.exists(root / shards.FINAL / subset / "_info.json")
+    splits = storage.read_json(root / shards.FINAL / subset / "_info.json")["splits"] if card else {}
+    text = environment.get_template("page.html").render(
+        name=recipe["name"],
+        subset=subset,
+        funnel=funnel,
+        failures=_counts(columns["error"][columns["error"] != ""]),
+        classes=[
+            (name, asked, _row(funnel, name), images.thumbnails((columns["class_name"] == name) & kept, SHOWN_EACH))
+            for name, asked in list(_counts(columns["class_name"]).items())[:SHOWN_CLASSES]
+        ],
+        n_classes=len(set(columns["class_name"].tolist())),
+        rejected=[
+            (verdict, count, images.thumbnails(verdicts == verdict, SHOWN_REJECTED))
+            for verdict, count in _counts(verdicts).items()
+            if verdict not in ("kept", "failed")
+        ],
+        histograms=[
+            _histogram(name, columns[name], kept, columns["error"] == "") for name in _scores(columns, annotations)
+        ],
+        splits={name: entry["num_samples"] for name, entry in splits.items()},  # type: ignore[attr-defined]
+        models=_models(columns),
+        recipe=storage.to_json(recipe).decode(),
+        thumbnail=THUMBNAIL,
+    )
+    return text.encode()
+
+
+def contact_sheet(root: Path, subset: str, *, columns: int = 16, rows: int = 8, side: int = 64) -> bytes:
+    """A PNG of kept images, class after class in turn, `columns` x `rows` cells of `side` pixels."""
+    stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
+    pool = shards.PoolColumns(root, stems, [])
+    chosen = np.flatnonzero(_verdicts(root, subset, pool["uid"]) == "kept")[: columns * rows]
+    sheet = Image.new("RGB", (columns * (side + 2), -(-len(chosen) // columns) * (side + 2)), "white")
+    for cell, image in enumerate(_Images(root, stems, pool).open(chosen)):
+        image = image.resize((side, side), Image.Resampling.LANCZOS) if image.size != (side, side) else image
+        sheet.paste(image, (cell % columns * (side + 2) + 1, cell // columns * (side + 2) + 1))
+    sink = io.BytesIO()
+    sheet.save(sink, "PNG", optimize=True)
+    return sink.getvalue()
+
+
+def _verdicts(root: Path, subset: str, uids: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """The verdict of each row of the pool."""
+    table = shards.read_table(root / shards.SUBSETS / f"{subset}.parquet").to_pydict()
+    of = dict(zip(table["uid"], table["verdict"], strict=True))
+    return np.array([of[uid] for uid in uids.tolist()])
+
+
+def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
+    """How often each value is there, in order of first appearance."""
+    found, first, counts = np.unique(values.astype(str), return_index=True, return_counts=True)
+    return {str(found[k]): int(counts[k]) for k in np.argsort(first)}
+
+
+def _row(funnel: dict[str, object], class_name: str) -> list[int]:
+    """What is left of a class after each step of the funnel."""
+    return [stage["after_by_class"].get(class_name, 0) for stage in funnel["funnel"]]  # type: ignore[attr-defined]
+
+
+def _scores(columns: shards.PoolColumns, annotations: Sequence[str]) -> list[str]:
+    """The float columns of the annotations."""
+    return [
+        name
+        for name in columns
+        if any(name.startswith(f"{a}_") for a in annotations) and columns[name].dtype.kind == "f"
+    ]
+
+
+def _histogram(
+    name: str, values: npt.NDArray[np.generic], kept: npt.NDArray[np.bool_], written: npt.NDArray[np.bool_]
+) -> Histogram:
+    numbers = values.astype(np.float64)
+    finite = np.isfinite(numbers) & written
+    low, high = (float(numbers[finite].min()), float(numbers[finite].max())) if finite.any() else (0.0, 1.0)
+    high = high if high > low else low + 1e-6
+    bins = np.linspace(low, high, BINS + 1)
+    counts = [np.histogram(numbers[finite & mask], bins)[0].tolist() for mask in (kept, ~kept)]
+    return Histogram(name, low, high, *counts)
+
+
+def _models(columns: shards.PoolColumns) -> list[tuple[str, ...]]:
+    names = ("model", "fingerprint", "scheduler", "steps", "guidance", "dtype")
+    rows = zip(*(columns[name].astype(str).tolist() for name in names), strict=True)
+    return list(dict.fromkeys(rows))
+
+
+class _Images:
+    """The stored images of the pool by row."""
+
+    def __init__(self, root: Path, stems: Sequence[str], columns: shards.PoolColumns) -> None:
+        self._root, self._columns = root, columns
+        lengths = [len(shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])) for stem in stems]
+        self._stems = np.repeat(np.array(stems), lengths)
+
+    def open(self, rows: npt.NDArray[np.intp]) -> list[Image.Image]:
+        offsets, sizes = self._columns["image_offset"], self._columns["image_bytes"]
+        return [
+            Image.open(
+                io.BytesIO(
+                    storage.read(self._root / shards.POOL / f"{self._stems[row]}.tar", int(offsets[row]), int(sizes[row]))
+                )
+            ).convert("RGB")
+            for row in rows.tolist()
+        ]
+
+    def thumbnails(self, mask: npt.NDArray[np.bool_], count: int) -> list[Thumbnail]:
+        rows = np.flatnonzero(mask)[:count]
+        return [
+            Thumbnail(_data_url(image), f"{self._columns['text'][row]} ({self._columns['uid'][row]})")
+            for row, image in zip(rows.tolist(), self.open(rows), strict=True)
+        ]
+
+
+def _data_url(image: Image.Image) -> str:
+    image.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    sink = io.BytesIO()
+    image.save(sink, "WEBP", quality=90)
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()
