@@ -177,7 +177,8 @@ def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[N
             except (SynthgenError, OSError):
                 continue  # not made yet, or a file is being replaced
             line, made = _progress_line(found, stages)
-            first = made if first is None else first
+            if first is None or made == first:  # the clock starts when images begin to come
+                first, started = made, time.monotonic()
             seconds = time.monotonic() - started
             total = int(str(found["requests"]))
             if first < made < total and seconds > 1:

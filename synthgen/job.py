@@ -4,7 +4,6 @@ loaded. Like `pipeline`, it sees the Recipe; the stages get plain values from it
 
 import contextlib
 import functools
-import json
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -95,7 +94,7 @@ class Job:
     @functools.cached_property
     def requests(self) -> "list[Request]":
         """All requests that the recipe wants, in order."""
-        sources = []
+        calls, sources = list(self.models.values()), []
         for number, table in enumerate(self.recipe.prompts):
             with where(self.recipe_path, f"prompts.{number}"):
                 prompts = SOURCES[table.use](table.classes, seed=self.recipe.seed, **table.keys)
@@ -104,7 +103,7 @@ class Job:
             return planning.make_requests(
                 sources,
                 self.recipe.classes,
-                list(self.models.values()),
+                calls,
                 seed=self.recipe.seed,
                 requests=self.recipe.quota.requests,
                 per_class=self.recipe.quota.per == "class",
@@ -209,7 +208,7 @@ class Job:
         shards.require_inputs(self.root / shards.PLAN, stem, inputs, KEEP)
 
     def _check_final(self) -> None:
-        inputs = json.loads(json.dumps(self.final_inputs()))
+        inputs = self.final_inputs()
         folders = [self.final, *(self.final / split for split in storage.names(self.final))]
         for folder in folders:
             for stem in shards.records(folder):

@@ -226,19 +226,22 @@ def new_unit(
 def require_inputs(folder: Path, stem: str, inputs: dict[str, object], next_step: str) -> None:
     """Raises FolderError, naming the key, where a unit that exists was made from other inputs."""
     made = read_record(folder, stem).get("inputs")
-    made = made if isinstance(made, dict) else {}
-    for key in sorted({*made, *inputs}):
-        old, new = made.get(key), inputs.get(key)
-        if old != new:
-            raise FolderError(
-                f"{folder / stem} was made with {key} = {spell(old)}, the recipe now says {spell(new)}; {next_step}"
-            )
+    made, wanted = made if isinstance(made, dict) else {}, json.loads(canonical(inputs))
+    for key in sorted({*made, *wanted}):
+        if made.get(key) != wanted.get(key):
+            old, new = _spell(made.get(key), wanted.get(key))
+            raise FolderError(f"{folder / stem} was made with {key} = {old}, the recipe now says {new}; {next_step}")
 
 
-def spell(value: object) -> str:
-    """A value in a message, shortened."""
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _spell(old: object, new: object) -> tuple[str, str]:
+    """Two values that differ, short enough for a message: of two lists only the first entries that differ."""
+    if isinstance(old, list) and isinstance(new, list):
+        place = next((k for k, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), None)
+        if place is None:
+            return f"{len(old)} entries", f"{len(new)} entries"
+        return f"[{place}] {_spell(old[place], None)[0]}", f"[{place}] {_spell(new[place], None)[0]}"
+    texts = ["nothing" if value is None else json.dumps(value, ensure_ascii=False) for value in (old, new)]
+    return tuple(text if len(text) <= 80 else text[:77] + "..." for text in texts)  # type: ignore[return-value]
 
 
 # --- the pool -------------------------------------------------------------------------------------------------

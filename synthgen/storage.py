@@ -41,7 +41,7 @@ def names(folder: Path) -> list[str]:
     """Sorted names of the entries of a folder; empty where there is none."""
     try:
         return sorted(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

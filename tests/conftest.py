@@ -1,0 +1,47 @@
+"""What many tests share: small recipes, and one run of the emoji recipe that tests look at but never change."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parents[1]
+TINY = ("quota.requests=1", "models.0.steps=2", "models.0.batch_size=4", "images.shard_size=12")
+"""Overrides that make the emoji recipe small: 32 requests in three shards, the last micro-batches and shard unequal."""
+
+
+@pytest.fixture(scope="session")
+def emoji_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the emoji recipe as it ships, with 2 requests a class."""
+    import synthgen
+
+    return synthgen.run(
+        "emoji", tmp_path_factory.mktemp("shared") / "emoji", settings=["quota.requests=2"], workers=1
+    )
+
+
+@pytest.fixture
+def run_copy(emoji_run: Path, tmp_path: Path) -> Path:
+    """A copy of that run, to be damaged."""
+    return Path(shutil.copytree(emoji_run, tmp_path / "emoji"))
+
+
+@pytest.fixture
+def recipe_folder(tmp_path: Path) -> Path:
+    """A copy of the emoji recipe, to be edited."""
+    target = tmp_path / "prompts" / "birds"
+    shutil.copytree(ROOT / "prompts" / "emoji", target)
+    return target
+
+
+def data_digests(root: Path) -> dict[str, str]:
+    """sha256 of every data file of a run: tars, parquet, npz, npy; by path."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.suffix in (".tar", ".parquet", ".npz", ".npy") and ".work" not in path.parts
+    }

@@ -1,0 +1,183 @@
+"""Every shipped recipe is valid; each bad one gives its exact message, exit status 2, and changes nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from synthgen import recipe
+from synthgen.cli import main
+from synthgen.errors import RecipeError
+
+SHIPPED = recipe.shipped_recipes()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_are_valid(name: str) -> None:
+    assert recipe.load(SHIPPED[name] / "recipe.toml").name == name
+
+
+def test_emoji_resolves_its_word_lists() -> None:
+    loaded = recipe.load(recipe.find("emoji"))
+    assert [category.name for category in loaded.classes[:2]] == ["cat", "dog"]
+    assert loaded.axes == ["style", "background"]
+    assert "on grass" in loaded.prompts[0].keys["axes"]["background"]
+
+
+BAD = {
+    "unknown key": (
+        ("steps = 12", "step = 12"),
+        'models.0: unknown key "step"; did you mean "steps"? Known: batch_size, dtype, guidance, height, id, negative, '
+        "path, revision, safety_checker, scheduler, steps, variant, width",
+    ),
+    "unknown table": (
+        ("[quota]", "[quotas]"),
+        'unknown key "quotas"; did you mean "quota"? Known: annotate, images, max_failed, models, name, prompts, quota, '
+        "reshard, seed, select",
+    ),
+    "unknown rule": (
+        ('use = "top"', 'use = "topp"'),
+        'select.2: use: unknown rule "topp"; did you mean "top"? Known: duplicates, range, sample, top',
+    ),
+    "unknown key of a rule": (
+        ("fraction = 0.8", "fractoin = 0.8"),
+        'select.2: unknown key "fractoin"; did you mean "fraction"? Known: column, count, fraction, per, use',
+    ),
+    "wrong type": (
+        ("steps = 12", 'steps = "12"'),
+        'models.0.steps: input should be a valid integer, got "12"',
+    ),
+    "out of range": (
+        ("guidance = 3.0", "guidance = -1.0"),
+        "models.0.guidance: input should be greater than or equal to 0, got -1.0",
+    ),
+    "not one of": (
+        ('format = "webp"', 'format = "gif"'),
+        "images.format: input should be 'jpg', 'webp' or 'png', got \"gif\"",
+    ),
+    "missing key": (("steps = 12\n", ""), 'models.0: missing key "steps"'),
+    "missing use": (('use = "image"\n', ""), 'annotate.1: missing key "use"; known annotators: clip, hashes, image'),
+    "missing word list": (
+        ('"styles.txt"', '"style.txt"'),
+        'prompts.0.axes.style: no file "style.txt" in {folder}; did you mean "styles.txt"?',
+    ),
+    "unknown column": (
+        ('"clip_margin"', '"clip_margn"'),
+        'select.0.column: unknown column "clip_margn"; did you mean "clip_margin"? Known: ',
+    ),
+    "text where numbers are wanted": (
+        ('"clip_similarity"', '"text"'),
+        'select.2.column: "text" holds text; a column of numbers is wanted',
+    ),
+    "shard size": (
+        ("shard_size = 64\n\n[[models", "shard_size = 60\n\n[[models"),
+        "images.shard_size: 60 is no multiple of models.0.batch_size = 16; choose 64",
+    ),
+    "splits": (
+        ("train = 0.9", "train = 0.8"),
+        "reshard.split: the parts add up to 0.9; 1 is wanted",
+    ),
+    "two annotators of one name": (
+        ('name = "image"', 'name = "clip"'),
+        'annotate: name "clip" is there twice; each needs its own',
+    ),
+    "not TOML": (("seed = 0", "seed = "), "not valid TOML: Invalid value (at line 4, column 8)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_recipes(case: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (old, new), message = BAD[case]
+    path = recipe_folder / "recipe.toml"
+    text = path.read_text()
+    assert text.count(old) >= 1, "the shipped recipe has changed: adapt the case"
+    path.write_text(text.replace(old, new, 1))
+    assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    expected = f"synthgen: {path}: {message}".replace("{folder}", str(recipe_folder))
+    assert error == expected + "\n" or (expected.endswith(": ") and error.startswith(expected))
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+LISTS = {
+    "classes.txt": ("", "prompts.0.classes: no classes; put one a line"),
+    "styles.txt": ("# nothing\n", "prompts.0.axes.style: the list is empty; put one entry a line"),
+    "backgrounds.txt": (
+        "on grass\non snow\non grass\n",
+        'prompts.0.axes.background: "on grass" is there twice; each entry may be there once',
+    ),
+    "templates.txt": (
+        "a {style} of a {class} {background} at {time}\n",
+        'prompts.0: templates: "a {style} of a {class} {background} at {time}" has a slot {time} without a list; lists: '
+        'class, style, background. Add axes.time = "FILE" or correct the slot',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_bad_word_lists(name: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, message = LISTS[name]
+    (recipe_folder / name).write_text(content)
+    assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"synthgen: {recipe_folder / 'recipe.toml'}: {message}\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a {style} {background}", "has no slot {class}; each template must name the class"),
+        ("a {class} {style}", "axes.background: no template has a slot {background}; add it to one or remove the list"),
+    ],
+)
+def test_templates_use_every_list(
+    template: str, message: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recipe_folder / "templates.txt").write_text(template + "\n")
+    assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["nobody", "./missing", "a/b/c"])
+def test_no_such_model(path: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out"), "--set", f"models.0.path={path}"]) == 2
+    assert capsys.readouterr().err == (
+        f'synthgen: {recipe_folder / "recipe.toml"}: models.tiny: path = "{path}": no such model; "embedded", a folder '
+        f"(looked for {recipe_folder / path}), or a hub id ORG/NAME is wanted\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "emojy"]) == 2
+    assert capsys.readouterr().err == (
+        'synthgen: "emojy": no such recipe; did you mean "emoji"? Known: emoji. A folder with a recipe.toml, a .toml '
+        "file, or one of these names is wanted\n"
+    )
+
+
+def test_set_overrides_by_number_and_by_id() -> None:
+    path = recipe.find("emoji")
+    loaded = recipe.load(path, ["models.tiny.steps=3", "models.0.dtype=bfloat16", "reshard.split={ all = 1.0 }"])
+    assert (loaded.models[0].steps, loaded.models[0].dtype, loaded.reshard.split) == (3, "bfloat16", {"all": 1.0})
+
+
+@pytest.mark.parametrize("setting", ["models.9.steps=1", "nothing", "=1", "models=1"])
+def test_bad_set(setting: str) -> None:
+    with pytest.raises(RecipeError):
+        recipe.load(recipe.find("emoji"), [setting])
+
+
+def test_class_ids_from_a_table(recipe_folder: Path) -> None:
+    (recipe_folder / "classes.csv").write_text("id,name,prompt\n7,cat,tabby cat\n3,owl,\n")
+    loaded = recipe.load(recipe_folder / "recipe.toml", ["prompts.0.classes=classes.csv"])
+    assert [tuple(category) for category in loaded.classes] == [(3, "owl", "owl"), (7, "cat", "tabby cat")]
+
+
+@pytest.mark.parametrize(
+    "table", ["name\ncat\n", "id,name\nx,cat\n", "id,name\n1,cat\n1,dog\n", "id,name\n1,cat\n2,cat\n", "id,name\n"]
+)
+def test_bad_class_tables(table: str, recipe_folder: Path) -> None:
+    (recipe_folder / "classes.csv").write_text(table)
+    with pytest.raises(RecipeError, match=r"prompts\.0\.classes"):
+        recipe.load(recipe_folder / "recipe.toml", ["prompts.0.classes=classes.csv"])

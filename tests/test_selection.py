@@ -1,0 +1,147 @@
+"""Rules three ways: by hand with ties, NaN, empty and one; properties; a slow independent reference."""
+
+from collections import defaultdict
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synthgen.errors import RecipeError
+from synthgen.selection import RULES, Rule, columns_read, select
+
+Columns = dict[str, npt.NDArray[np.generic]]
+NAN = float("nan")
+
+
+def columns(score: list[float], classes: str = "", **more: npt.NDArray[np.generic]) -> Columns:
+    n = len(score)
+    return {
+        "uid": np.array([f"{k:032x}" for k in range(n)], dtype="U32"),
+        "class_name": np.array(list(classes) or ["a"] * n, dtype="U8"),
+        "error": np.array([""] * n, dtype="U8"),
+        "score": np.array(score, dtype=np.float32),
+        **more,
+    }
+
+
+def kept(mask: npt.NDArray[np.bool_]) -> list[int]:
+    return np.flatnonzero(mask).tolist()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ({"minimum": 0.29}, [1, 2, 4]),
+        ({"maximum": 0.29}, [0, 1]),
+        ({"minimum": 0.29, "maximum": 0.29}, [1]),
+        ({"minimum": 2.0}, []),
+    ],
+)
+def test_range_includes_its_bounds_in_float32_and_never_nan(bounds: dict[str, float], expected: list[int]) -> None:
+    given_columns = columns([0.1, 0.29, 0.3, NAN, 1.0])
+    assert kept(RULES["range"](given_columns, column="score", **bounds)) == expected
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"count": 2}, [1, 3]),
+        ({"count": 3}, [0, 1, 3]),  # 0 and 2 tie: the smaller uid
+        ({"count": 9}, [0, 1, 2, 3]),  # NaN is never kept
+        ({"count": 0}, []),
+        ({"fraction": 1.0}, [0, 1, 2, 3]),
+        ({"fraction": 0.0}, []),
+        ({"fraction": 0.5}, [0, 1, 3]),  # 2.5 of 5 is 3
+        ({"fraction": 0.3}, [1, 3]),  # 1.5 is 2
+    ],
+)
+def test_top_keeps_exactly_its_count(keys: dict[str, float], expected: list[int]) -> None:
+    assert kept(RULES["top"](columns([0.5, 0.9, 0.5, 0.7, NAN]), column="score", **keys)) == expected
+
+
+def test_top_works_within_each_class() -> None:
+    given_columns = columns([1, 2, 3, 4, 5, 6], "aaabbb")
+    assert kept(RULES["top"](given_columns, column="score", count=1)) == [2, 5]
+    assert kept(RULES["top"](given_columns, column="score", count=1, per=[])) == [5]
+
+
+@pytest.mark.parametrize("rule", ["top", "sample"])
+@pytest.mark.parametrize("keys", [{}, {"count": 1, "fraction": 0.5}, {"fraction": 1.5}, {"count": -1}])
+def test_one_of_fraction_and_count(rule: str, keys: dict[str, float]) -> None:
+    column = {"column": "score"} if rule == "top" else {}
+    with pytest.raises(RecipeError, match=rule):
+        RULES[rule](columns([1.0]), **column, **keys)
+
+
+def test_duplicates_keep_the_best_of_a_value() -> None:
+    text = np.array(["x", "y", "x", "", "y"])
+    given_columns = columns([0.1, 0.5, 0.9, 1.0, 0.5], text=text)
+    assert kept(RULES["duplicates"](given_columns, column="text")) == [0, 1]
+    assert kept(RULES["duplicates"](given_columns, column="text", best="score")) == [1, 2]
+
+
+def test_duplicates_look_within_the_cell_or_the_whole_pool() -> None:
+    given_columns = columns([1, 1, 2], "aab")
+    assert kept(RULES["duplicates"](given_columns, column="score")) == [0, 2]
+    given_columns["score"] = np.array([1, 2, 1], dtype=np.float32)
+    assert kept(RULES["duplicates"](given_columns, column="score")) == [0, 1, 2]
+    assert kept(RULES["duplicates"](given_columns, column="score", per=[])) == [0, 1]
+
+
+def test_sample_is_a_matter_of_the_uid_alone() -> None:
+    one = columns([0] * 20)
+    mask = RULES["sample"](one, count=7)
+    order = np.random.default_rng(0).permutation(20)
+    shuffled = {name: values[order] for name, values in one.items()}
+    assert sorted(shuffled["uid"][RULES["sample"](shuffled, count=7)]) == sorted(one["uid"][mask])
+    assert kept(RULES["sample"](one, count=7, seed=1)) != kept(mask)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_an_empty_pool_and_one_row(rule: str) -> None:
+    keys: dict[str, object] = {"range": {"minimum": 0.0}, "top": {"count": 1}, "sample": {"count": 1}}.get(rule, {})
+    keys = keys | ({} if rule == "sample" else {"column": "score"})
+    assert RULES[rule](columns([]), **keys).shape == (0,)
+    assert kept(RULES[rule](columns([0.5]), **keys)) == [0]
+
+
+scores = st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, NAN]), st.sampled_from("abc")), max_size=40)
+
+
+@given(scores, st.integers(0, 5) | st.floats(0, 1))
+def test_top_agrees_with_a_slow_reference(rows: list[tuple[float, str]], how_many: float) -> None:
+    given_columns = columns([score for score, _ in rows], "".join(name for _, name in rows))
+    keys = {"count": how_many} if isinstance(how_many, int) else {"fraction": how_many}
+    cells = defaultdict(list)
+    for k, (score, name) in enumerate(rows):
+        cells[name].append((-score if score == score else float("inf"), k))
+    expected = []
+    for members in cells.values():
+        n = how_many if isinstance(how_many, int) else int(len(members) * how_many + 0.5)
+        expected += [k for score, k in sorted(members)[:n] if score != float("inf")]
+    assert kept(RULES["top"](given_columns, column="score", **keys)) == sorted(expected)
+
+
+@given(scores)
+def test_every_row_has_one_verdict_and_the_funnel_adds_up(rows: list[tuple[float, str]]) -> None:
+    given_columns = columns([score for score, _ in rows], "".join(name for _, name in rows))
+    given_columns["error"] = np.array(["black" if k % 5 == 4 else "" for k in range(len(rows))], dtype="U8")
+    rules = [Rule("range", {"column": "score", "minimum": 0.25}), Rule("top", {"column": "score", "fraction": 0.5})]
+    chosen = select(given_columns, rules)
+    assert (chosen.kept == (chosen.verdict == -1)).all()
+    assert not chosen.kept[given_columns["error"] != ""].any()
+    assert [stage.before for stage in chosen.funnel[1:]] == [stage.after for stage in chosen.funnel[:-1]]
+    assert chosen.funnel[-1].after == chosen.kept.sum()
+    for number, stage in enumerate(chosen.funnel[1:]):
+        assert stage.before - stage.after == (chosen.verdict == number).sum()
+    assert all(sum(stage.after_by_class.values()) == stage.after for stage in chosen.funnel)
+
+
+def test_columns_read_names_what_a_rule_needs() -> None:
+    assert columns_read({"column": "clip_margin", "per": ["class", "background"], "best": ""}) == {
+        "column": "clip_margin",
+        "per.0": "class_name",
+        "per.1": "axis_background",
+    }
