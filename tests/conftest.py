@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parents[1]
-TINY = ("quota.requests=1", "models.0.steps=2", "models.0.batch_size=4", "images.shard_size=12")
-"""Overrides that make the emoji recipe small: 32 requests in three shards, the last micro-batches and shard unequal."""
+SMALL = ("quota.requests=1", "models.0.steps=2", "models.0.batch_size=6", "images.shard_size=12")
+"""Overrides that make the emoji recipe small: 32 requests in shards of 12, 12 and 8 (its last micro-batch padded)."""
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,14 @@ def emoji_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthgen.run(
         "emoji", tmp_path_factory.mktemp("shared") / "emoji", settings=["quota.requests=2"], workers=1
     )
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run by one worker, which all others must equal."""
+    import synthgen
+
+    return synthgen.run("emoji", tmp_path_factory.mktemp("small") / "emoji", settings=SMALL, workers=1)
 
 
 @pytest.fixture
@@ -36,6 +45,12 @@ def recipe_folder(tmp_path: Path) -> Path:
     target = tmp_path / "prompts" / "birds"
     shutil.copytree(ROOT / "prompts" / "emoji", target)
     return target
+
+
+def command(root: Path, *more: str) -> list[str]:
+    """The command line that makes `small_run`'s dataset in another folder."""
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    return [sys.executable, "-m", "synthgen", "run", "emoji", "-o", str(root), *settings, *more]
 
 
 def data_digests(root: Path) -> dict[str, str]:

@@ -71,7 +71,7 @@ def page(root: Path, subset: str, recipe: dict[str, object]) -> bytes:
         n_classes=len(set(columns["class_name"].tolist())),
         rejected=[
             (verdict, count, images.thumbnails(verdicts == verdict, SHOWN_REJECTED))
-            for verdict, count in _counts(verdicts).items()
+            for verdict, count in sorted(_counts(verdicts).items())
             if verdict not in ("kept", "failed")
         ],
         histograms=[

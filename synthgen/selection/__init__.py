@@ -27,7 +27,7 @@ class Rule(NamedTuple):
     def label(self) -> str:
         """The rule as people read it: "range clip_margin minimum=0.0"."""
         column = self.keys.get("column")
-        others = [f"{key}={value}" for key, value in self.keys.items() if key != "column" and value is not None]
+        others = [f"{key}={value}" for key, value in self.keys.items() if key != "column" and value not in (None, "")]
         return " ".join([self.use, *([str(column)] if column else []), *others])
 
 

@@ -39,12 +39,16 @@ def find_device(threads: int) -> str:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != state.num_processes:
+    launched, seen = os.environ.get("WORLD_SIZE", "1"), "1"
+    try:
+        state = PartialState(cpu=not torch.cuda.is_available())
+        seen = str(state.num_processes)
+    except ValueError as error:  # no address of the other processes
+        seen = f"1 ({error})"
+    if launched != seen:
         raise WorkError(
-            f"WORLD_SIZE is {launched} and Accelerate sees {state.num_processes} process; "
-            "start with `accelerate launch` or `torchrun`, or without the variable and with --workers N"
+            f"WORLD_SIZE is {launched} and Accelerate sees {seen}; start with `accelerate launch` or `torchrun`, "
+            "or without the variable and with --workers N"
         )
     if state.device.type == "cpu":
         torch.set_num_threads(threads)

@@ -1,0 +1,119 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from synthgen import shards, storage
+from synthgen.errors import FolderError, LostClaimError, WorkError
+
+
+def test_a_unit_has_one_claimant(tmp_path: Path) -> None:
+    with storage.claim(tmp_path, "pool/00000000") as mine:
+        assert mine
+        with storage.claim(tmp_path, "pool/00000000") as other:
+            assert other is None
+        with storage.claim(tmp_path, "pool/00000001") as another:
+            assert another
+        assert list(storage.claims(tmp_path)) == ["pool/00000000"]
+    assert storage.claims(tmp_path) == {}
+    with storage.claim(tmp_path, "pool/00000000") as again:
+        assert again
+
+
+def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from synthgen import storage\n"
+        "with storage.claim(Path(sys.argv[1]), 'unit'): os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert storage.names(tmp_path / ".work" / "claims") == ["unit"]
+    with storage.claim(tmp_path, "unit") as mine:
+        assert mine
+
+
+def test_a_claim_without_heartbeat_is_taken_over_and_its_loser_does_not_publish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.claim(tmp_path, "unit") as slow:
+        assert slow
+        past = slow.path.stat().st_mtime - storage.LEASE_SECONDS - 1
+        os.utime(slow.path, (past, past))
+        with storage.claim(tmp_path, "unit") as other:
+            assert other
+            with pytest.raises(LostClaimError), shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, slow) as create:
+                create(".tar").write(b"late")
+            slow.beat()
+            other.check()
+        assert not (tmp_path / "pool").exists()
+
+
+def test_publishing_is_once(tmp_path: Path) -> None:
+    for content, first in ((b"one", True), (b"two", False)):
+        with storage.staging(tmp_path) as stage:
+            with storage.create(stage / "a") as file:
+                file.write(content)
+            assert storage.publish(stage / "a", tmp_path / "out" / "a") is first
+    assert (tmp_path / "out" / "a").read_bytes() == b"one"
+    assert storage.names(tmp_path / ".work" / "tmp") == []
+
+
+def test_the_record_names_every_file_and_comes_last(tmp_path: Path) -> None:
+    record: dict[str, object] = {"stage": "test"}
+    with storage.claim(tmp_path, "unit") as claim:
+        assert claim
+        with shards.new_unit(tmp_path, tmp_path / "pool", "0", record, claim) as create:
+            create(".tar").write(b"data")
+            create(".parquet").write(b"rows")
+            assert storage.names(tmp_path / "pool") == []
+    assert storage.names(tmp_path / "pool") == ["0.parquet", "0.tar", "0_stats.json"]
+    files = shards.read_record(tmp_path / "pool", "0")["files"]
+    assert files["0.tar"] == storage.checksum(tmp_path / "pool" / "0.tar")  # type: ignore[index]
+
+
+def test_a_failed_unit_leaves_nothing(tmp_path: Path) -> None:
+    with storage.claim(tmp_path, "unit") as claim:
+        assert claim
+        with pytest.raises(RuntimeError), shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, claim) as create:
+            create(".tar").write(b"data")
+            raise RuntimeError
+    assert storage.names(tmp_path / "pool") == storage.names(tmp_path / ".work" / "tmp") == []
+
+
+def test_data_without_a_record_is_replaced_and_foreign_files_are_not(tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    for name in ("0.tar", "0.notes.txt", "10.tar"):
+        (tmp_path / "pool" / name).write_bytes(b"old")
+    with storage.claim(tmp_path, "unit") as claim:
+        assert claim
+        with shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, claim) as create:
+            create(".tar").write(b"new")
+    assert {name: (tmp_path / "pool" / name).read_bytes() for name in ("0.tar", "0.notes.txt", "10.tar")} == {
+        "0.tar": b"new",
+        "0.notes.txt": b"old",
+        "10.tar": b"old",
+    }
+
+
+def test_reading_past_the_end_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert storage.read(tmp_path / "a", 1, 3) == b"234"
+    with pytest.raises(WorkError, match="cut: 3 bytes wanted at 4, got 1"):
+        storage.read(tmp_path / "a", 4, 3)
+    with pytest.raises(WorkError, match="missing"):
+        storage.read(tmp_path / "b")
+
+
+def test_an_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FolderError, match="cannot write there"):
+        storage.make_folder(tmp_path / "file" / "run")
+
+
+def test_uids_as_pairs_sort_as_their_text() -> None:
+    uids = ["ff" * 16, "00" * 16, "0f" * 16, "f0" * 8 + "0f" * 8]
+    array = shards.uid_array(uids)
+    assert array.dtype == shards.UID
+    assert shards.uid_strings(array) == uids
+    assert len(shards.uid_array([])) == 0
