@@ -90,7 +90,7 @@ def contact_sheet(root: Path, subset: str, *, columns: int = 16, rows: int = 8, 
     stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
     pool = shards.PoolColumns(root, stems, [])
     chosen = np.flatnonzero(_verdicts(root, subset, pool["uid"]) == "kept")[: columns * rows]
-    sheet = Image.new("RGB", (columns * (side + 2), -(-len(chosen) // columns) * (side + 2)), "white")
+    sheet = Image.new("RGB", (columns * (side + 2), max(1, -(-len(chosen) // columns)) * (side + 2)), "white")
     for cell, image in enumerate(_Images(root, stems, pool).open(chosen)):
         image = image.resize((side, side), Image.Resampling.LANCZOS) if image.size != (side, side) else image
         sheet.paste(image, (cell % columns * (side + 2) + 1, cell // columns * (side + 2) + 1))

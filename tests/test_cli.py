@@ -1,0 +1,200 @@
+"""Commands as users type them: what they print, how they fail, and that nothing is lost when they do."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import data_digests
+
+import synthgen
+from synthgen.cli import _parser, main
+
+ARGUMENTS = ["--set", "quota.requests=2", "--workers", "1"]
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of a command that must fail with 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("synthgen: ")
+    assert error.count("\n") == 1
+    return error.removeprefix("synthgen: ").rstrip("\n")
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert error_of(["run", "emoji", "-o", str(tmp_path)], capsys) == (
+        f"{tmp_path}: is not empty and was not made by synthgen; choose another folder with -o DIR"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert error_of(["run", "emoji", "-o", str(tmp_path / "file" / "run")], capsys) == (
+        f"{tmp_path / 'file' / 'run'}: cannot write there (Not a directory); choose another folder with -o DIR"
+    )
+    assert error_of(["run", "emoji", "-o", str(tmp_path / "file")], capsys) == (
+        f"{tmp_path / 'file'}: is a file; a folder is wanted"
+    )
+    assert error_of(["run", "emoji", "-o", "/proc/synthgen"], capsys).startswith("/proc/synthgen: cannot write there (")
+
+
+CHANGED = {
+    "models.0.steps=13": "plan/000-000 was made with models.tiny.steps = 12, the recipe now says 13",
+    "seed=1": "plan/000-000 was made with seed = 0, the recipe now says 1",
+    "quota.requests=1": "plan/000-000 was made with quota.requests = 2, the recipe now says 1",
+    'prompts.0.classes=["cat", "dog"]': "plan/000-000 was made with prompts.0.classes = 32 entries, the recipe now says 2 entries",
+    'prompts.0.axes.style=["ink"]': (
+        'plan/000-000 was made with prompts.0.axes.style = [0] "3d render", the recipe now says [0] "ink"'
+    ),
+    "images.shard_size=32": "plan/000-000 was made with images.shard_size = 64, the recipe now says 32",
+    "images.format=png": 'pool/00000000 was made with images.format = "webp", the recipe now says "png"',
+    "models.0.batch_size=8": "pool/00000000 was made with models.tiny.batch_size = 16, the recipe now says 8",
+    "annotate.image.near_constant=0.5": (
+        "annotations/image/00000000 was made with annotate.image.near_constant = 0.01, the recipe now says 0.5"
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", CHANGED)
+def test_a_changed_recipe_in_the_same_folder(setting: str, emoji_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = data_digests(emoji_run)
+    given = ["--set", setting] if setting.startswith("quota") else [*ARGUMENTS[:2], "--set", setting]
+    error = error_of(["run", "emoji", "-o", str(emoji_run), *given], capsys)
+    assert error.startswith(f"{emoji_run}/{CHANGED[setting]}; ")
+    assert data_digests(emoji_run) == before
+    assert len(list((emoji_run / "recipes").iterdir())) == 1
+
+
+def test_recipe_and_run_mixed_up(emoji_run: Path, recipe_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(["run", str(emoji_run)], capsys) == (
+        f"{emoji_run}: is the folder of a run; `run` takes the recipe: synthgen run RECIPE -o {emoji_run}"
+    )
+    for command in ("status", "verify", "report"):
+        assert "is a recipe; the folder of a run is wanted" in error_of([command, str(recipe_folder)], capsys)
+        assert "is no folder of a run" in error_of([command, str(recipe_folder.parent)], capsys)
+
+
+def test_stages_in_the_wrong_order(recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "run"
+    assert error_of(["select", str(recipe_folder), "-o", str(root)], capsys) == (
+        f"{root}: `plan` is not finished (1 left, first plan/000-000), and `select` needs it; "
+        f"`synthgen plan {recipe_folder} -o {root}` goes on with it"
+    )
+    assert not root.exists()
+    assert main(["plan", str(recipe_folder), "-o", str(root)]) == 0
+    assert "`generate` is not finished (4 left" in error_of(["annotate", str(recipe_folder), "-o", str(root)], capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["run", "emoji", "--limit", "0"], ["run", "emoji", "--limit", "x"], ["fly"], ["run", "emoji", "--workers", "0"],
+     ["run", "emoji", "--stages", "plan,generat"]],
+)  # fmt: skip
+def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_bad_share(capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(["run", "emoji", "--share", "2/2"], capsys).startswith("--share 2/2: k/n with k from 0 to n - 1")
+
+
+def test_check_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "emoji", "-o", str(tmp_path / "run"), "--limit", "16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("recipe.toml: valid")
+    assert f"requests: 16 (16 not planned yet), in {tmp_path / 'run'}" in lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_status_and_verify(emoji_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(emoji_run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["requests"], found["written"], found["failed"]) == (64, 64, 0)
+    assert found["stages"] == {
+        stage: {"done": 1, "total": 1} for stage in ("generate", "annotate clip", "annotate image", "annotate hashes")
+    }
+    assert sum(found["final"]["main"].values()) == found["subsets"]["main"]
+    assert main(["status", str(emoji_run)]) == 0
+    assert "generate: 1 of 1 shards" in capsys.readouterr().out
+    assert main(["verify", str(emoji_run)]) == 0
+    assert "everything is as its record says" in capsys.readouterr().out
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a bit of a tar": (lambda run: flip(run / "pool" / "00000000.tar"), "pool/00000000.tar: "),
+    "a cut tar": (
+        lambda run: (run / "pool" / "00000000.tar").write_bytes((run / "pool" / "00000000.tar").read_bytes()[:-20480]),
+        "pool/00000000.tar: ",
+    ),
+    "a missing annotation": (
+        lambda run: (run / "annotations" / "clip" / "00000000.npz").unlink(),
+        "annotations/clip/00000000.npz: missing",
+    ),
+    "a bit of parquet": (lambda run: flip(run / "annotations" / "image" / "00000000.parquet"), "annotations/image/"),
+    "a final tar": (lambda run: flip(run / "final" / "main" / "train" / "00000000.tar"), "final/main/train/00000000.tar"),
+    "a subset": (
+        lambda run: flip(run / "subsets" / "main.npy"),
+        "uids are not written samples of the pool",
+    ),
+    "a record": (
+        lambda run: (run / "pool" / "00000000_stats.json").write_text("{"),
+        "pool/00000000_stats.json: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_verify_finds_damage(case: str, run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage, message = DAMAGE[case]
+    damage(run_copy)
+    assert main(["verify", str(run_copy)]) == 1
+    assert message in capsys.readouterr().out
+
+
+def test_report_is_made_anew(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = run_copy / "report" / "index.html"
+    before = page.read_bytes()
+    page.unlink()
+    assert main(["report", str(run_copy)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.read_bytes() == before
+    assert "no subset strict; known: main" in error_of(["report", str(run_copy), "--subset", "strict"], capsys)
+
+
+def test_the_report_escapes_what_it_shows(recipe_folder: Path, tmp_path: Path) -> None:
+    (recipe_folder / "styles.txt").write_text("<script>alert(1)</script>\n")
+    run = synthgen.run(recipe_folder, tmp_path / "run", settings=["models.0.steps=1"], limit=2, workers=1)
+    page = (run / "report" / "index.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_init_copies_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "birds"
+    assert main(["init", str(target), "--from", "emoji"]) == 0
+    assert f"synthgen check {target}" in capsys.readouterr().out
+    assert 'name = "birds"' in (target / "recipe.toml").read_text()
+    assert main(["check", str(target), "-o", str(tmp_path / "run")]) == 0
+    assert "is there already" in error_of(["init", str(target)], capsys)
+    assert "no such recipe" in error_of(["init", str(tmp_path / "new"), "--from", "emojy"], capsys)
+
+
+def test_every_command_has_help_that_ends_in_an_example() -> None:
+    commands = _parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    assert set(commands) == {
+        "annotate", "check", "generate", "init", "plan", "report", "reshard", "run", "select", "status", "verify",
+    }  # fmt: skip
+    for name, command in commands.items():  # type: ignore[union-attr]
+        assert command.format_help().rstrip().splitlines()[-1].startswith(f"example: synthgen {name} ")

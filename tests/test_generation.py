@@ -1,0 +1,208 @@
+"""Real diffusers classes at tiny size: what is generated, what fails and with which reason."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import synthgen
+from synthgen import recipe, tars
+from synthgen.data import Request
+from synthgen.embedded import pipeline_folder
+from synthgen.errors import ModelError
+from synthgen.generation import models
+from synthgen.generation.encoding import encode
+from synthgen.generation.sampling import sample
+from synthgen.inspection import verify
+
+REQUEST = Request(
+    uid="0" * 32, class_id=0, class_name="cat", text="a cartoon of a cat on grass", negative="", group="", prompt_id="",
+    axes={}, model="tiny", fingerprint="", seed=5, replicate=0, steps=2, guidance=3.0, scheduler="", dtype="float32",
+    width=0, height=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline():  # type: ignore[no-untyped-def]
+    return models.load(pipeline_folder(), device="cpu", dtype="float32")
+
+
+def requests(n: int) -> list[Request]:
+    return [replace(REQUEST, seed=k, text=f"a cartoon of a {'cat' if k % 2 else 'dog'}") for k in range(n)]
+
+
+def test_a_picture_is_its_request_s_whatever_its_neighbours(pipeline) -> None:  # type: ignore[no-untyped-def]
+    whole = [picture.image for picture in sample(pipeline, requests(4), batch_size=4)]
+    turned = [picture.image for picture in sample(pipeline, requests(4)[::-1], batch_size=4)][::-1]
+    padded = [picture.image for picture in sample(pipeline, requests(2), batch_size=4)]
+    for images in (turned, padded):
+        assert all((a == b).all() for a, b in zip(whole, images, strict=False))
+    assert len({image.tobytes() for image in whole}) == 4  # type: ignore[union-attr]
+    assert len(padded) == 2
+
+
+def test_the_size_asked_for_is_the_size_made(pipeline) -> None:  # type: ignore[no-untyped-def]
+    image = sample(pipeline, [replace(REQUEST, width=96, height=32)], batch_size=1)[0].image
+    assert image.shape == (32, 96, 3)
+
+
+def test_an_image_that_is_not_finite_or_black_fails_with_its_reason(pipeline, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    decode = pipeline.vae.decode
+
+    def spoilt(latents, **keys):  # type: ignore[no-untyped-def]
+        decoded = decode(latents, **keys)
+        decoded[0][1] = float("nan")
+        decoded[0][2] = -1.0
+        return decoded
+
+    monkeypatch.setattr(pipeline.vae, "decode", spoilt)
+    pictures = sample(pipeline, requests(4), batch_size=4)
+    assert [picture.error for picture in pictures] == ["", "not finite", "black", ""]
+    assert [picture.image is None for picture in pictures] == [False, True, True, False]
+
+
+def test_failed_rows_stay_in_the_pool_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import AutoencoderKL
+
+    decode = AutoencoderKL.decode
+
+    def spoilt(self, latents, **keys):  # type: ignore[no-untyped-def]
+        decoded = decode(self, latents, **keys)
+        decoded[0][0] = float("nan")
+        return decoded
+
+    monkeypatch.setattr(AutoencoderKL, "decode", spoilt)
+    settings = ["models.0.steps=2", "models.0.batch_size=4", "images.shard_size=8", "select=[]"]
+    run = synthgen.run("emoji", tmp_path / "run", settings=settings, limit=12, workers=1)
+    rows = [row for path in sorted(run.glob("pool/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert [row["error"] for row in rows] == (["not finite"] + [None] * 3) * 3
+    assert {key for key, value in rows[0].items() if value is None} == {
+        "image_offset", "image_bytes", "sha256", "original_width", "original_height",
+    }  # fmt: skip
+    scores = [row for path in sorted(run.glob("annotations/clip/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert [row["clip_similarity"] is None for row in scores] == [row["error"] is not None for row in rows]
+    features = np.load(run / "annotations" / "clip" / "00000000.npz")["clip_img"]
+    assert np.isnan(features[[0, 4]]).all()
+    assert not np.isnan(features[[1, 2, 3]]).any()
+    funnel = json.loads((run / "subsets" / "main.json").read_text())
+    assert (funnel["requested"], funnel["failed"], funnel["kept"]) == (12, 3, 9)
+    assert synthgen.status(run)["failed_by_reason"] == {"not finite": 3}
+    assert verify(run) == []
+
+
+def test_too_many_failures_are_an_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import AutoencoderKL
+    from synthgen.cli import main
+
+    monkeypatch.setattr(AutoencoderKL, "decode", lambda self, latents, **keys: (latents.new_zeros((len(latents), 3, 64, 64)) - 1,))
+    arguments = ["run", "emoji", "-o", str(tmp_path / "run"), "--limit", "4", "--workers", "1"]
+    assert main([*arguments, "--set", "models.0.steps=1", "--set", "models.0.batch_size=4"]) == 1
+    assert "4 of 4 images failed, more than max_failed = 0.01 allows" in capsys.readouterr().err
+
+
+def test_a_fingerprint_knows_the_weights_and_not_the_place(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pipeline_folder(), tmp_path / "copy"))
+    assert models.fingerprint(copy) == models.fingerprint(pipeline_folder())
+    assert models.locate(str(copy), folder=tmp_path) == models.locate("copy", folder=tmp_path) == copy
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert models.fingerprint(copy) != models.fingerprint(pipeline_folder())
+
+
+def test_weights_changed_under_a_plan_are_refused(recipe_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pipeline_folder(), recipe_folder / "model"))
+    settings = ["models.0.path=./model", "models.0.steps=1"]
+    run = synthgen.run(recipe_folder, tmp_path / "run", stages=("plan",), settings=settings, limit=4, workers=1)
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ModelError, match="put those weights back"):
+        synthgen.run(recipe_folder, run, stages=("generate",), settings=settings, limit=4, workers=1)
+    assert not list(run.glob("pool/*"))
+
+
+def test_only_safetensors(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pipeline_folder(), tmp_path / "copy"))
+    for path in copy.rglob("*.safetensors"):
+        path.rename(path.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=r"no \.safetensors weights there; other formats are not loaded"):
+        models.fingerprint(copy)
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no model_index\.json"):
+        models.locate(str(tmp_path), folder=tmp_path)
+
+
+def test_a_hub_model_without_network_is_one_line(
+    recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from synthgen.cli import main
+
+    settings = ["--set", "models.0.path=stabilityai/sd-turbo"]
+    assert main(["run", str(recipe_folder), "-o", str(tmp_path / "run"), *settings]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert 'models.tiny: path = "stabilityai/sd-turbo": cannot be had (' in error
+    assert f"tried the folder {recipe_folder / 'stabilityai/sd-turbo'}, the Hugging Face hub and its cache. Give a" in error
+    assert "HF_ENDPOINT to a mirror, or HF_HOME to a filled cache" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scheduler_by_name(pipeline) -> None:  # type: ignore[no-untyped-def]
+    assert models.scheduler_name(pipeline_folder()) == "DPMSolverMultistepScheduler"
+    with pytest.raises(ModelError, match='unknown "DDIMSchedular"; did you mean "DDIMScheduler"'):
+        models.scheduler_name(pipeline_folder(), "DDIMSchedular")
+    with pytest.raises(ModelError, match="draws noise from a global generator"):
+        models.scheduler_name(pipeline_folder(), "DPMSolverSDEScheduler")
+    other = models.load(pipeline_folder(), device="cpu", dtype="float32", scheduler="EulerAncestralDiscreteScheduler")
+    made = [sample(other, requests(2), batch_size=2)[0].image for _ in range(2)]
+    assert (made[0] == made[1]).all()
+    assert (made[0] != sample(pipeline, requests(2), batch_size=2)[0].image).any()
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("png", True), ("webp", True), ("jpg", False)])
+def test_formats(kind: str, exact: bool) -> None:
+    import io
+
+    image = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
+    image[:20] = (255, 0, 0)  # red stays red: no channel is swapped
+    data = encode(image, kind)
+    assert data == encode(image, kind)
+    read = np.asarray(Image.open(io.BytesIO(data)))
+    assert (read == image).all() or not exact
+    assert np.abs(read[:16].astype(int) - (255, 0, 0)).max() < 6
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_run_in_another_format(kind: str, tmp_path: Path) -> None:
+    settings = [f"images.format={kind}", "models.0.steps=1", "models.0.batch_size=4", "images.shard_size=4"]
+    run = synthgen.run("emoji", tmp_path / "run", settings=settings, limit=4, workers=1)
+    assert verify(run) == []
+    _, members = next(tars.samples((run / "pool" / "00000000.tar").read_bytes()))
+    assert list(members) == [kind, "txt", "cls", "json"]
+
+
+def test_two_models_share_each_class(recipe_folder: Path, tmp_path: Path) -> None:
+    path = recipe_folder / "recipe.toml"
+    second = '[[models]]\nid = "other"\npath = "embedded"\ndtype = "float32"\nsteps = 1\nguidance = 1.0\nbatch_size = 16\n\n'
+    path.write_text(path.read_text().replace("[[annotate]]", second + "[[annotate]]", 1))
+    settings = ["models.0.steps=1", "quota.requests=2"]
+    run = synthgen.run(recipe_folder, tmp_path / "run", settings=settings, stages=("plan", "generate"), workers=1)
+    rows = [row for table in sorted(run.glob("pool/*.parquet")) for row in pq.read_table(table).to_pylist()]
+    assert {(row["class_name"], row["model"]) for row in rows} == {
+        (category.name, model) for category in recipe.load(path).classes for model in ("tiny", "other")
+    }
+    assert len({row["seed"] for row in rows}) == len(rows) == 64
+    for table in run.glob("pool/*.parquet"):
+        assert len(set(pq.read_table(table)["model"].to_pylist())) == 1
