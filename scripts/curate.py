@@ -1,7 +1,8 @@
-"""Chooses from a generated pool by the recipe's rules, and writes final shards and the report: seconds, repeatable.
+"""Chooses from a generated pool by the recipe's rules, and writes final shards and the report: seconds,
+repeatable.
 
-    python scripts/curate.py prompts/emoji -o shards/emoji
-    python scripts/curate.py prompts/emoji -o shards/emoji --set select.0.minimum=0.1 --subset strict
+python scripts/curate.py prompts/emoji -o shards/emoji
+python scripts/curate.py prompts/emoji -o shards/emoji --set select.0.minimum=0.1 --subset strict
 """
 
 import argparse
@@ -11,10 +12,14 @@ import synthgen
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", help="folder with a recipe.toml, or the name of a recipe that ships")
     parser.add_argument("-o", "--output", help="the run's folder (default: shards/<name>)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key"
+    )
     parser.add_argument("--subset", default="main", help="the name of this selection (default: main)")
     options = parser.parse_args()
     try:

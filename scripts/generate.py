@@ -1,7 +1,7 @@
 """Generates and scores the pool of a recipe: requests, images, annotations.
 
-    python scripts/generate.py prompts/emoji -o shards/emoji
-    accelerate launch scripts/generate.py prompts/emoji -o shards/emoji
+python scripts/generate.py prompts/emoji -o shards/emoji
+accelerate launch scripts/generate.py prompts/emoji -o shards/emoji
 """
 
 import argparse
@@ -11,7 +11,9 @@ import synthgen
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", help="folder with a recipe.toml, or the name of a recipe that ships")
     parser.add_argument("-o", "--output", help="the run's folder (default: shards/<name>)")
     parser.add_argument("--limit", type=int, help="make at most so many images")

@@ -1,7 +1,7 @@
 """Trains a small classifier on shards, through Accelerate, and evaluates it on others.
 
-    python scripts/train.py shards/emoji/final/main/train --evaluate shards/emoji-real/validation
-    accelerate launch scripts/train.py TRAIN [TRAIN ...] --evaluate SPLIT [SPLIT ...]
+python scripts/train.py shards/emoji/final/main/train --evaluate shards/emoji-real/validation
+accelerate launch scripts/train.py TRAIN [TRAIN ...] --evaluate SPLIT [SPLIT ...]
 """
 
 import argparse
@@ -15,7 +15,9 @@ from synthgen.training import evaluate, train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("train", nargs="+", help="splits to train on")
     parser.add_argument("--evaluate", nargs="+", default=[], help="splits to evaluate on")
     parser.add_argument("--steps", type=int, default=250)

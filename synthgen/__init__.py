@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from synthgen.errors import SynthgenError as SynthgenError
-    from synthgen.inspection import status as status, verify as verify
+    from synthgen.inspection import status as status
+    from synthgen.inspection import verify as verify
     from synthgen.loader import open_loader as open_loader
     from synthgen.pipeline import run as run
 

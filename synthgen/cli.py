@@ -12,9 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synthgen import __version__
 from synthgen.errors import FolderError, RecipeError, SynthgenError, nearest
+
+if TYPE_CHECKING:
+    from synthgen.inspection import Status
 
 MAKE = {
     "run": ("everything: plan, generate, annotate, select, reshard, report", None),
@@ -41,22 +45,42 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def add_recipe(command: argparse.ArgumentParser) -> None:
-        command.add_argument("recipe", help="folder with a recipe.toml, or the name of a recipe that ships (emoji)")
-        command.add_argument("-o", "--output", metavar="DIR", help="the run's folder (default: shards/<name>)")
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
-        command.add_argument("--limit", type=_positive, metavar="N", help="make at most N images, a balanced prefix")
-        command.add_argument("--subset", default="main", metavar="NAME", help="name of the selection (default: main)")
+        command.add_argument(
+            "recipe", help="folder with a recipe.toml, or the name of a recipe that ships (emoji)"
+        )
+        command.add_argument(
+            "-o", "--output", metavar="DIR", help="the run's folder (default: shards/<name>)"
+        )
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key"
+        )
+        command.add_argument(
+            "--limit", type=_positive, metavar="N", help="make at most N images, a balanced prefix"
+        )
+        command.add_argument(
+            "--subset", default="main", metavar="NAME", help="name of the selection (default: main)"
+        )
 
     for name, (text, _) in MAKE.items():
         command = add(name, text, f"synthgen {name} prompts/emoji --set quota.requests=2")
         add_recipe(command)
-        command.add_argument("--replace", action="store_true", help="make final/<subset> anew if its rules changed")
-        command.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one a GPU, or a core)")
-        command.add_argument("--share", default="", metavar="k/n", help="this launch's share among n on one folder")
-        command.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads a worker (default: 1)")
+        command.add_argument(
+            "--replace", action="store_true", help="make final/<subset> anew if its rules changed"
+        )
+        command.add_argument(
+            "--workers", type=_positive, metavar="N", help="processes (default: one a GPU, or a core)"
+        )
+        command.add_argument(
+            "--share", default="", metavar="k/n", help="this launch's share among n on one folder"
+        )
+        command.add_argument(
+            "--threads", type=_positive, default=1, metavar="N", help="CPU threads a worker (default: 1)"
+        )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         if name == "run":
-            command.add_argument("--stages", type=_stages, metavar="A,B", help="only these stages, in their order")
+            command.add_argument(
+                "--stages", type=_stages, metavar="A,B", help="only these stages, in their order"
+            )
     add_recipe(add("check", "validate a recipe and say what it would make", "synthgen check prompts/emoji"))
     for name, text in (
         ("status", "how far a run is"),
@@ -66,12 +90,16 @@ def _parser() -> argparse.ArgumentParser:
         command = add(name, text, f"synthgen {name} shards/emoji")
         command.add_argument("folder", help="a run's folder")
         if name == "report":
-            command.add_argument("--subset", default="main", metavar="NAME", help="which selection (default: main)")
+            command.add_argument(
+                "--subset", default="main", metavar="NAME", help="which selection (default: main)"
+            )
         else:
             command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add("init", "copy a recipe that ships, to start from", "synthgen init birds --from emoji")
     command.add_argument("folder", help="a folder that does not exist yet")
-    command.add_argument("--from", dest="source", default="emoji", metavar="NAME", help="which (default: emoji)")
+    command.add_argument(
+        "--from", dest="source", default="emoji", metavar="NAME", help="which (default: emoji)"
+    )
     return parser
 
 
@@ -91,7 +119,9 @@ def _stages(text: str) -> tuple[str, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 unfinished or damaged, 2 bad input, 130/143 stopped."""
+    """Runs one command and returns its exit status: 0 done, 1 unfinished or damaged, 2 bad input, 130/143
+    stopped.
+    """
     logging.basicConfig(format="synthgen: %(message)s", level=logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = _parser().parse_args(arguments)
@@ -134,7 +164,7 @@ def _make(options: argparse.Namespace) -> int:
             threads=options.threads,
         )
     found = status(root)
-    failed, requests = int(str(found["failed"])), int(str(found["requests"]))
+    failed, requests = found["failed"], found["requests"]
     if options.json:
         print(json.dumps(found, indent=1))
     else:
@@ -143,27 +173,35 @@ def _make(options: argparse.Namespace) -> int:
             print(f"report: {root / 'report' / 'index.html'}")
     if failed > job.recipe.max_failed * requests:
         print(
-            f"synthgen: {failed} of {requests} images failed, more than max_failed = {job.recipe.max_failed} allows",
+            f"synthgen: {failed} of {requests} images failed, more than max_failed = "
+            f"{job.recipe.max_failed} allows",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
-def _summary(found: dict[str, object], subset: str) -> str:
+def _summary(found: "Status", subset: str) -> str:
     """The lines that end a command: what there is now."""
-    lines = [f"{found['folder']}: {found['requests']} requested, {found['written']} written, {found['failed']} failed"]
+    lines = [
+        f"{found['folder']}: {found['requests']} requested, {found['written']} written, "
+        f"{found['failed']} failed"
+    ]
     subsets, final = found["subsets"], found["final"]
     if isinstance(subsets, dict) and subset in subsets:
         lines.append(f"subset {subset}: {subsets[subset]} kept")
     if isinstance(final, dict) and subset in final:
-        lines.append(f"final/{subset}: " + ", ".join(f"{split} {count}" for split, count in final[subset].items()))
+        lines.append(
+            f"final/{subset}: " + ", ".join(f"{split} {count}" for split, count in final[subset].items())
+        )
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
 def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[None]:
-    """Shows how far the folder is while the block runs: one live line on a terminal, else a line now and then."""
+    """Shows how far the folder is while the block runs: one live line on a terminal, else a line now and
+    then.
+    """
     stop = threading.Event()
     live = sys.stderr.isatty()
 
@@ -180,12 +218,17 @@ def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[N
             if first is None or made == first:  # the clock starts when images begin to come
                 first, started = made, time.monotonic()
             seconds = time.monotonic() - started
-            total = int(str(found["requests"]))
+            total = found["requests"]
             if first < made < total and seconds > 1:
                 rate = (made - first) / seconds
                 line += f", {rate:.1f} images/s, {_clock((total - made) / rate)} left"
             if live:
-                print(f"\r\033[2K{line}"[: shutil.get_terminal_size().columns + 4], end="", file=sys.stderr, flush=True)
+                print(
+                    f"\r\033[2K{line}"[: shutil.get_terminal_size().columns + 4],
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
             elif line.partition(",")[0] != last:
                 print(line, file=sys.stderr, flush=True)
             last = line.partition(",")[0]
@@ -204,18 +247,16 @@ def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[N
         thread.join()
 
 
-def _progress_line(found: dict[str, object], stages: tuple[str, ...]) -> tuple[str, int]:
-    """The first unfinished stage in words, and the images made so far, those of unfinished shards included."""
-    made = int(str(found["written"])) + int(str(found["failed"]))
-    claimed = found["claimed"]
-    if isinstance(claimed, dict):
-        made += sum(int(lease["done"] or 0) for unit, lease in claimed.items() if unit.startswith("pool/"))
-    progress = found["stages"]
-    if isinstance(progress, dict):
-        for stage, count in progress.items():
-            if stage.partition(" ")[0] in stages and count["done"] < count["total"]:
-                about = f" ({made} of {found['requests']} images)" if stage == "generate" else ""
-                return f"{stage}: {count['done']} of {count['total']} shards{about}", made
+def _progress_line(found: "Status", stages: tuple[str, ...]) -> tuple[str, int]:
+    """The first unfinished stage in words, and the images made so far, those of unfinished shards
+    included.
+    """
+    made = found["written"] + found["failed"]
+    made += sum(lease["done"] or 0 for unit, lease in found["claimed"].items() if unit.startswith("pool/"))
+    for stage, count in found["stages"].items():
+        if stage.partition(" ")[0] in stages and count["done"] < count["total"]:
+            about = f" ({made} of {found['requests']} images)" if stage == "generate" else ""
+            return f"{stage}: {count['done']} of {count['total']} shards{about}", made
     return "finishing", made
 
 
@@ -228,7 +269,8 @@ def _recipe_not_run(name: str, command: str) -> None:
     folder = Path(name)
     if (folder / "recipes").is_dir() and not (folder / "recipe.toml").is_file():
         raise RecipeError(
-            f"{name}: is the folder of a run; `{command}` takes the recipe: synthgen {command} RECIPE -o {name}"
+            f"{name}: is the folder of a run; `{command}` takes the recipe: synthgen {command} "
+            f"RECIPE -o {name}"
         )
 
 
@@ -246,7 +288,9 @@ def _check(options: argparse.Namespace) -> int:
     print(f"requests: {len(job.requests)} ({new} not planned yet), in {job.root}")
     for table in recipe.models:
         call = job.models[table.id]
-        print(f"model {table.id}: {table.path}, fingerprint {call.fingerprint}, {call.scheduler}, {call.dtype}")
+        print(
+            f"model {table.id}: {table.path}, fingerprint {call.fingerprint}, {call.scheduler}, {call.dtype}"
+        )
     print(f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}")
     print(f"rules: {', '.join(table.use for table in recipe.select) or 'none'}")
     for request in job.requests[:3]:
@@ -261,15 +305,20 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
-    print(f"{found['folder']}: {found['requests']} requested, {found['written']} written, {found['failed']} failed")
-    for title in ("failed_by_reason", "stages", "subsets", "final", "claimed"):
-        entries = found[title]
-        for name, value in entries.items() if isinstance(entries, dict) else ():
-            if title == "stages":
-                value = f"{value['done']} of {value['total']} shards"
-            elif isinstance(value, dict):
-                value = ", ".join(f"{key} {entry}" for key, entry in value.items())
-            print(f"{'' if title == 'stages' else title.partition('_')[0] + ' '}{name}: {value}")
+    print(
+        f"{found['folder']}: {found['requests']} requested, {found['written']} written, "
+        f"{found['failed']} failed"
+    )
+    for reason, count in found["failed_by_reason"].items():
+        print(f"failed: {reason}: {count}")
+    for stage, units in found["stages"].items():
+        print(f"{stage}: {units['done']} of {units['total']} shards")
+    for name, kept in found["subsets"].items():
+        print(f"subset {name}: {kept} kept")
+    for name, splits in found["final"].items():
+        print(f"final/{name}: " + ", ".join(f"{split} {count}" for split, count in splits.items()))
+    for unit, lease in found["claimed"].items():
+        print(f"working on {unit}: process {lease['pid']} on {lease['host']}, {lease['done']} samples done")
     return 0
 
 
@@ -297,7 +346,7 @@ def _init(options: argparse.Namespace) -> int:
 
     shipped, target = shipped_recipes(), Path(options.folder)
     if options.source not in shipped:
-        raise RecipeError(f'--from {options.source}: no such recipe{nearest(options.source, list(shipped))}')
+        raise RecipeError(f"--from {options.source}: no such recipe{nearest(options.source, list(shipped))}")
     if target.exists():
         raise FolderError(f"{target}: is there already; name a folder that does not exist")
     target.mkdir(parents=True)
@@ -306,12 +355,15 @@ def _init(options: argparse.Namespace) -> int:
             shutil.copyfile(path, target / path.name)
     recipe = target / "recipe.toml"
     text = recipe.read_text(encoding="utf-8")
-    recipe.write_text(text.replace(f'name = "{options.source}"', f'name = "{target.resolve().name}"'), encoding="utf-8")
+    recipe.write_text(
+        text.replace(f'name = "{options.source}"', f'name = "{target.resolve().name}"'), encoding="utf-8"
+    )
     print(f"{target}: a copy of {options.source}; next: synthgen check {target}")
     return 0
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = dict.fromkeys(MAKE, _make) | {
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    **dict.fromkeys(MAKE, _make),
     "check": _check,
     "status": _status,
     "verify": _verify,

@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 
 class Category(NamedTuple):
-    """A class: `id` is its label, `name` what joins it with other datasets, `prompt` how templates call it."""
+    """A class: `id` is its label, `name` what joins it with other datasets, `prompt` how templates call
+    it.
+    """
 
     id: int
     name: str
@@ -17,7 +19,9 @@ class Category(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to ask of a model for one class. `axes` are the words chosen for it, `group` ties counterfactuals."""
+    """What to ask of a model for one class. `axes` are the words chosen for it, `group` ties
+    counterfactuals.
+    """
 
     text: str
     class_name: str
@@ -30,8 +34,8 @@ class Prompt:
 class Request:
     """One image to be made: everything that decides its pixels, and its labels.
 
-    `width` and `height` are 0 where the model's own size is wanted; `seed` is below 2**63; `replicate` counts how
-    often this (class, prompt, negative prompt, model) was asked for before.
+    `width` and `height` are 0 where the model's own size is wanted; `seed` is below 2**63; `replicate`
+    counts how often this (class, prompt, negative prompt, model) was asked for before.
     """
 
     uid: str
@@ -57,7 +61,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """A stored image as annotators see it. `image` is uint8 of shape (height, width, 3); `stored` its file's bytes."""
+    """A stored image as annotators see it. `image` is uint8 of shape (height, width, 3); `stored` its file's
+    bytes.
+    """
 
     uid: str
     class_id: int

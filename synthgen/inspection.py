@@ -1,13 +1,32 @@
-"""Looking at a run's folder: how far it is, and whether every byte is what its record says. Changes nothing."""
+"""Looking at a run's folder: how far it is, and whether every byte is what its record says. Changes
+nothing.
+"""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 
 from synthgen import shards, storage, tars
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.reporting.report import latest_recipe
+
+
+class Status(TypedDict):
+    """How far a run is."""
+
+    folder: str
+    name: str
+    requests: int
+    written: int
+    failed: int
+    failed_by_reason: dict[str, int]
+    stages: dict[str, dict[str, int]]  # name -> done, total
+    subsets: dict[str, int]  # name -> kept
+    final: dict[str, dict[str, int]]  # subset -> split -> images
+    claimed: dict[str, dict[str, Any]]  # unit -> host, pid, done
 
 
 def open_run(folder: str | Path) -> Path:
@@ -24,7 +43,7 @@ def open_run(folder: str | Path) -> Path:
     return root
 
 
-def status(folder: str | Path, cache: dict[str, dict[str, object]] | None = None) -> dict[str, object]:
+def status(folder: str | Path, cache: dict[str, dict[str, Any]] | None = None) -> Status:
     """How far a run is: units done and in all for each stage, images written and failed, who works on what.
 
     Args:
@@ -38,18 +57,20 @@ def status(folder: str | Path, cache: dict[str, dict[str, object]] | None = None
     reasons = Counter[str]()
     written = requests = 0
     for stem in shards.records(root / shards.PLAN):
-        requests += int(shards.read_record(root / shards.PLAN, stem)["requests"])  # type: ignore[call-overload]
+        requests += shards.read_record(root / shards.PLAN, stem)["requests"]
     pool = shards.records(root / shards.POOL)
     for stem in pool:
         if stem not in cache:
             cache[stem] = shards.read_record(root / shards.POOL, stem)
-        written += int(cache[stem]["written"])  # type: ignore[call-overload]
-        reasons.update(cache[stem]["failed_by_reason"])  # type: ignore[arg-type]
+        written += cache[stem]["written"]
+        reasons.update(cache[stem]["failed_by_reason"])
     stages["generate"] = {"done": len(pool), "total": n_shards}
-    for table in recipe["annotate"]:  # type: ignore[attr-defined]
+    for table in recipe["annotate"]:
         done = len(shards.records(root / shards.ANNOTATIONS / table["name"]))
         stages[f"annotate {table['name']}"] = {"done": done, "total": n_shards}
-    subsets = [name.removesuffix(".json") for name in storage.names(root / shards.SUBSETS) if name.endswith(".json")]
+    subsets = [
+        name.removesuffix(".json") for name in storage.names(root / shards.SUBSETS) if name.endswith(".json")
+    ]
     claims = storage.claims(root)
     return {
         "folder": str(root),
@@ -59,16 +80,22 @@ def status(folder: str | Path, cache: dict[str, dict[str, object]] | None = None
         "failed": reasons.total(),
         "failed_by_reason": dict(reasons),
         "stages": stages,
-        "subsets": {name: storage.read_json(root / shards.SUBSETS / f"{name}.json")["kept"] for name in subsets},
+        "subsets": {
+            name: storage.read_json(root / shards.SUBSETS / f"{name}.json")["kept"] for name in subsets
+        },
         "final": {name: _final(root / shards.FINAL / name) for name in storage.names(root / shards.FINAL)},
-        "claimed": {unit: {key: lease.get(key) for key in ("host", "pid", "done")} for unit, lease in claims.items()},
+        "claimed": {
+            unit: {key: lease.get(key) for key in ("host", "pid", "done")} for unit, lease in claims.items()
+        },
     }
 
 
 def _final(folder: Path) -> dict[str, int]:
     """Images in each split of a final folder."""
     return {
-        split: sum(int(shards.read_record(folder / split, stem)["written"]) for stem in shards.records(folder / split))  # type: ignore[call-overload]
+        split: sum(
+            shards.read_record(folder / split, stem)["written"] for stem in shards.records(folder / split)
+        )
         for split in storage.names(folder)
         if storage.is_folder(folder / split)
     }
@@ -77,15 +104,19 @@ def _final(folder: Path) -> dict[str, int]:
 def verify(folder: str | Path) -> list[str]:
     """Reads everything again; returns one line for each thing that is not as its record says.
 
-    Hashes and sizes of all files, counts of rows and samples, keys and labels of samples against their rows, uids
-    that are there twice, subsets that are not sorted or not in the pool, finals that do not hold their subset.
+    Hashes and sizes of all files, counts of rows and samples, keys and labels of samples against their rows,
+    uids that are there twice, subsets that are not sorted or not in the pool, finals that do not hold their
+    subset.
     """
     root = open_run(folder)
     problems: list[str] = []
     folders = [root / shards.PLAN, root / shards.POOL]
     folders += [root / shards.ANNOTATIONS / name for name in storage.names(root / shards.ANNOTATIONS)]
     for name in storage.names(root / shards.FINAL):
-        finals = [root / shards.FINAL / name, *(root / shards.FINAL / name / s for s in storage.names(root / shards.FINAL / name))]
+        finals = [
+            root / shards.FINAL / name,
+            *(root / shards.FINAL / name / s for s in storage.names(root / shards.FINAL / name)),
+        ]
         folders += [path for path in finals if storage.is_folder(path)]
     for path in folders:
         problems += _verify_files(path)
@@ -100,7 +131,7 @@ def verify(folder: str | Path) -> list[str]:
     return problems
 
 
-def _guard(check, *arguments):  # type: ignore[no-untyped-def]
+def _guard(check: Callable[..., list[str]], *arguments: Any) -> list[str]:
     """A check's problems; a file that cannot be read at all is one."""
     try:
         return list(check(*arguments))
@@ -118,11 +149,14 @@ def _verify_files(folder: Path) -> list[str]:
         except (WorkError, KeyError) as error:
             problems.append(f"{shards.record_path(folder, stem)}: damaged record ({error})")
             continue
-        for name, expected in files.items():  # type: ignore[attr-defined]
+        for name, expected in files.items():
             if not storage.exists(folder / name):
                 problems.append(f"{folder / name}: missing")
             elif (found := storage.checksum(folder / name)) != expected:
-                problems.append(f"{folder / name}: {found['bytes']} bytes, sha256 {found['sha256']}; the record says {expected}")
+                problems.append(
+                    f"{folder / name}: {found['bytes']} bytes, sha256 {found['sha256']}; the record "
+                    f"says {expected}"
+                )
     return problems
 
 
@@ -182,5 +216,7 @@ def _verify_subset(root: Path, name: str, rows: dict[str, str]) -> list[str]:
             wanted.append(f"{uid}-{copies[uid]}" if copies[uid] else uid)
             copies[uid] += 1
         if sorted(found) != sorted(wanted):
-            problems.append(f"{final}: holds {len(found)} samples that are not the {len(wanted)} of {path.name}")
+            problems.append(
+                f"{final}: holds {len(found)} samples that are not the {len(wanted)} of {path.name}"
+            )
     return problems

@@ -1,5 +1,5 @@
-"""A recipe and the folder that it is made in, as one worker has them: what the recipe wants, what the folder holds, what is
-loaded. Like `pipeline`, it sees the Recipe; the stages get plain values from it.
+"""A recipe and the folder that it is made in, as one worker has them: what the recipe wants, what the folder
+holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain values from it.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from synthgen import planning, resharding, shards, storage
 from synthgen.annotators import ANNOTATORS
-from synthgen.errors import FolderError, ModelError, RecipeError, SynthgenError
+from synthgen.errors import FolderError, ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.recipe import AnnotateTable, ModelTable, Recipe
 from synthgen.workers.place import Place
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request, Sample
 
+ALONE = Place(0, 1)
 KEEP = "what is there stays: put the recipe back, or use another folder with -o DIR"
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
@@ -38,13 +39,11 @@ class Job:
         *,
         limit: int | None = None,
         subset: str = "main",
-        place: Place = Place(0, 1),
+        place: Place = ALONE,
         threads: int = 1,
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
         self.limit, self.subset, self.place, self.threads = limit, subset, place, threads
-
-    # --- what the recipe wants ---
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -72,7 +71,7 @@ class Job:
     def _pinned(self) -> dict[str, dict[str, str]]:
         pinned: dict[str, dict[str, str]] = {}
         for stem in shards.records(self.root / shards.PLAN):
-            pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})  # type: ignore[arg-type]
+            pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str]:
@@ -112,9 +111,14 @@ class Job:
 
     def plan_inputs(self) -> dict[str, object]:
         """What decides the requests, by the recipe's own keys."""
-        inputs: dict[str, object] = {"seed": self.recipe.seed, "images.shard_size": self.recipe.images.shard_size}
+        inputs: dict[str, object] = {
+            "seed": self.recipe.seed,
+            "images.shard_size": self.recipe.images.shard_size,
+        }
         for number, prompts in enumerate(self.recipe.prompts):
-            inputs |= flat(f"prompts.{number}", {"use": prompts.use, "classes": prompts.classes, **prompts.keys})
+            inputs |= flat(
+                f"prompts.{number}", {"use": prompts.use, "classes": prompts.classes, **prompts.keys}
+            )
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
         return inputs | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
@@ -141,7 +145,10 @@ class Job:
 
     def final_inputs(self) -> dict[str, object]:
         reshard = self.recipe.reshard
-        return self.selection_inputs() | {"reshard.split": reshard.split, "reshard.shard_size": reshard.shard_size}
+        return self.selection_inputs() | {
+            "reshard.split": reshard.split,
+            "reshard.shard_size": reshard.shard_size,
+        }
 
     def record(self, stage: str, inputs: dict[str, object]) -> dict[str, object]:
         """The start of a unit's record."""
@@ -150,9 +157,11 @@ class Job:
     def stack(self) -> dict[str, object]:
         """What else decides the bytes: versions, device type, threads."""
         stack: dict[str, object] = {name: version(name) for name in STACK}
-        return stack | {"python": platform.python_version(), "device": self.device.split(":")[0], "threads": self.threads}
-
-    # --- what the folder holds ---
+        return stack | {
+            "python": platform.python_version(),
+            "device": self.device.split(":")[0],
+            "threads": self.threads,
+        }
 
     @property
     def planned(self) -> frozenset[str]:
@@ -160,7 +169,9 @@ class Job:
         folder = self.root / shards.PLAN
         stems = shards.records(folder)
         return frozenset(
-            uid for stem in stems for uid in shards.read_table(folder / f"{stem}.parquet", ["uid"])["uid"].to_pylist()
+            uid
+            for stem in stems
+            for uid in shards.read_table(folder / f"{stem}.parquet", ["uid"])["uid"].to_pylist()
         )
 
     def check(self, *, replace: bool = False) -> None:
@@ -186,7 +197,10 @@ class Job:
             folder = self.root / shards.ANNOTATIONS / table.name
             for stem in shards.records(folder):
                 shards.require_inputs(
-                    folder, stem, self.annotation_inputs(table), "put it back, or give the annotation another name"
+                    folder,
+                    stem,
+                    self.annotation_inputs(table),
+                    "put it back, or give the annotation another name",
                 )
         if not replace:
             self._check_final()
@@ -204,7 +218,7 @@ class Job:
         stem = shards.records(self.root / shards.PLAN)[-1]
         if planned <= {request.uid for request in self.requests}:
             made = shards.read_record(self.root / shards.PLAN, stem)["inputs"]
-            inputs = {**made, "images.shard_size": inputs["images.shard_size"]}  # type: ignore[dict-item]
+            inputs = {**made, "images.shard_size": inputs["images.shard_size"]}
         shards.require_inputs(self.root / shards.PLAN, stem, inputs, KEEP)
 
     def _check_final(self) -> None:
@@ -213,18 +227,23 @@ class Job:
         for folder in folders:
             for stem in shards.records(folder):
                 shards.require_inputs(
-                    folder, stem, inputs, "add --subset NEW to make another beside it, or --replace to make it anew"
+                    folder,
+                    stem,
+                    inputs,
+                    "add --subset NEW to make another beside it, or --replace to make it anew",
                 )
 
     def remove_other_final(self) -> None:
-        """Removes the files that the records of `final/<subset>` name, where they were made from other inputs."""
+        """Removes the files that the records of `final/<subset>` name, where they were made from other
+        inputs.
+        """
         try:
             self._check_final()
         except FolderError:
             folders = [self.final / split for split in storage.names(self.final)] + [self.final]
             for folder in folders:
                 for stem in shards.records(folder):
-                    for name in shards.read_record(folder, stem)["files"]:  # type: ignore[attr-defined]
+                    for name in shards.read_record(folder, stem)["files"]:
                         storage.remove(folder / name)
                     storage.remove(shards.record_path(folder, stem))
 
@@ -236,17 +255,19 @@ class Job:
         return [shards.shard_name(number) for number in range(len(shards.load_plan(self.root)))]
 
     def columns(self) -> shards.PoolColumns:
-        return shards.PoolColumns(self.root, self.pool_stems(), [table.name for table in self.recipe.annotate])
+        return shards.PoolColumns(
+            self.root, self.pool_stems(), [table.name for table in self.recipe.annotate]
+        )
 
     def output_shards(self) -> list[resharding.OutputShard]:
         columns = self.columns()
         uids = shards.uid_strings(shards.read_npy(self.root / shards.SUBSETS / f"{self.subset}.npy"))
-        where = {place.uid: place for stem in self.pool_stems() for place in resharding.places(self.root, stem)}
+        where = {
+            place.uid: place for stem in self.pool_stems() for place in resharding.places(self.root, stem)
+        }
         groups = dict(zip(columns["uid"].tolist(), columns["group"].tolist(), strict=True))
         reshard = self.recipe.reshard
         return resharding.cut(uids, groups, where, split=reshard.split, shard_size=reshard.shard_size)
-
-    # --- what this worker has loaded ---
 
     @functools.cached_property
     def device(self) -> str:
@@ -280,14 +301,15 @@ class Job:
         table = next(table for table in self.recipe.annotate if table.name == name)
         given = {"classes": self.recipe.classes} if "classes" in ANNOTATORS[table.use].__annotations__ else {}
         with where(self.recipe_path, f"annotate.{name}"):
-            annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)  # type: ignore[operator]
+            annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)
         folder = self.root / shards.ANNOTATIONS / name
         fingerprint = getattr(annotate, "fingerprint", "")
         for stem in shards.records(folder)[:1]:
             other = shards.read_record(folder, stem).get("fingerprint")
             if other != fingerprint:
                 raise ModelError(
-                    f"annotate.{name}: the model has the fingerprint {fingerprint}, {folder / stem} was made with {other}; "
+                    f"annotate.{name}: the model has the fingerprint {fingerprint}, {folder / stem} "
+                    f"was made with {other}; "
                     "put that model back, or give the annotation another name"
                 )
         return annotate
@@ -308,7 +330,9 @@ def flat(prefix: str, values: object) -> dict[str, object]:
     """Nested tables as one, keys joined by dots as in the recipe."""
     if not isinstance(values, dict):
         return {prefix: values}
-    return {key: entry for name, value in values.items() for key, entry in flat(f"{prefix}.{name}", value).items()}
+    return {
+        key: entry for name, value in values.items() for key, entry in flat(f"{prefix}.{name}", value).items()
+    }
 
 
 @contextlib.contextmanager

@@ -40,8 +40,8 @@ def open_loader(
     Args:
         folder: a split, such as shards/emoji/final/main/train.
         batch_size: samples a batch; the last one is smaller.
-        transform: takes one image, uint8 of shape (3, height, width), and returns what is stacked; None scales to
-            float32 in [0, 1].
+        transform: takes one image, uint8 of shape (3, height, width), and returns what is stacked; None
+            scales to float32 in [0, 1].
         shuffle: another order each epoch, by seed and epoch; all samples pass through one buffer of 10,000.
         seed: of the order.
         workers: reading processes; at most one a shard. Each sample comes exactly once an epoch.
@@ -56,9 +56,13 @@ def open_loader(
     urls = [str(root / name) for name in storage.names(root) if name.endswith(".tar")]
     if not urls:
         splits = [name for name in storage.names(root) if storage.exists(root / name / "sizes.json")]
-        hint = f"name one of its splits: {', '.join(splits)}" if splits else "a split such as final/main/train is wanted"
+        hint = (
+            f"name one of its splits: {', '.join(splits)}"
+            if splits
+            else "a split such as final/main/train is wanted"
+        )
         raise FolderError(f"{root}: no .tar shards there; {hint}")
-    count = sum(int(str(size)) for size in storage.read_json(root / "sizes.json").values())
+    count: int = sum(storage.read_json(root / "sizes.json").values())
 
     class Epochs(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor]]):
         """Reads the shards; each iteration is the next epoch."""
@@ -73,7 +77,11 @@ def open_loader(
             order = np.random.default_rng([seed, self.epoch])
             chosen = [urls[k] for k in order.permutation(len(urls))] if shuffle else urls
             samples = webdataset.WebDataset(
-                chosen, shardshuffle=False, nodesplitter=None, workersplitter=webdataset.split_by_worker, empty_check=False
+                chosen,
+                shardshuffle=False,
+                nodesplitter=None,
+                workersplitter=webdataset.split_by_worker,
+                empty_check=False,
             )
             if shuffle:
                 samples = samples.shuffle(10_000, seed=int(order.integers(2**31)))
@@ -83,11 +91,16 @@ def open_loader(
     logging.getLogger("webdataset").setLevel(logging.ERROR)
     dataset = Epochs()
     return torch.utils.data.DataLoader(
-        dataset, batch_size=batch_size, num_workers=min(workers, len(urls)), persistent_workers=min(workers, len(urls)) > 0
+        dataset,
+        batch_size=batch_size,
+        num_workers=min(workers, len(urls)),
+        persistent_workers=min(workers, len(urls)) > 0,
     )
 
 
-def _image(sample: dict[str, bytes], transform: "Callable[[torch.Tensor], torch.Tensor] | None") -> "torch.Tensor":
+def _image(
+    sample: dict[str, bytes], transform: "Callable[[torch.Tensor], torch.Tensor] | None"
+) -> "torch.Tensor":
     import torch
 
     data = next(sample[suffix] for suffix in IMAGES if suffix in sample)

@@ -1,7 +1,8 @@
-"""The stages in order and the one loop that every worker runs: the reader's map, and the only room that knows them all.
+"""The stages in order and the one loop that every worker runs: the reader's map, and the only room that
+knows them all.
 
-The folder is the state. A stage is a list of units; a unit is done when its record is there; a worker takes a unit that
-is not done, claims it, makes it, publishes it. Running the command again is the retry.
+The folder is the state. A stage is a list of units; a unit is done when its record is there; a worker takes
+a unit that is not done, claims it, makes it, publishes it. Running the command again is the retry.
 """
 
 import functools
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from synthgen import planning, recipe, resharding, selection, shards, storage
+from synthgen.annotators import COLUMNS
 from synthgen.errors import FolderError, LostClaimError, WorkError
 from synthgen.job import Job, source_of, where
 from synthgen.recipe import AnnotateTable
@@ -26,8 +28,6 @@ class Unit(NamedTuple):
     name: str
     done: Callable[[], bool]
     make: Callable[[storage.Claim], None]
-
-# --- the stages: each lists its units -------------------------------------------------------------------------------
 
 
 def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[storage.Claim], None]) -> Unit:
@@ -52,7 +52,11 @@ def plan_units(job: Job) -> list[Unit]:
             }
             for table in job.recipe.models
         }
-        record = job.record("plan", job.plan_inputs()) | {"requests": len(new), "shards": len(cut), "models": pinned}
+        record = job.record("plan", job.plan_inputs()) | {
+            "requests": len(new),
+            "shards": len(cut),
+            "models": pinned,
+        }
         with shards.new_unit(job.root, job.root / shards.PLAN, stem, record, claim) as create:
             create(".parquet").write(shards.to_parquet(tables))
 
@@ -101,6 +105,7 @@ def annotation_units(job: Job) -> list[Unit]:
                 table.name,
                 stem,
                 annotate=annotate,
+                kinds=COLUMNS[table.use],
                 samples=job.samples(stem),
                 batch_size=table.batch_size,
                 record=record,
@@ -127,7 +132,9 @@ def selection_units(job: Job) -> list[Unit]:
         array = resharding.subset_array(columns["uid"][chosen.kept].tolist())
         names = {-1: "kept", -2: "failed"} | {k: f"select.{k} {rule.label}" for k, rule in enumerate(rules)}
         verdicts = [names[code] for code in chosen.verdict.tolist()]
-        table = shards.verdict_table(columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist())
+        table = shards.verdict_table(
+            columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist()
+        )
         funnel = {
             "inputs": inputs,
             "requested": len(verdicts),
@@ -171,7 +178,9 @@ def card_units(job: Job) -> list[Unit]:
         files = {
             "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
             "_info.json": storage.to_json(resharding.info(job.recipe.name, output)),
-            "README.md": card(job.recipe.name, job.recipe.classes, resharding.info(job.recipe.name, output)).encode(),
+            "README.md": card(
+                job.recipe.name, job.recipe.classes, resharding.info(job.recipe.name, output)
+            ).encode(),
         }
         for split in dict.fromkeys(shard.split for shard in output):
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
@@ -202,10 +211,14 @@ def report_units(job: Job) -> list[Unit]:
         for name, data in files.items():
             claim.check()
             storage.replace(job.root, folder / name, data)
-        record = job.record("report", inputs) | {"files": {name: storage.checksum(folder / name) for name in files}}
+        record = job.record("report", inputs) | {
+            "files": {name: storage.checksum(folder / name) for name in files}
+        }
         storage.replace(job.root, path, storage.to_json(record))
 
-    return [Unit("report", lambda: storage.exists(path) and storage.read_json(path).get("inputs") == inputs, make)]
+    return [
+        Unit("report", lambda: storage.exists(path) and storage.read_json(path).get("inputs") == inputs, make)
+    ]
 
 
 STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
@@ -219,14 +232,16 @@ STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
 
 
 def work(job: Job, stages: Iterable[str]) -> None:
-    """The loop of every worker: own share of a stage's units first, then the others'; wait for what is claimed elsewhere."""
+    """The loop of every worker: own share of a stage's units first, then the others'; wait for what is
+    claimed elsewhere.
+    """
     for stage in stages:
         for units_of in STAGES[stage]:
             units = units_of(job)
             first = len(units) * job.place.rank // job.place.world_size
             units = units[first:] + units[:first]
             while units := [unit for unit in units if not unit.done()]:
-                if not any([_attempt(job.root, unit) for unit in units]):
+                if not sum(_attempt(job.root, unit) for unit in units):
                     time.sleep(WAIT_SECONDS)
 
 
@@ -244,9 +259,6 @@ def _attempt(root: Path, unit: Unit) -> bool:
         except LostClaimError:
             return False
         return True
-
-
-# --- the entrance ---------------------------------------------------------------------------------------------------
 
 
 def open_job(
@@ -323,12 +335,23 @@ def run(
         work(job, stages)
         return job.root
     work(job, [stage for stage in stages if stage == "plan"])
-    arguments = ["run", "--stages", ",".join(stages), str(recipe_name), "-o", str(job.root), "--subset", subset]
+    arguments = [
+        "run",
+        "--stages",
+        ",".join(stages),
+        str(recipe_name),
+        "-o",
+        str(job.root),
+        "--subset",
+        subset,
+    ]
     arguments += [part for setting in settings for part in ("--set", setting)]
     arguments += ["--threads", str(threads)] + (["--limit", str(limit)] if limit is not None else [])
     failed = sorted({line for status, line in local.run_workers(count, arguments) if status})
     if failed:
-        raise WorkError("; ".join(failed).removeprefix("synthgen: ") + "; run the same command again to go on")
+        raise WorkError(
+            "; ".join(failed).removeprefix("synthgen: ") + "; run the same command again to go on"
+        )
     return job.root
 
 
@@ -341,7 +364,11 @@ def report(root: Path, subset: str = "main") -> Path:
     from synthgen.reporting.report import contact_sheet, latest_recipe, page
 
     if not storage.exists(root / shards.SUBSETS / f"{subset}.json"):
-        known = [name.removesuffix(".npy") for name in storage.names(root / shards.SUBSETS) if name.endswith(".npy")]
+        known = [
+            name.removesuffix(".npy")
+            for name in storage.names(root / shards.SUBSETS)
+            if name.endswith(".npy")
+        ]
         raise FolderError(f"{root}: no subset {subset}; known: {', '.join(known) or 'none, select first'}")
     storage.replace(root, root / shards.REPORT / "index.html", page(root, subset, latest_recipe(root)))
     storage.replace(root, root / shards.REPORT / "contact_sheet.png", contact_sheet(root, subset))
@@ -356,6 +383,7 @@ def _require(job: Job, stage: str, wanted: str) -> None:
         missing = [stage]
     if missing:
         raise FolderError(
-            f"{job.root}: `{stage}` is not finished ({len(missing)} left, first {missing[0]}), and `{wanted}` needs it; "
+            f"{job.root}: `{stage}` is not finished ({len(missing)} left, first {missing[0]}), and "
+            f"`{wanted}` needs it; "
             f"`synthgen {stage} {job.recipe_path.parent} -o {job.root}` goes on with it"
         )

@@ -41,8 +41,8 @@ def make_requests(
     per_class: bool,
     limit: int | None = None,
 ) -> list[Request]:
-    """The requests of a dataset. Any prefix is balanced: the classes take turns, within a class the sources and
-    models do.
+    """The requests of a dataset. Any prefix is balanced: the classes take turns, within a class the sources
+    and models do.
 
     Args:
         sources: where prompts come from; each class is in one of them at least.
@@ -65,14 +65,21 @@ def make_requests(
         made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same]))
         asked[same] += 1
     if len(made) < total:
-        raise RecipeError(f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests")
+        raise RecipeError(
+            f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
+        )
     return made
 
 
 def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Iterator[Prompt]:
-    """One prompt for each class in turn, round after round; a class's prompts come from its sources in turn."""
+    """One prompt for each class in turn, round after round; a class's prompts come from its sources in
+    turn.
+    """
     waiting = [{name: deque[Prompt]() for name in source.class_names} for source in sources]
-    own = {category.name: [k for k, s in enumerate(sources) if category.name in s.class_names] for category in classes}
+    own = {
+        category.name: [k for k, s in enumerate(sources) if category.name in s.class_names]
+        for category in classes
+    }
     for turn in count():
         for category in classes:
             chosen = own[category.name][turn % len(own[category.name])]
@@ -82,12 +89,16 @@ def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Itera
                 if prompt is None:
                     return
                 if prompt.class_name not in waiting[chosen]:
-                    raise RecipeError(f'prompts.{chosen}: a prompt for "{prompt.class_name}", which is no class of it')
+                    raise RecipeError(
+                        f'prompts.{chosen}: a prompt for "{prompt.class_name}", which is no class of it'
+                    )
                 waiting[chosen][prompt.class_name].append(prompt)
             yield queue.popleft()
 
 
-def _request(prompt: Prompt, class_id: int, model: ModelCall, negative: str, seed: int, replicate: int) -> Request:
+def _request(
+    prompt: Prompt, class_id: int, model: ModelCall, negative: str, seed: int, replicate: int
+) -> Request:
     about = {
         "class_name": prompt.class_name,
         "text": prompt.text,

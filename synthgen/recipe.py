@@ -1,7 +1,8 @@
-"""The typed recipe: load, validate strictly, resolve every file that it names. Only `cli` and `pipeline` see it.
+"""The typed recipe: load, validate strictly, resolve every file that it names. Only `cli` and `pipeline` see
+it.
 
-The keys of a `use = "..."` table are the keyword-only parameters of the function that it names, so a new function is
-one entry in a dict. A string where a list of strings is wanted names a file with one a line.
+The keys of a `use = "..."` table are the keyword-only parameters of the function that it names, so a new
+function is one entry in a dict. A string where a list of strings is wanted names a file with one a line.
 """
 
 import csv
@@ -39,7 +40,7 @@ GIVEN = {"classes", "device", "seed"}
 
 
 def _problem(message: str, **context: object) -> PydanticCustomError:
-    return PydanticCustomError("recipe", message.replace("{", "{{").replace("}", "}}"), context or None)  # type: ignore[arg-type]
+    return PydanticCustomError("recipe", message.replace("{", "{{").replace("}", "}}"), context or None)
 
 
 def _read_lines(name: str, folder: Path) -> list[str]:
@@ -56,9 +57,15 @@ def _read_lines(name: str, folder: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def _folder(info: ValidationInfo) -> Path:
+    """The recipe's folder, to which the files that it names are relative."""
+    folder: Path = (info.context or {})["folder"]
+    return folder
+
+
 def _lines(value: object, info: ValidationInfo) -> object:
     if isinstance(value, str):
-        return _read_lines(value, info.context["folder"])
+        return _read_lines(value, _folder(info))
     return value
 
 
@@ -72,11 +79,13 @@ def _distinct(values: list[str]) -> list[str]:
 
 
 def _categories(value: object, info: ValidationInfo) -> object:
-    folder = info.context["folder"]
+    folder = _folder(info)
     if isinstance(value, str) and value.endswith(".csv"):
         rows = list(csv.DictReader(io.StringIO("\n".join(_read_lines(value, folder)))))
         if rows and not {"id", "name"} <= set(rows[0]):
-            raise _problem(f'"{value}" has columns {", ".join(rows[0])}; id and name are needed, prompt is optional')
+            raise _problem(
+                f'"{value}" has columns {", ".join(rows[0])}; id and name are needed, prompt is optional'
+            )
         if not all(row["id"].isdecimal() for row in rows):
             raise _problem(f'"{value}": column id holds something else than whole numbers')
         value = [Category(int(row["id"]), row["name"], row.get("prompt") or row["name"]) for row in rows]
@@ -95,6 +104,7 @@ def _distinct_categories(categories: list[Category]) -> list[Category]:
     return categories
 
 
+Functions = Mapping[str, Callable[..., Any]]
 Lines = Annotated[list[str], BeforeValidator(_lines), AfterValidator(_distinct)]
 Categories = Annotated[list[Category], BeforeValidator(_categories), AfterValidator(_distinct_categories)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
@@ -121,12 +131,14 @@ def _keys_model(function: Callable[..., object], use: str) -> type[Table]:
     hints, fields = get_type_hints(function), dict[str, Any]()
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in GIVEN:
-            kind = {list[str]: Lines, dict[str, list[str]]: dict[Identifier, Lines]}.get(hints[name], hints[name])
+            kind = {list[str]: Lines, dict[str, list[str]]: dict[Identifier, Lines]}.get(
+                hints[name], hints[name]
+            )
             fields[name] = (kind, ... if parameter.default is inspect.Parameter.empty else parameter.default)
     return create_model(use, __base__=Table, **fields)
 
 
-def _function_keys(value: object, functions: Mapping[str, Callable[..., object]], what: str, own: set[str]) -> object:
+def _function_keys(value: object, functions: Functions, what: str, own: set[str]) -> object:
     """Splits a `use` table: the keys of the table itself, and `keys`, those of its function."""
     if not isinstance(value, dict):
         return value
@@ -224,7 +236,9 @@ class Recipe(Table):
     @property
     def classes(self) -> list[Category]:
         """All classes, by id."""
-        return sorted({category.name: category for table in self.prompts for category in table.classes}.values())
+        return sorted(
+            {category.name: category for table in self.prompts for category in table.classes}.values()
+        )
 
     @property
     def axes(self) -> list[str]:
@@ -251,7 +265,9 @@ def find(recipe: str | Path) -> Path:
     if str(recipe) in shipped:
         return shipped[str(recipe)] / "recipe.toml"
     if path.is_dir():
-        raise RecipeError(f"{path}: no recipe.toml there; `synthgen init DIR --from emoji` makes a recipe to start from")
+        raise RecipeError(
+            f"{path}: no recipe.toml there; `synthgen init DIR --from emoji` makes a recipe to start from"
+        )
     raise RecipeError(
         f'"{recipe}": no such recipe{nearest(str(recipe), list(shipped))}. A folder with a recipe.toml, '
         "a .toml file, or one of these names is wanted"
@@ -285,14 +301,17 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(values, context=context)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_first(error)}") from None
-    for where, tables, functions in (
+    tables_with_keys: list[tuple[str, Sequence[PromptsTable | AnnotateTable | SelectTable], Functions]] = [
         ("prompts", recipe.prompts, SOURCES),
         ("annotate", recipe.annotate, ANNOTATORS),
         ("select", recipe.select, RULES),
-    ):
+    ]
+    for where, tables, functions in tables_with_keys:
         for number, table in enumerate(tables):
             try:
-                keys = _keys_model(functions[table.use], table.use).model_validate(table.keys, context=context)
+                keys = _keys_model(functions[table.use], table.use).model_validate(
+                    table.keys, context=context
+                )
             except ValidationError as error:
                 raise RecipeError(f"{path}: {_first(error, f'{where}.{number}')}") from None
             table.keys.update(keys.model_dump())
@@ -306,7 +325,9 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
 def _override(values: dict[str, Any], setting: str) -> None:
     where, equals, text = setting.partition("=")
     if not equals or not where:
-        raise RecipeError(f'--set {setting}: KEY=VALUE is wanted, such as --set quota.requests=2 or models.0.steps=20')
+        raise RecipeError(
+            f"--set {setting}: KEY=VALUE is wanted, such as --set quota.requests=2 or models.0.steps=20"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -319,7 +340,9 @@ def _override(values: dict[str, Any], setting: str) -> None:
         else:
             table = table.setdefault(parent, {})
     if isinstance(table, list) or not isinstance(table, dict):
-        raise RecipeError(f"--set {setting}: {where} is no key of a table; tables in a list go by number, models.0.steps")
+        raise RecipeError(
+            f"--set {setting}: {where} is no key of a table; tables in a list go by number, models.0.steps"
+        )
     table[last] = value
 
 
@@ -327,7 +350,9 @@ def _entry(tables: list[Any], key: str, where: str) -> Any:
     for number, table in enumerate(tables):
         if key in (str(number), table.get("id"), table.get("name")):
             return table
-    raise RecipeError(f'--set {where}: there is no "{key}"; numbers from 0 to {len(tables) - 1}, or an id, are wanted')
+    raise RecipeError(
+        f'--set {where}: there is no "{key}"; numbers from 0 to {len(tables) - 1}, or an id, are wanted'
+    )
 
 
 def _first(error: ValidationError, prefix: str = "") -> str:
@@ -352,7 +377,8 @@ def known_columns(recipe: Recipe) -> dict[str, str]:
         for column, kind in COLUMNS[table.use].items():
             if f"{table.name}_{column}" in known:
                 raise RecipeError(
-                    f'annotate.{number}.name: "{table.name}" makes a column {table.name}_{column}, which is there already; '
+                    f'annotate.{number}.name: "{table.name}" makes a column {table.name}_{column}, '
+                    f"which is there already; "
                     "choose another name"
                 )
             known[f"{table.name}_{column}"] = kind
@@ -374,23 +400,32 @@ def _check(recipe: Recipe) -> None:
             other = ids.setdefault(category.name, category)
             if other.id != category.id:
                 raise RecipeError(
-                    f'prompts.{number}.classes: "{category.name}" has id {category.id} here and {other.id} before'
+                    f'prompts.{number}.classes: "{category.name}" has id {category.id} here and '
+                    f"{other.id} before"
                 )
     if len({category.id for category in ids.values()}) < len(ids):
         raise RecipeError("prompts: two classes have one id; give a .csv with columns id and name")
     for number, model in enumerate(recipe.models):
         if recipe.images.shard_size % model.batch_size:
             raise RecipeError(
-                f"images.shard_size: {recipe.images.shard_size} is no multiple of models.{number}.batch_size = "
-                f"{model.batch_size}; choose {-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
+                f"images.shard_size: {recipe.images.shard_size} is no multiple of "
+                f"models.{number}.batch_size = "
+                f"{model.batch_size}; choose "
+                f"{-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
             )
     if abs(sum(recipe.reshard.split.values()) - 1) > 1e-9:
-        raise RecipeError(f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted")
+        raise RecipeError(
+            f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
+        )
     known = known_columns(recipe)
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
             if column not in known:
-                raise RecipeError(f'select.{number}.{key}: unknown column "{column}"{nearest(column, list(known))}')
+                raise RecipeError(
+                    f'select.{number}.{key}: unknown column "{column}"{nearest(column, list(known))}'
+                )
             text = known[column] == "string"
             if text and (key == "best" or (key == "column" and table.use in ("range", "top"))):
-                raise RecipeError(f'select.{number}.{key}: "{column}" holds text; a column of numbers is wanted')
+                raise RecipeError(
+                    f'select.{number}.{key}: "{column}" holds text; a column of numbers is wanted'
+                )

@@ -1,7 +1,8 @@
 """Stage 6: a subset and the pool -> final shards by split, whose members are the pool's bytes.
 
-A sample's split is a function of its group (or, without one, of its uid): it never changes when the dataset grows, and
-counterfactuals of one group stay together. Samples are in order of uid, which is a hash, so classes are mixed.
+A sample's split is a function of its group (or, without one, of its uid): it never changes when the dataset
+grows, and counterfactuals of one group stay together. Samples are in order of uid, which is a hash, so
+classes are mixed.
 """
 
 import hashlib
@@ -17,7 +18,9 @@ from synthgen.errors import WorkError
 
 
 class Place(NamedTuple):
-    """Where a sample of the pool lies: its shard, and its bytes there (`size` may reach into the archive's end)."""
+    """Where a sample of the pool lies: its shard, and its bytes there (`size` may reach into the archive's
+    end).
+    """
 
     uid: str
     stem: str
@@ -26,7 +29,9 @@ class Place(NamedTuple):
 
 
 class OutputShard(NamedTuple):
-    """One shard of a split, to be made of these samples in this order; `copy` numbers repeats of a uid from 0."""
+    """One shard of a split, to be made of these samples in this order; `copy` numbers repeats of a uid from
+    0.
+    """
 
     split: str
     stem: str
@@ -36,7 +41,11 @@ class OutputShard(NamedTuple):
 def places(root: Path, stem: str) -> list[Place]:
     """The written samples of a pool shard. A sample runs from its image's header to the next sample's."""
     rows = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "image_offset"]).to_pydict()
-    found = [(uid, at - tars.BLOCK) for uid, at in zip(rows["uid"], rows["image_offset"], strict=True) if at is not None]
+    found = [
+        (uid, at - tars.BLOCK)
+        for uid, at in zip(rows["uid"], rows["image_offset"], strict=True)
+        if at is not None
+    ]
     ends = [start for _, start in found[1:]] + [storage.size(root / shards.POOL / f"{stem}.tar")]
     return [Place(uid, stem, start, end - start) for (uid, start), end in zip(found, ends, strict=True)]
 
@@ -99,7 +108,9 @@ def write_shard(
             piece = storage.read(root / shards.POOL / f"{place.stem}.tar", place.start, place.size)
             key, members = next(tars.samples(piece), ("", {}))
             if key != place.uid:
-                raise WorkError(f"{root / shards.POOL / place.stem}.tar: {place.uid} is not at byte {place.start}")
+                raise WorkError(
+                    f"{root / shards.POOL / place.stem}.tar: {place.uid} is not at byte {place.start}"
+                )
             tars.add_sample(tar, f"{key}-{copy}" if copy else key, members)
         tars.finish(tar)
         count = len(shard.samples)

@@ -1,6 +1,8 @@
-"""The contract on disk: names, uids, seeds, columns and records of a run's folder (documented in shards/README.md).
+"""The contract on disk: names, uids, seeds, columns and records of a run's folder (documented in
+shards/README.md).
 
-A unit is one shard of one stage. It is done if its record `<stem>_stats.json` exists; the record is linked last.
+A unit is one shard of one stage. It is done if its record `<stem>_stats.json` exists; the record is linked
+last.
 """
 
 import hashlib
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ import pyarrow.parquet as pq
 
 from synthgen import storage
 from synthgen.data import Request
-from synthgen.errors import FolderError, WorkError
+from synthgen.errors import FolderError
 
 RECIPES, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
     "recipes", "plan", "pool", "annotations", "subsets", "final", "report",
@@ -59,19 +61,20 @@ POOL_COLUMNS = {
     "image_bytes": pa.int64(),
     "sha256": pa.string(),
 }
-"""What the pool adds to its requests; all but `error` are null in a failed row, `error` is null in a written one."""
+"""What the pool adds to its requests; all but `error` are null in a failed row, `error` is null in a written
+one.
+"""
 
 
 def shard_name(number: int) -> str:
     return f"{number:08d}"
 
 
-# --- identities -----------------------------------------------------------------------------------------------
-
-
 def canonical(value: object) -> bytes:
     """One spelling of a JSON value, to be hashed."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return json.dumps(
+        value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    ).encode()
 
 
 def digest(value: object) -> str:
@@ -102,9 +105,6 @@ def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
     return [f"{int(high):016x}{int(low):016x}" for high, low in zip(pairs["f0"], pairs["f1"], strict=True)]
 
 
-# --- tables ---------------------------------------------------------------------------------------------------
-
-
 def requests_table(requests: Sequence[Request], axes: Sequence[str]) -> pa.Table:
     """Requests as the plan's columns; `axes` names the axis columns, "" where a prompt has no such axis."""
     columns: dict[str, pa.Array] = {}
@@ -112,7 +112,9 @@ def requests_table(requests: Sequence[Request], axes: Sequence[str]) -> pa.Table
         columns[name] = pa.array([getattr(request, name) for request in requests], kind)
         if name == "prompt_id":
             for axis in axes:
-                columns[f"axis_{axis}"] = pa.array([request.axes.get(axis, "") for request in requests], pa.string())
+                columns[f"axis_{axis}"] = pa.array(
+                    [request.axes.get(axis, "") for request in requests], pa.string()
+                )
     return pa.table(columns)
 
 
@@ -161,13 +163,12 @@ def read_npy(path: Path) -> npt.NDArray[np.void]:
     return array
 
 
-def verdict_table(uids: Sequence[str], kept: npt.NDArray[np.bool_], verdicts: Sequence[str], errors: Sequence[str]) -> pa.Table:
+def verdict_table(
+    uids: Sequence[str], kept: npt.NDArray[np.bool_], verdicts: Sequence[str], errors: Sequence[str]
+) -> pa.Table:
     """Every uid of the pool with what became of it; `error` is null in a written row."""
     reasons = pa.array([error or None for error in errors], pa.string())
     return pa.table({"uid": pa.array(uids, pa.string()), "kept": kept, "verdict": verdicts, "error": reasons})
-
-
-# --- units ----------------------------------------------------------------------------------------------------
 
 
 def record_path(folder: Path, stem: str) -> Path:
@@ -176,10 +177,12 @@ def record_path(folder: Path, stem: str) -> Path:
 
 def records(folder: Path) -> list[str]:
     """Stems of the units of a folder that are done, sorted."""
-    return [name.removesuffix(RECORD_SUFFIX) for name in storage.names(folder) if name.endswith(RECORD_SUFFIX)]
+    return [
+        name.removesuffix(RECORD_SUFFIX) for name in storage.names(folder) if name.endswith(RECORD_SUFFIX)
+    ]
 
 
-def read_record(folder: Path, stem: str) -> dict[str, object]:
+def read_record(folder: Path, stem: str) -> dict[str, Any]:
     return storage.read_json(record_path(folder, stem))
 
 
@@ -187,11 +190,12 @@ def read_record(folder: Path, stem: str) -> dict[str, object]:
 def new_unit(
     root: Path, folder: Path, stem: str, record: dict[str, object], claim: storage.Claim
 ) -> Iterator[Callable[[str], BinaryIO]]:
-    """Publishes the files of a unit when the block ends well: data first, then, if the claim still holds, the record.
+    """Publishes the files of a unit when the block ends well: data first, then, if the claim still holds,
+    the record.
 
-    Yields `create(suffix)`, which opens the file `<stem><suffix>` for writing; suffixes are linked in the order they
-    were created. `record` is completed by the block and gets `files`: bytes and sha256 of each. Data without a record
-    (from a worker that died) is removed first.
+    Yields `create(suffix)`, which opens the file `<stem><suffix>` for writing; suffixes are linked in the
+    order they were created. `record` is completed by the block and gets `files`: bytes and sha256 of each.
+    Data without a record (from a worker that died) is removed first.
 
     Raises:
         LostClaimError: another worker took the unit over; nothing of ours is left.
@@ -230,7 +234,9 @@ def require_inputs(folder: Path, stem: str, inputs: dict[str, object], next_step
     for key in sorted({*made, *wanted}):
         if made.get(key) != wanted.get(key):
             old, new = _spell(made.get(key), wanted.get(key))
-            raise FolderError(f"{folder / stem} was made with {key} = {old}, the recipe now says {new}; {next_step}")
+            raise FolderError(
+                f"{folder / stem} was made with {key} = {old}, the recipe now says {new}; {next_step}"
+            )
 
 
 def _spell(old: object, new: object) -> tuple[str, str]:
@@ -244,16 +250,11 @@ def _spell(old: object, new: object) -> tuple[str, str]:
     return tuple(text if len(text) <= 80 else text[:77] + "..." for text in texts)  # type: ignore[return-value]
 
 
-# --- the pool -------------------------------------------------------------------------------------------------
-
-
 def load_plan(root: Path) -> list[tuple[Path, int]]:
     """The pool's shards in order, each as (plan file, row group). Shard k of the pool is entry k."""
     shards = []
     for stem in records(root / PLAN):
         count = read_record(root / PLAN, stem)["shards"]
-        if not isinstance(count, int):
-            raise WorkError(f"{record_path(root / PLAN, stem)}: damaged; `synthgen verify` lists what else is")
         shards += [(root / PLAN / f"{stem}.parquet", group) for group in range(count)]
     return shards
 
@@ -264,7 +265,9 @@ def read_plan_shard(path: Path, group: int) -> pa.Table:
 
 
 def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes | None]:
-    """The stored image of each row of a pool shard; None where the row failed. Read as the one run that they span."""
+    """The stored image of each row of a pool shard; None where the row failed. Read as the one run that they
+    span.
+    """
     offsets, sizes = rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist()
     spans = [(at, size) for at, size in zip(offsets, sizes, strict=True) if at is not None]
     if not spans:
@@ -272,7 +275,8 @@ def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes | None]:
     start, end = min(at for at, _ in spans), max(at + size for at, size in spans)
     data = storage.read(root / POOL / f"{stem}.tar", start, end - start)
     return [
-        None if at is None else data[at - start : at - start + size] for at, size in zip(offsets, sizes, strict=True)
+        None if at is None else data[at - start : at - start + size]
+        for at, size in zip(offsets, sizes, strict=True)
     ]
 
 
@@ -292,7 +296,9 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
         if name not in self._read:
-            parts = [read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems]
+            parts = [
+                read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
+            ]
             column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
             fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
             if pa.types.is_boolean(column.type):

@@ -1,8 +1,9 @@
-"""The only file that opens anything in a run's folder: list, read, stage, publish once, replace, claim, remove.
+"""The only file that opens anything in a run's folder: list, read, stage, publish once, replace, claim,
+remove.
 
-Publishing is a hard link from a private temporary file, so a file is whole as soon as it has its name, and the first
-of two publishers wins. A claim is a lease: a file with a heartbeat, stale when its process is dead (same host) or when
-it has not been touched for `LEASE_SECONDS` by the file system's own clock.
+Publishing is a hard link from a private temporary file, so a file is whole as soon as it has its name, and
+the first of two publishers wins. A claim is a lease: a file with a heartbeat, stale when its process is dead
+(same host) or when it has not been touched for `LEASE_SECONDS` by the file system's own clock.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from synthgen.errors import FolderError, LostClaimError, WorkError
 
@@ -74,7 +75,7 @@ def read(path: Path, start: int = 0, size: int | None = None) -> bytes:
     return data
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """Raises WorkError where the file is missing or is not a JSON object."""
     try:
         value = json.loads(read(path))

@@ -1,7 +1,8 @@
 """Reproducible USTAR archives of webdataset samples: written, indexed and copied.
 
-Headers are built by hand, so that the same members give the same bytes (no time, no owner, no PAX records) and copying
-a sample is copying its blocks. This file knows nothing of runs; it works on bytes and binary files.
+Headers are built by hand, so that the same members give the same bytes (no time, no owner, no PAX records)
+and copying a sample is copying its blocks. This file knows nothing of runs; it works on bytes and binary
+files.
 """
 
 from collections.abc import Iterable, Iterator
@@ -111,7 +112,9 @@ def index(data: bytes) -> Iterator[Member]:
 
 
 def samples(data: bytes) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The samples of an archive, or of a piece of one: (key, suffix -> data), adjacent members of one key together."""
+    """The samples of an archive, or of a piece of one: (key, suffix -> data), adjacent members of one key
+    together.
+    """
     key, members = "", dict[str, bytes]()
     for member in index(data):
         if member.key != key and members:

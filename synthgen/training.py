@@ -1,11 +1,11 @@
 """A small classifier, to see whether shards train anything: a CNN through Accelerate, on one process or many.
 
-Labels are joined by class name: a class id that means two names is an error, and a class that was never trained on
-counts as wrong wherever it is evaluated.
+Labels are joined by class name: a class id that means two names is an error, and a class that was never
+trained on counts as wrong wherever it is evaluated.
 """
 
 from collections.abc import Sequence
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,14 +31,17 @@ class Classifier(NamedTuple):
 
 
 def class_names(split: str | Path) -> dict[int, str]:
-    """The classes of a split's dataset by id, from the classes.txt above it (line number = id; an empty line is none).
+    """The classes of a split's dataset by id, from the classes.txt above it (line number = id; an empty line
+    is none).
 
     Raises:
         FolderError: there is no classes.txt.
     """
     path = Path(split).resolve().parent / "classes.txt"
     if not storage.exists(path):
-        raise FolderError(f"{split}: no classes.txt in {path.parent}; a split such as final/main/train is wanted")
+        raise FolderError(
+            f"{split}: no classes.txt in {path.parent}; a split such as final/main/train is wanted"
+        )
     return {k: name for k, name in enumerate(storage.read(path).decode().splitlines()) if name}
 
 
@@ -53,7 +56,9 @@ def join_classes(splits: Sequence[str | Path]) -> dict[int, str]:
         for k, name in class_names(split).items():
             other = next((i for i, known in joined.items() if known == name), k)
             if joined.setdefault(k, name) != name or other != k:
-                raise FolderError(f'{split}: class id {k} is "{name}", elsewhere {other} is "{joined[other]}"')
+                raise FolderError(
+                    f'{split}: class id {k} is "{name}", elsewhere {other} is "{joined[other]}"'
+                )
     return joined
 
 
@@ -63,16 +68,26 @@ def _network(n_classes: int) -> nn.Module:
     def stage(inputs: int, outputs: int) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for width, stride in ((inputs, 2), (outputs, 1)):
-            layers += [nn.Conv2d(width, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [
+                nn.Conv2d(width, outputs, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
         return layers
 
     widths = (3, 24, 48, 96, 160)
-    stages = chain.from_iterable(stage(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    stages = chain.from_iterable(stage(a, b) for a, b in pairwise(widths))
     return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], n_classes))
 
 
 def train(
-    splits: Sequence[str | Path], *, accelerator: "Accelerator", steps: int, batch_size: int, lr: float, seed: int = 0
+    splits: Sequence[str | Path],
+    *,
+    accelerator: "Accelerator",
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int = 0,
 ) -> Classifier:
     """Trains on all splits together, in turn.
 
@@ -91,20 +106,24 @@ def train(
         [
             v2.Resize((SIDE, SIDE), antialias=True),
             v2.Pad(SIDE // 4, padding_mode="reflect"),
-            v2.RandomAffine(15, translate=(0.12, 0.12), scale=(0.6, 1.1), interpolation=v2.InterpolationMode.BILINEAR),
+            v2.RandomAffine(
+                15, translate=(0.12, 0.12), scale=(0.6, 1.1), interpolation=v2.InterpolationMode.BILINEAR
+            ),
             v2.CenterCrop(SIDE),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
         ]
     )
-    colour = v2.Compose([v2.ColorJitter(0.2, 0.2, 0.2), v2.RandomAdjustSharpness(3.0, p=0.5)])  # one draw a batch
+    colour = v2.Compose(
+        [v2.ColorJitter(0.2, 0.2, 0.2), v2.RandomAdjustSharpness(3.0, p=0.5)]
+    )  # one draw a batch
     loaders = [
         accelerator.prepare(
             open_loader(split, batch_size=batch_size, transform=pose, shuffle=True, seed=seed + number)
         )
         for number, split in enumerate(splits)
     ]
-    network = _network(max(names) + 1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _network(max(names) + 1).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     network, optimizer = accelerator.prepare(network, optimizer)
@@ -129,7 +148,9 @@ def evaluate(classifier: Classifier, split: str | Path, *, accelerator: "Acceler
     join = class_names(split)
     for k in set(join) & set(classifier.class_names):
         if join[k] != classifier.class_names[k]:
-            raise FolderError(f'{split}: class id {k} is "{join[k]}", in training it was "{classifier.class_names[k]}"')
+            raise FolderError(
+                f'{split}: class id {k} is "{join[k]}", in training it was "{classifier.class_names[k]}"'
+            )
     transform = v2.Compose([v2.Resize((SIDE, SIDE), antialias=True), v2.ToDtype(torch.float32, scale=True)])
     loader = accelerator.prepare(open_loader(split, batch_size=256, transform=transform))
     right, known = [], []

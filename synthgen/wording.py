@@ -12,7 +12,9 @@ def slots(template: str) -> list[str]:
 
 
 def fill(template: str, words: dict[str, str]) -> str:
-    """The template with a word in each slot. "a {slot}" becomes "an" before a, e, i, o or u, and the reverse."""
+    """The template with a word in each slot. "a {slot}" becomes "an" before a, e, i, o or u, and the
+    reverse.
+    """
 
     def article(match: re.Match[str]) -> str:
         letter, slot = match.groups()

@@ -1,4 +1,6 @@
-"""What many tests share: small recipes, and one run of the emoji recipe that tests look at but never change."""
+"""What many tests share: small recipes, and one run of the emoji recipe that tests look at but never
+change.
+"""
 
 import hashlib
 import os
@@ -12,7 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("quota.requests=1", "models.0.steps=2", "models.0.batch_size=6", "images.shard_size=12")
-"""Overrides that make the emoji recipe small: 32 requests in shards of 12, 12 and 8 (its last micro-batch padded)."""
+"""Overrides that make the emoji recipe small: 32 requests in shards of 12, 12 and 8 (its last micro-batch
+padded).
+"""
 
 
 @pytest.fixture(scope="session")

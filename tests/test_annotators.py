@@ -13,7 +13,11 @@ from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
 from synthgen.errors import ModelError
 
-CLASSES = [Category(4, "cat", "cat"), Category(9, "soccer ball", "soccer ball"), Category(2, "apple", "apple")]
+CLASSES = [
+    Category(4, "cat", "cat"),
+    Category(9, "soccer ball", "soccer ball"),
+    Category(2, "apple", "apple"),
+]
 
 
 def picture(seed: int = 0, side: int = 64) -> np.ndarray:
@@ -27,7 +31,9 @@ def samples(n: int = 5) -> list[Sample]:
         category = CLASSES[k % len(CLASSES)]
         sink = io.BytesIO()
         Image.fromarray(picture(k)).save(sink, "PNG")
-        made.append(Sample(f"{k:032x}", category.id, category.name, f"a {category.name}", picture(k), sink.getvalue()))
+        made.append(
+            Sample(f"{k:032x}", category.id, category.name, f"a {category.name}", picture(k), sink.getvalue())
+        )
     return made
 
 
@@ -92,12 +98,18 @@ def test_clip_agrees_with_open_clip() -> None:
     model.eval()
     tokenize = open_clip.get_tokenizer(name)
     with torch.inference_mode():
-        images = model.encode_image(torch.stack([preprocess(Image.fromarray(s.image)) for s in given]), normalize=True)
+        images = model.encode_image(
+            torch.stack([preprocess(Image.fromarray(s.image)) for s in given]), normalize=True
+        )
         texts = model.encode_text(tokenize([s.text for s in given]), normalize=True)
         labels = []
         for noun in ("a cat", "a soccer ball", "an apple"):
             captions = [f"a photo of {noun}", f"an image of {noun}", noun]
-            labels.append(torch.nn.functional.normalize(model.encode_text(tokenize(captions), normalize=True).mean(0), dim=0))
+            labels.append(
+                torch.nn.functional.normalize(
+                    model.encode_text(tokenize(captions), normalize=True).mean(0), dim=0
+                )
+            )
         cosines = (images @ torch.stack(labels).T).numpy()
     assert out["similarity"] == pytest.approx((images * texts).sum(1).numpy(), abs=1e-6)
     true = np.array([k % 3 for k in range(5)])
@@ -115,8 +127,14 @@ def test_clip_agrees_with_open_clip() -> None:
     [
         ({"model": "ViT-L-15"}, 'model = "ViT-L-15": no such model in open_clip'),
         ({"model": "ViT-L-14", "pretrained": "opnai"}, "no such weights; pretrained = one of: openai, "),
-        ({"model": "ViT-L-14", "pretrained": "openai"}, "tried the Hugging Face cache and hub. Without network give a local"),
-        ({"model": "hf-hub:nobody/nothing"}, "tried the Hugging Face cache and hub. Without network give a local"),
+        (
+            {"model": "ViT-L-14", "pretrained": "openai"},
+            "tried the Hugging Face cache and hub. Without network give a local",
+        ),
+        (
+            {"model": "hf-hub:nobody/nothing"},
+            "tried the Hugging Face cache and hub. Without network give a local",
+        ),
     ],
 )
 def test_a_clip_that_cannot_be_had(keys: dict[str, str], message: str) -> None:

@@ -33,19 +33,23 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert error_of(["run", "emoji", "-o", str(tmp_path / "file" / "run")], capsys) == (
-        f"{tmp_path / 'file' / 'run'}: cannot write there (Not a directory); choose another folder with -o DIR"
+        f"{tmp_path / 'file' / 'run'}: cannot write there (Not a directory); choose another folder "
+        f"with -o DIR"
     )
     assert error_of(["run", "emoji", "-o", str(tmp_path / "file")], capsys) == (
         f"{tmp_path / 'file'}: is a file; a folder is wanted"
     )
-    assert error_of(["run", "emoji", "-o", "/proc/synthgen"], capsys).startswith("/proc/synthgen: cannot write there (")
+    assert error_of(["run", "emoji", "-o", "/proc/synthgen"], capsys).startswith(
+        "/proc/synthgen: cannot write there ("
+    )
 
 
 CHANGED = {
     "models.0.steps=13": "plan/000-000 was made with models.tiny.steps = 12, the recipe now says 13",
     "seed=1": "plan/000-000 was made with seed = 0, the recipe now says 1",
     "quota.requests=1": "plan/000-000 was made with quota.requests = 2, the recipe now says 1",
-    'prompts.0.classes=["cat", "dog"]': "plan/000-000 was made with prompts.0.classes = 32 entries, the recipe now says 2 entries",
+    'prompts.0.classes=["cat", "dog"]': "plan/000-000 was made with prompts.0.classes = 32 entries, "
+    "the recipe now says 2 entries",
     'prompts.0.axes.style=["ink"]': (
         'plan/000-000 was made with prompts.0.axes.style = [0] "3d render", the recipe now says [0] "ink"'
     ),
@@ -53,13 +57,16 @@ CHANGED = {
     "images.format=png": 'pool/00000000 was made with images.format = "webp", the recipe now says "png"',
     "models.0.batch_size=8": "pool/00000000 was made with models.tiny.batch_size = 16, the recipe now says 8",
     "annotate.image.near_constant=0.5": (
-        "annotations/image/00000000 was made with annotate.image.near_constant = 0.01, the recipe now says 0.5"
+        "annotations/image/00000000 was made with annotate.image.near_constant = 0.01, the recipe "
+        "now says 0.5"
     ),
 }
 
 
 @pytest.mark.parametrize("setting", CHANGED)
-def test_a_changed_recipe_in_the_same_folder(setting: str, emoji_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_recipe_in_the_same_folder(
+    setting: str, emoji_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = data_digests(emoji_run)
     given = ["--set", setting] if setting.startswith("quota") else [*ARGUMENTS[:2], "--set", setting]
     error = error_of(["run", "emoji", "-o", str(emoji_run), *given], capsys)
@@ -68,7 +75,9 @@ def test_a_changed_recipe_in_the_same_folder(setting: str, emoji_run: Path, caps
     assert len(list((emoji_run / "recipes").iterdir())) == 1
 
 
-def test_recipe_and_run_mixed_up(emoji_run: Path, recipe_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe_and_run_mixed_up(
+    emoji_run: Path, recipe_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert error_of(["run", str(emoji_run)], capsys) == (
         f"{emoji_run}: is the folder of a run; `run` takes the recipe: synthgen run RECIPE -o {emoji_run}"
     )
@@ -77,7 +86,9 @@ def test_recipe_and_run_mixed_up(emoji_run: Path, recipe_folder: Path, capsys: p
         assert "is no folder of a run" in error_of([command, str(recipe_folder.parent)], capsys)
 
 
-def test_stages_in_the_wrong_order(recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_in_the_wrong_order(
+    recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "run"
     assert error_of(["select", str(recipe_folder), "-o", str(root)], capsys) == (
         f"{root}: `plan` is not finished (1 left, first plan/000-000), and `select` needs it; "
@@ -85,14 +96,22 @@ def test_stages_in_the_wrong_order(recipe_folder: Path, tmp_path: Path, capsys: 
     )
     assert not root.exists()
     assert main(["plan", str(recipe_folder), "-o", str(root)]) == 0
-    assert "`generate` is not finished (4 left" in error_of(["annotate", str(recipe_folder), "-o", str(root)], capsys)
+    assert "`generate` is not finished (4 left" in error_of(
+        ["annotate", str(recipe_folder), "-o", str(root)], capsys
+    )
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["run", "emoji", "--limit", "0"], ["run", "emoji", "--limit", "x"], ["fly"], ["run", "emoji", "--workers", "0"],
-     ["run", "emoji", "--stages", "plan,generat"]],
-)  # fmt: skip
+    [
+        ["run"],
+        ["run", "emoji", "--limit", "0"],
+        ["run", "emoji", "--limit", "x"],
+        ["fly"],
+        ["run", "emoji", "--workers", "0"],
+        ["run", "emoji", "--stages", "plan,generat"],
+    ],
+)
 def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -101,7 +120,9 @@ def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str])
 
 
 def test_a_bad_share(capsys: pytest.CaptureFixture[str]) -> None:
-    assert error_of(["run", "emoji", "--share", "2/2"], capsys).startswith("--share 2/2: k/n with k from 0 to n - 1")
+    assert error_of(["run", "emoji", "--share", "2/2"], capsys).startswith(
+        "--share 2/2: k/n with k from 0 to n - 1"
+    )
 
 
 def test_check_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +138,8 @@ def test_status_and_verify(emoji_run: Path, capsys: pytest.CaptureFixture[str]) 
     found = json.loads(capsys.readouterr().out)
     assert (found["requests"], found["written"], found["failed"]) == (64, 64, 0)
     assert found["stages"] == {
-        stage: {"done": 1, "total": 1} for stage in ("generate", "annotate clip", "annotate image", "annotate hashes")
+        stage: {"done": 1, "total": 1}
+        for stage in ("generate", "annotate clip", "annotate image", "annotate hashes")
     }
     assert sum(found["final"]["main"].values()) == found["subsets"]["main"]
     assert main(["status", str(emoji_run)]) == 0
@@ -135,15 +157,23 @@ def flip(path: Path) -> None:
 DAMAGE = {
     "a bit of a tar": (lambda run: flip(run / "pool" / "00000000.tar"), "pool/00000000.tar: "),
     "a cut tar": (
-        lambda run: (run / "pool" / "00000000.tar").write_bytes((run / "pool" / "00000000.tar").read_bytes()[:-20480]),
+        lambda run: (run / "pool" / "00000000.tar").write_bytes(
+            (run / "pool" / "00000000.tar").read_bytes()[:-20480]
+        ),
         "pool/00000000.tar: ",
     ),
     "a missing annotation": (
         lambda run: (run / "annotations" / "clip" / "00000000.npz").unlink(),
         "annotations/clip/00000000.npz: missing",
     ),
-    "a bit of parquet": (lambda run: flip(run / "annotations" / "image" / "00000000.parquet"), "annotations/image/"),
-    "a final tar": (lambda run: flip(run / "final" / "main" / "train" / "00000000.tar"), "final/main/train/00000000.tar"),
+    "a bit of parquet": (
+        lambda run: flip(run / "annotations" / "image" / "00000000.parquet"),
+        "annotations/image/",
+    ),
+    "a final tar": (
+        lambda run: flip(run / "final" / "main" / "train" / "00000000.tar"),
+        "final/main/train/00000000.tar",
+    ),
     "a subset": (
         lambda run: flip(run / "subsets" / "main.npy"),
         "uids are not written samples of the pool",
@@ -170,7 +200,9 @@ def test_report_is_made_anew(run_copy: Path, capsys: pytest.CaptureFixture[str])
     assert main(["report", str(run_copy)]) == 0
     assert capsys.readouterr().out.strip() == str(page)
     assert page.read_bytes() == before
-    assert "no subset strict; known: main" in error_of(["report", str(run_copy), "--subset", "strict"], capsys)
+    assert "no subset strict; known: main" in error_of(
+        ["report", str(run_copy), "--subset", "strict"], capsys
+    )
 
 
 def test_the_report_escapes_what_it_shows(recipe_folder: Path, tmp_path: Path) -> None:
@@ -194,7 +226,17 @@ def test_init_copies_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_every_command_has_help_that_ends_in_an_example() -> None:
     commands = _parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     assert set(commands) == {
-        "annotate", "check", "generate", "init", "plan", "report", "reshard", "run", "select", "status", "verify",
-    }  # fmt: skip
+        "annotate",
+        "check",
+        "generate",
+        "init",
+        "plan",
+        "report",
+        "reshard",
+        "run",
+        "select",
+        "status",
+        "verify",
+    }
     for name, command in commands.items():  # type: ignore[union-attr]
         assert command.format_help().rstrip().splitlines()[-1].startswith(f"example: synthgen {name} ")

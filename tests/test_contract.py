@@ -1,4 +1,6 @@
-"""What a run writes is what shards/README.md says, opens everywhere, and adds up: recipe -> training batch."""
+"""What a run writes is what shards/README.md says, opens everywhere, and adds up: recipe -> training
+batch.
+"""
 
 import hashlib
 import io
@@ -18,7 +20,9 @@ import synthgen
 from synthgen import recipe, shards
 from synthgen.embedded import clip_folder, pipeline_folder
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves files to the GC
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning"
+)  # webdataset leaves files to the GC
 
 
 def pool_rows(run: Path) -> list[dict[str, object]]:
@@ -76,7 +80,9 @@ def test_labels_captions_and_provenance_belong_together(emoji_run: Path) -> None
 
 
 def test_each_image_is_what_its_row_says_it_was_made_from(emoji_run: Path) -> None:
-    """Made again with plain diffusers from the provenance alone: the same pixels. A swap of two would be found."""
+    """Made again with plain diffusers from the provenance alone: the same pixels. A swap of two would be
+    found.
+    """
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -122,7 +128,11 @@ def test_webdataset_and_open_clip_s_preprocessing(emoji_run: Path) -> None:
     model.eval()
     tokenize = open_clip.get_tokenizer(name)
     shard = str(emoji_run / "final" / "main" / "train" / "00000000.tar")
-    dataset = webdataset.WebDataset(shard, shardshuffle=False).decode("pil").to_tuple("webp", "txt", "cls", "__key__")
+    dataset = (
+        webdataset.WebDataset(shard, shardshuffle=False)
+        .decode("pil")
+        .to_tuple("webp", "txt", "cls", "__key__")
+    )
     read = list(dataset)
     sizes = json.loads((emoji_run / "final" / "main" / "train" / "sizes.json").read_text())
     assert len(read) == sizes["00000000.tar"]
@@ -130,7 +140,9 @@ def test_webdataset_and_open_clip_s_preprocessing(emoji_run: Path) -> None:
     with torch.inference_mode():
         images = model.encode_image(torch.stack([preprocess(image) for image, *_ in read]), normalize=True)
         labels = model.encode_text(tokenize([f"a photo of a {name}" for name in classes]), normalize=True)
-    agreement = ((images @ labels.T).argmax(1) == torch.tensor([label for _, _, label, _ in read])).float().mean()
+    agreement = (
+        ((images @ labels.T).argmax(1) == torch.tensor([label for _, _, label, _ in read])).float().mean()
+    )
     assert agreement > 0.8  # swapped labels would give 3 %
 
 
@@ -162,7 +174,7 @@ def test_timm(emoji_run: Path) -> None:
 def test_loader_gives_every_sample_once_and_another_order_each_epoch(emoji_run: Path) -> None:
     split = emoji_run / "final" / "main" / "train"
     plain = synthgen.open_loader(split, batch_size=16)
-    images, labels = next(iter(plain))
+    images, _ = next(iter(plain))
     assert images.shape == (16, 3, 64, 64)
     assert images.dtype.is_floating_point
     assert 0 <= float(images.min()) < float(images.max()) <= 1
@@ -171,7 +183,9 @@ def test_loader_gives_every_sample_once_and_another_order_each_epoch(emoji_run: 
     assert len(everything[0]) == sum(json.loads((split / "sizes.json").read_text()).values())
     shuffled = synthgen.open_loader(split, batch_size=16, shuffle=True, seed=1)
     epochs = [[int(k) for _, batch in shuffled for k in batch] for _ in range(2)]
-    again = [int(k) for _, batch in synthgen.open_loader(split, batch_size=16, shuffle=True, seed=1) for k in batch]
+    again = [
+        int(k) for _, batch in synthgen.open_loader(split, batch_size=16, shuffle=True, seed=1) for k in batch
+    ]
     assert epochs[0] == again != epochs[1]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(everything[0])
     with pytest.raises(synthgen.SynthgenError, match="name one of its splits: train, val"):
@@ -181,7 +195,12 @@ def test_loader_gives_every_sample_once_and_another_order_each_epoch(emoji_run: 
 def documented(text: str, heading: str) -> set[str]:
     """The names in the first column of the table under a heading of shards/README.md."""
     part = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return {name for line in part.splitlines() if line.startswith("| `") for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+    return {
+        name
+        for line in part.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
 
 
 def test_the_format_page_lists_every_column_and_no_other(emoji_run: Path) -> None:
@@ -194,9 +213,9 @@ def test_the_format_page_lists_every_column_and_no_other(emoji_run: Path) -> Non
     assert documented(text, "Plan") == written("plan/*.parquet")
     assert documented(text, "Pool") == written("pool/*.parquet")
     for name in ("clip", "image", "hashes"):
-        assert documented(text, f"Annotation `{name}`") == written(f"annotations/{name}/*.parquet") - {"uid"} | (
-            {"clip_img", "clip_txt"} if name == "clip" else set()
-        )
+        assert documented(text, f"Annotation `{name}`") == written(f"annotations/{name}/*.parquet") - {
+            "uid"
+        } | ({"clip_img", "clip_txt"} if name == "clip" else set())
     assert documented(text, "Subsets") == written("subsets/*.parquet")
     sample = next(iter(final_samples(emoji_run).values()))
     assert documented(text, "Members") == {axes.get(key, key) for key in json.loads(sample["json"])}
@@ -217,7 +236,9 @@ def test_curation_can_be_repeated_with_other_rules(emoji_run: Path, tmp_path: Pa
     run = Path(shutil.copytree(emoji_run, tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.glob("final/main/*/*")}
     settings = ["quota.requests=2", "select.0.minimum=0.2"]
-    with pytest.raises(synthgen.SynthgenError, match=r"was made with select = \[0\] .*add --subset NEW .* or --replace"):
+    with pytest.raises(
+        synthgen.SynthgenError, match=r"was made with select = \[0\] .*add --subset NEW .* or --replace"
+    ):
         synthgen.run("emoji", run, stages=("select", "reshard"), settings=settings, workers=1)
     synthgen.run("emoji", run, stages=("select", "reshard"), settings=settings, subset="strict", workers=1)
     assert {path: path.read_bytes() for path in before} == before
@@ -245,7 +266,7 @@ def test_oversampled_uids_get_keys_of_their_own(run_copy: Path) -> None:
     array = np.load(path, allow_pickle=False)
     np.save(path, np.sort(np.concatenate([array, array[:3], array[:1]]), order=["f0", "f1"]))
     job = pipeline.open_job("emoji", run_copy, settings=["quota.requests=2"])
-    for file in list(run_copy.glob("final/main/*/*.*")) + [run_copy / "final" / "main" / "_stats.json"]:
+    for file in [*run_copy.glob("final/main/*/*.*"), run_copy / "final" / "main" / "_stats.json"]:
         storage.remove(file)
     pipeline.work(job, ["reshard"])
     samples = final_samples(run_copy)
@@ -253,4 +274,3 @@ def test_oversampled_uids_get_keys_of_their_own(run_copy: Path) -> None:
     assert len(samples) == len(array) + 4
     assert samples[first] == samples[f"{first}-1"] == samples[f"{first}-2"]
     assert synthgen.verify(run_copy) == []
-

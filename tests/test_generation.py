@@ -21,10 +21,25 @@ from synthgen.generation.sampling import sample
 from synthgen.inspection import verify
 
 REQUEST = Request(
-    uid="0" * 32, class_id=0, class_name="cat", text="a cartoon of a cat on grass", negative="", group="", prompt_id="",
-    axes={}, model="tiny", fingerprint="", seed=5, replicate=0, steps=2, guidance=3.0, scheduler="", dtype="float32",
-    width=0, height=0,
-)  # fmt: skip
+    uid="0" * 32,
+    class_id=0,
+    class_name="cat",
+    text="a cartoon of a cat on grass",
+    negative="",
+    group="",
+    prompt_id="",
+    axes={},
+    model="tiny",
+    fingerprint="",
+    seed=5,
+    replicate=0,
+    steps=2,
+    guidance=3.0,
+    scheduler="",
+    dtype="float32",
+    width=0,
+    height=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +66,9 @@ def test_the_size_asked_for_is_the_size_made(pipeline) -> None:  # type: ignore[
     assert image.shape == (32, 96, 3)
 
 
-def test_an_image_that_is_not_finite_or_black_fails_with_its_reason(pipeline, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_an_image_that_is_not_finite_or_black_fails_with_its_reason(
+    pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
     decode = pipeline.vae.decode
 
     def spoilt(latents, **keys):  # type: ignore[no-untyped-def]
@@ -66,7 +83,9 @@ def test_an_image_that_is_not_finite_or_black_fails_with_its_reason(pipeline, mo
     assert [picture.image is None for picture in pictures] == [False, True, True, False]
 
 
-def test_failed_rows_stay_in_the_pool_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_rows_stay_in_the_pool_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from diffusers import AutoencoderKL
 
     decode = AutoencoderKL.decode
@@ -82,9 +101,17 @@ def test_failed_rows_stay_in_the_pool_and_nowhere_else(tmp_path: Path, monkeypat
     rows = [row for path in sorted(run.glob("pool/*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert [row["error"] for row in rows] == (["not finite"] + [None] * 3) * 3
     assert {key for key, value in rows[0].items() if value is None} == {
-        "image_offset", "image_bytes", "sha256", "original_width", "original_height",
-    }  # fmt: skip
-    scores = [row for path in sorted(run.glob("annotations/clip/*.parquet")) for row in pq.read_table(path).to_pylist()]
+        "image_offset",
+        "image_bytes",
+        "sha256",
+        "original_width",
+        "original_height",
+    }
+    scores = [
+        row
+        for path in sorted(run.glob("annotations/clip/*.parquet"))
+        for row in pq.read_table(path).to_pylist()
+    ]
     assert [row["clip_similarity"] is None for row in scores] == [row["error"] is not None for row in rows]
     features = np.load(run / "annotations" / "clip" / "00000000.npz")["clip_img"]
     assert np.isnan(features[[0, 4]]).all()
@@ -99,9 +126,14 @@ def test_too_many_failures_are_an_exit_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from diffusers import AutoencoderKL
+
     from synthgen.cli import main
 
-    monkeypatch.setattr(AutoencoderKL, "decode", lambda self, latents, **keys: (latents.new_zeros((len(latents), 3, 64, 64)) - 1,))
+    monkeypatch.setattr(
+        AutoencoderKL,
+        "decode",
+        lambda self, latents, **keys: (latents.new_zeros((len(latents), 3, 64, 64)) - 1,),
+    )
     arguments = ["run", "emoji", "-o", str(tmp_path / "run"), "--limit", "4", "--workers", "1"]
     assert main([*arguments, "--set", "models.0.steps=1", "--set", "models.0.batch_size=4"]) == 1
     assert "4 of 4 images failed, more than max_failed = 0.01 allows" in capsys.readouterr().err
@@ -121,7 +153,9 @@ def test_a_fingerprint_knows_the_weights_and_not_the_place(tmp_path: Path) -> No
 def test_weights_changed_under_a_plan_are_refused(recipe_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(pipeline_folder(), recipe_folder / "model"))
     settings = ["models.0.path=./model", "models.0.steps=1"]
-    run = synthgen.run(recipe_folder, tmp_path / "run", stages=("plan",), settings=settings, limit=4, workers=1)
+    run = synthgen.run(
+        recipe_folder, tmp_path / "run", stages=("plan",), settings=settings, limit=4, workers=1
+    )
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -154,7 +188,10 @@ def test_a_hub_model_without_network_is_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert 'models.tiny: path = "stabilityai/sd-turbo": cannot be had (' in error
-    assert f"tried the folder {recipe_folder / 'stabilityai/sd-turbo'}, the Hugging Face hub and its cache. Give a" in error
+    assert (
+        f"tried the folder {recipe_folder / 'stabilityai/sd-turbo'}, the Hugging Face hub and its "
+        f"cache. Give a" in error
+    )
     assert "HF_ENDPOINT to a mirror, or HF_HOME to a filled cache" in error
     assert not (tmp_path / "run").exists()
 
@@ -165,7 +202,9 @@ def test_a_scheduler_by_name(pipeline) -> None:  # type: ignore[no-untyped-def]
         models.scheduler_name(pipeline_folder(), "DDIMSchedular")
     with pytest.raises(ModelError, match="draws noise from a global generator"):
         models.scheduler_name(pipeline_folder(), "DPMSolverSDEScheduler")
-    other = models.load(pipeline_folder(), device="cpu", dtype="float32", scheduler="EulerAncestralDiscreteScheduler")
+    other = models.load(
+        pipeline_folder(), device="cpu", dtype="float32", scheduler="EulerAncestralDiscreteScheduler"
+    )
     made = [sample(other, requests(2), batch_size=2)[0].image for _ in range(2)]
     assert (made[0] == made[1]).all()
     assert (made[0] != sample(pipeline, requests(2), batch_size=2)[0].image).any()
@@ -195,10 +234,15 @@ def test_a_run_in_another_format(kind: str, tmp_path: Path) -> None:
 
 def test_two_models_share_each_class(recipe_folder: Path, tmp_path: Path) -> None:
     path = recipe_folder / "recipe.toml"
-    second = '[[models]]\nid = "other"\npath = "embedded"\ndtype = "float32"\nsteps = 1\nguidance = 1.0\nbatch_size = 16\n\n'
+    second = (
+        '[[models]]\nid = "other"\npath = "embedded"\ndtype = "float32"\nsteps = 1\nguidance = '
+        "1.0\nbatch_size = 16\n\n"
+    )
     path.write_text(path.read_text().replace("[[annotate]]", second + "[[annotate]]", 1))
     settings = ["models.0.steps=1", "quota.requests=2"]
-    run = synthgen.run(recipe_folder, tmp_path / "run", settings=settings, stages=("plan", "generate"), workers=1)
+    run = synthgen.run(
+        recipe_folder, tmp_path / "run", settings=settings, stages=("plan", "generate"), workers=1
+    )
     rows = [row for table in sorted(run.glob("pool/*.parquet")) for row in pq.read_table(table).to_pylist()]
     assert {(row["class_name"], row["model"]) for row in rows} == {
         (category.name, model) for category in recipe.load(path).classes for model in ("tiny", "other")

@@ -1,4 +1,6 @@
-"""The rules of imports: cli -> pipeline -> stages -> shards, tars, storage -> data, errors; stages never meet."""
+"""The rules of imports: cli -> pipeline -> stages -> shards, tars, storage -> data, errors; stages never
+meet.
+"""
 
 import ast
 import subprocess
@@ -14,8 +16,15 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 STAGES = ("prompts", "planning", "generation", "annotators", "selection", "resharding", "loader", "reporting")
-LOW = {"data": set(), "errors": set(), "wording": set(), "embedded": set(), "tars": {"errors"}, "storage": {"errors"},
-       "shards": {"data", "errors", "storage"}}  # fmt: skip
+LOW = {
+    "data": set(),
+    "errors": set(),
+    "wording": set(),
+    "embedded": set(),
+    "tars": {"errors"},
+    "storage": {"errors"},
+    "shards": {"data", "errors", "storage"},
+}
 HEAVY_HOMES = {
     "diffusers": ("generation",),
     "open_clip": ("annotators",),
@@ -65,7 +74,9 @@ def test_rooms_import_only_what_lies_below(module: str) -> None:
 
 @pytest.mark.parametrize("library", HEAVY_HOMES)
 def test_heavy_libraries_have_one_home(library: str) -> None:
-    users = {module for module, path in MODULES.items() if any(n.split(".")[0] == library for n in imports(path))}
+    users = {
+        module for module, path in MODULES.items() if any(n.split(".")[0] == library for n in imports(path))
+    }
     assert users
     assert {room(module) for module in users} <= set(HEAVY_HOMES[library])
 
@@ -79,20 +90,38 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.generation.models": "weights",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }
-    names = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "unlink", "rename", "mkdir", "touch"}
+    names = {
+        "open",
+        "read_bytes",
+        "read_text",
+        "write_bytes",
+        "write_text",
+        "unlink",
+        "rename",
+        "mkdir",
+        "touch",
+    }
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and module not in allowed:
                 function = node.func
                 name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
                 owner = function.value if isinstance(function, ast.Attribute) else None
-                if name in names and not (isinstance(owner, ast.Name) and owner.id in ("Image", "storage", "images", "self")):
-                    assert ast.unparse(owner or function).startswith(("Image", "_Images")), f"{module}: {ast.unparse(node)}"
+                if name in names and not (
+                    isinstance(owner, ast.Name) and owner.id in ("Image", "storage", "images", "self")
+                ):
+                    assert ast.unparse(owner or function).startswith(("Image", "_Images")), (
+                        f"{module}: {ast.unparse(node)}"
+                    )
 
 
 @pytest.mark.parametrize(
     ("code", "light"),
-    [("import synthgen", True), ("import synthgen.cli, synthgen.pipeline", True), ("import synthgen.training", False)],
+    [
+        ("import synthgen", True),
+        ("import synthgen.cli, synthgen.pipeline", True),
+        ("import synthgen.training", False),
+    ],
 )
 def test_importing_is_light(code: str, light: bool) -> None:
     """The third case shows that the first two can fail."""

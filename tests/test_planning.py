@@ -19,13 +19,18 @@ def call(name: str, fingerprint: str = "f") -> ModelCall:
 def source(classes: list[Category] = CLASSES, seed: int = 0) -> Source:
     texts = ["a {style} of a {class} {place}", "a {class} {place}"]
     return Source(
-        templates(classes, seed=seed, templates=texts, axes=AXES), frozenset(category.name for category in classes)
+        templates(classes, seed=seed, templates=texts, axes=AXES),
+        frozenset(category.name for category in classes),
     )
 
 
-def requests(n: int, *, models: tuple[str, ...] = ("m",), classes: list[Category] = CLASSES, seed: int = 0, **keys):  # type: ignore[no-untyped-def]
+def requests(
+    n: int, *, models: tuple[str, ...] = ("m",), classes: list[Category] = CLASSES, seed: int = 0, **keys
+):  # type: ignore[no-untyped-def]
     calls = [call(name) for name in models]
-    return make_requests([source(classes, seed)], classes, calls, seed=seed, requests=n, per_class=True, **keys)
+    return make_requests(
+        [source(classes, seed)], classes, calls, seed=seed, requests=n, per_class=True, **keys
+    )
 
 
 def test_any_prefix_is_balanced() -> None:
@@ -82,8 +87,14 @@ def test_a_uid_is_known_by_the_weights() -> None:
     # the first source is spent by the first call: these are the three classes' first prompts
     assert len({r.uid for r in made}) == 3
     again = make_requests([source()], CLASSES, [call("m", "g")], seed=0, requests=1, per_class=True)
-    assert again[0].uid != make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per_class=True)[0].uid
-    assert again[0].seed == make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per_class=True)[0].seed
+    assert (
+        again[0].uid
+        != make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per_class=True)[0].uid
+    )
+    assert (
+        again[0].seed
+        == make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per_class=True)[0].seed
+    )
 
 
 def test_a_source_that_ends_is_an_error() -> None:

@@ -26,12 +26,14 @@ def test_emoji_resolves_its_word_lists() -> None:
 BAD = {
     "unknown key": (
         ("steps = 12", "step = 12"),
-        'models.0: unknown key "step"; did you mean "steps"? Known: batch_size, dtype, guidance, height, id, negative, '
+        'models.0: unknown key "step"; did you mean "steps"? Known: batch_size, dtype, guidance, '
+        "height, id, negative, "
         "path, revision, safety_checker, scheduler, steps, variant, width",
     ),
     "unknown table": (
         ("[quota]", "[quotas]"),
-        'unknown key "quotas"; did you mean "quota"? Known: annotate, images, max_failed, models, name, prompts, quota, '
+        'unknown key "quotas"; did you mean "quota"? Known: annotate, images, max_failed, models, '
+        "name, prompts, quota, "
         "reshard, seed, select",
     ),
     "unknown rule": (
@@ -55,7 +57,10 @@ BAD = {
         "images.format: input should be 'jpg', 'webp' or 'png', got \"gif\"",
     ),
     "missing key": (("steps = 12\n", ""), 'models.0: missing key "steps"'),
-    "missing use": (('use = "image"\n', ""), 'annotate.1: missing key "use"; known annotators: clip, hashes, image'),
+    "missing use": (
+        ('use = "image"\n', ""),
+        'annotate.1: missing key "use"; known annotators: clip, hashes, image',
+    ),
     "missing word list": (
         ('"styles.txt"', '"style.txt"'),
         'prompts.0.axes.style: no file "style.txt" in {folder}; did you mean "styles.txt"?',
@@ -85,7 +90,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_recipes(case: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_recipes(
+    case: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (old, new), message = BAD[case]
     path = recipe_folder / "recipe.toml"
     text = path.read_text()
@@ -108,14 +115,17 @@ LISTS = {
     ),
     "templates.txt": (
         "a {style} of a {class} {background} at {time}\n",
-        'prompts.0: templates: "a {style} of a {class} {background} at {time}" has a slot {time} without a list; lists: '
+        'prompts.0: templates: "a {style} of a {class} {background} at {time}" has a slot {time} '
+        "without a list; lists: "
         'class, style, background. Add axes.time = "FILE" or correct the slot',
     ),
 }
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_bad_word_lists(name: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_word_lists(
+    name: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content, message = LISTS[name]
     (recipe_folder / name).write_text(content)
     assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out")]) == 2
@@ -127,7 +137,10 @@ def test_bad_word_lists(name: str, recipe_folder: Path, tmp_path: Path, capsys: 
     ("template", "message"),
     [
         ("a {style} {background}", "has no slot {class}; each template must name the class"),
-        ("a {class} {style}", "axes.background: no template has a slot {background}; add it to one or remove the list"),
+        (
+            "a {class} {style}",
+            "axes.background: no template has a slot {background}; add it to one or remove the list",
+        ),
     ],
 )
 def test_templates_use_every_list(
@@ -139,10 +152,15 @@ def test_templates_use_every_list(
 
 
 @pytest.mark.parametrize("path", ["nobody", "./missing", "a/b/c"])
-def test_no_such_model(path: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out"), "--set", f"models.0.path={path}"]) == 2
+def test_no_such_model(
+    path: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["run", str(recipe_folder), "-o", str(tmp_path / "out"), "--set", f"models.0.path={path}"]) == 2
+    )
     assert capsys.readouterr().err == (
-        f'synthgen: {recipe_folder / "recipe.toml"}: models.tiny: path = "{path}": no such model; "embedded", a folder '
+        f'synthgen: {recipe_folder / "recipe.toml"}: models.tiny: path = "{path}": no such model; '
+        f'"embedded", a folder '
         f"(looked for {recipe_folder / path}), or a hub id ORG/NAME is wanted\n"
     )
     assert not (tmp_path / "out").exists()
@@ -151,15 +169,22 @@ def test_no_such_model(path: str, recipe_folder: Path, tmp_path: Path, capsys: p
 def test_no_such_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "emojy"]) == 2
     assert capsys.readouterr().err == (
-        'synthgen: "emojy": no such recipe; did you mean "emoji"? Known: emoji. A folder with a recipe.toml, a .toml '
+        'synthgen: "emojy": no such recipe; did you mean "emoji"? Known: emoji. A folder with a '
+        "recipe.toml, a .toml "
         "file, or one of these names is wanted\n"
     )
 
 
 def test_set_overrides_by_number_and_by_id() -> None:
     path = recipe.find("emoji")
-    loaded = recipe.load(path, ["models.tiny.steps=3", "models.0.dtype=bfloat16", "reshard.split={ all = 1.0 }"])
-    assert (loaded.models[0].steps, loaded.models[0].dtype, loaded.reshard.split) == (3, "bfloat16", {"all": 1.0})
+    loaded = recipe.load(
+        path, ["models.tiny.steps=3", "models.0.dtype=bfloat16", "reshard.split={ all = 1.0 }"]
+    )
+    assert (loaded.models[0].steps, loaded.models[0].dtype, loaded.reshard.split) == (
+        3,
+        "bfloat16",
+        {"all": 1.0},
+    )
 
 
 @pytest.mark.parametrize("setting", ["models.9.steps=1", "nothing", "=1", "models=1"])
@@ -175,7 +200,8 @@ def test_class_ids_from_a_table(recipe_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", ["name\ncat\n", "id,name\nx,cat\n", "id,name\n1,cat\n1,dog\n", "id,name\n1,cat\n2,cat\n", "id,name\n"]
+    "table",
+    ["name\ncat\n", "id,name\nx,cat\n", "id,name\n1,cat\n1,dog\n", "id,name\n1,cat\n2,cat\n", "id,name\n"],
 )
 def test_bad_class_tables(table: str, recipe_folder: Path) -> None:
     (recipe_folder / "classes.csv").write_text(table)

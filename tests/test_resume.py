@@ -32,14 +32,20 @@ def pool_records(root: Path) -> int:
 
 def test_the_undisturbed_run_is_whole(small_run: Path) -> None:
     assert verify(small_run) == []
-    assert len(data_digests(small_run)) == 1 + 3 * 2 + 3 * (2 + 1 + 1) + 2 + len(list(small_run.glob("final/*/*/*.tar")))
+    assert len(data_digests(small_run)) == 1 + 3 * 2 + 3 * (2 + 1 + 1) + 2 + len(
+        list(small_run.glob("final/*/*/*.tar"))
+    )
     assert storage.names(small_run / ".work" / "tmp") == storage.names(small_run / ".work" / "claims") == []
 
 
 def test_the_same_recipe_again_changes_nothing(small_run: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in small_run.rglob("*.*") if path.parent.name != "recipes"}
+    before = {
+        path: path.stat().st_mtime_ns for path in small_run.rglob("*.*") if path.parent.name != "recipes"
+    }
     assert synthgen.run("emoji", small_run, settings=SMALL, workers=1) == small_run
-    after = {path: path.stat().st_mtime_ns for path in small_run.rglob("*.*") if path.parent.name != "recipes"}
+    after = {
+        path: path.stat().st_mtime_ns for path in small_run.rglob("*.*") if path.parent.name != "recipes"
+    }
     assert {path: when for path, when in after.items() if ".work" not in path.parts} == {
         path: when for path, when in before.items() if ".work" not in path.parts
     }
@@ -53,14 +59,18 @@ def test_two_workers_killed_and_started_again(small_run: Path, tmp_path: Path) -
     done = pool_records(tmp_path / "run")
     assert done >= 1
     assert not storage.exists(tmp_path / "run" / "report" / "index.html")
-    again = subprocess.run(command(tmp_path / "run", "--workers", "2"), capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        command(tmp_path / "run", "--workers", "2"), capture_output=True, text=True, check=False
+    )
     assert again.returncode == 0, again.stderr
     assert data_digests(tmp_path / "run") == data_digests(small_run)
     assert verify(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_politely_and_started_again(small_run: Path, tmp_path: Path, number: int, status: int) -> None:
+def test_stopped_politely_and_started_again(
+    small_run: Path, tmp_path: Path, number: int, status: int
+) -> None:
     process = subprocess.Popen(command(tmp_path / "run", "--workers", "1"), **START)  # type: ignore[call-overload]
     wait_for(lambda: storage.names(tmp_path / "run" / ".work" / "claims"), process)
     os.killpg(process.pid, number)
@@ -77,7 +87,9 @@ class Killed(BaseException):
     """Ends the process at once, as far as the code under test can see."""
 
 
-def test_dead_after_each_publish_step(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_after_each_publish_step(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish, survived = storage.publish, 0
 
     def dies(staged: Path, path: Path) -> bool:
@@ -105,13 +117,28 @@ def test_dead_after_each_publish_step(small_run: Path, tmp_path: Path, monkeypat
     "launcher",
     [
         ["torchrun", "--standalone", "--nproc_per_node", "2"],
-        ["accelerate", "launch", "--cpu", "--num_machines", "1", "--num_processes", "1", "--mixed_precision", "no",
-         "--dynamo_backend", "no"],
+        [
+            "accelerate",
+            "launch",
+            "--cpu",
+            "--num_machines",
+            "1",
+            "--num_processes",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+        ],
     ],
     ids=["torchrun", "accelerate"],
-)  # fmt: skip
+)
 def test_launchers(small_run: Path, tmp_path: Path, launcher: list[str]) -> None:
-    arguments = [str(Path(sys.executable).parent / launcher[0]), *launcher[1:], *command(tmp_path / "run")[1:]]
+    arguments = [
+        str(Path(sys.executable).parent / launcher[0]),
+        *launcher[1:],
+        *command(tmp_path / "run")[1:],
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert data_digests(tmp_path / "run") == data_digests(small_run)
@@ -119,7 +146,9 @@ def test_launchers(small_run: Path, tmp_path: Path, launcher: list[str]) -> None
 
 def test_a_world_that_accelerate_does_not_see_is_an_error(tmp_path: Path) -> None:
     environment = os.environ | {"WORLD_SIZE": "2", "RANK": "1"}
-    done = subprocess.run(command(tmp_path / "run"), capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command(tmp_path / "run"), capture_output=True, text=True, check=False, env=environment
+    )
     assert done.returncode == 1
     assert "synthgen: WORLD_SIZE is 2 and Accelerate sees 1 (" in done.stderr
     assert not storage.names(tmp_path / "run" / "pool")
@@ -129,13 +158,19 @@ def test_a_pilot_is_a_prefix_and_grows(small_run: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
     synthgen.run("emoji", root, settings=SMALL, limit=7, workers=1)
     pilot = data_digests(root)
-    with pytest.raises(synthgen.SynthgenError, match=r"made with requests = 7, the recipe now says 32; add --subset NEW"):
+    with pytest.raises(
+        synthgen.SynthgenError, match=r"made with requests = 7, the recipe now says 32; add --subset NEW"
+    ):
         synthgen.run("emoji", root, settings=SMALL, workers=1)
     assert data_digests(root) == pilot
     synthgen.run("emoji", root, settings=SMALL, workers=1, replace=True)
     assert verify(root) == []
     grown, whole = (
-        {(row["uid"], row["sha256"]) for path in sorted(run.glob("pool/*.parquet")) for row in shards.read_table(path).to_pylist()}
+        {
+            (row["uid"], row["sha256"])
+            for path in sorted(run.glob("pool/*.parquet"))
+            for row in shards.read_table(path).to_pylist()
+        }
         for run in (root, small_run)
     )
     assert grown == whole

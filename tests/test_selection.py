@@ -39,7 +39,9 @@ def kept(mask: npt.NDArray[np.bool_]) -> list[int]:
         ({"minimum": 2.0}, []),
     ],
 )
-def test_range_includes_its_bounds_in_float32_and_never_nan(bounds: dict[str, float], expected: list[int]) -> None:
+def test_range_includes_its_bounds_in_float32_and_never_nan(
+    bounds: dict[str, float], expected: list[int]
+) -> None:
     given_columns = columns([0.1, 0.29, 0.3, NAN, 1.0])
     assert kept(RULES["range"](given_columns, column="score", **bounds)) == expected
 
@@ -101,7 +103,9 @@ def test_sample_is_a_matter_of_the_uid_alone() -> None:
 
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_an_empty_pool_and_one_row(rule: str) -> None:
-    keys: dict[str, object] = {"range": {"minimum": 0.0}, "top": {"count": 1}, "sample": {"count": 1}}.get(rule, {})
+    keys: dict[str, object] = {"range": {"minimum": 0.0}, "top": {"count": 1}, "sample": {"count": 1}}.get(
+        rule, {}
+    )
     keys = keys | ({} if rule == "sample" else {"column": "score"})
     assert RULES[rule](columns([]), **keys).shape == (0,)
     assert kept(RULES[rule](columns([0.5]), **keys)) == [0]
@@ -128,7 +132,10 @@ def test_top_agrees_with_a_slow_reference(rows: list[tuple[float, str]], how_man
 def test_every_row_has_one_verdict_and_the_funnel_adds_up(rows: list[tuple[float, str]]) -> None:
     given_columns = columns([score for score, _ in rows], "".join(name for _, name in rows))
     given_columns["error"] = np.array(["black" if k % 5 == 4 else "" for k in range(len(rows))], dtype="U8")
-    rules = [Rule("range", {"column": "score", "minimum": 0.25}), Rule("top", {"column": "score", "fraction": 0.5})]
+    rules = [
+        Rule("range", {"column": "score", "minimum": 0.25}),
+        Rule("top", {"column": "score", "fraction": 0.5}),
+    ]
     chosen = select(given_columns, rules)
     assert (chosen.kept == (chosen.verdict == -1)).all()
     assert not chosen.kept[given_columns["error"] != ""].any()

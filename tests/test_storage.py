@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -42,7 +43,10 @@ def test_a_claim_without_heartbeat_is_taken_over_and_its_loser_does_not_publish(
         os.utime(slow.path, (past, past))
         with storage.claim(tmp_path, "unit") as other:
             assert other
-            with pytest.raises(LostClaimError), shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, slow) as create:
+            with (
+                pytest.raises(LostClaimError),
+                shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, slow) as create,
+            ):
                 create(".tar").write(b"late")
             slow.beat()
             other.check()
@@ -72,12 +76,19 @@ def test_the_record_names_every_file_and_comes_last(tmp_path: Path) -> None:
     assert files["0.tar"] == storage.checksum(tmp_path / "pool" / "0.tar")  # type: ignore[index]
 
 
+def _fail(file: BinaryIO) -> None:
+    file.write(b"data")
+    raise RuntimeError
+
+
 def test_a_failed_unit_leaves_nothing(tmp_path: Path) -> None:
     with storage.claim(tmp_path, "unit") as claim:
         assert claim
-        with pytest.raises(RuntimeError), shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, claim) as create:
-            create(".tar").write(b"data")
-            raise RuntimeError
+        with (
+            pytest.raises(RuntimeError),
+            shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, claim) as create,
+        ):
+            _fail(create(".tar"))
     assert storage.names(tmp_path / "pool") == storage.names(tmp_path / ".work" / "tmp") == []
 
 

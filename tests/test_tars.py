@@ -19,7 +19,9 @@ def test_tarfile_reads_what_was_written() -> None:
     with tarfile.open(fileobj=io.BytesIO(archive())) as tar:
         members = [(m.name, tar.extractfile(m).read()) for m in tar]  # type: ignore[union-attr]
         assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar.getmembers()} == {(0, 0, 0, "", 0o644)}
-    assert members == [(f"{key}.{suffix}", data) for key, sample in SAMPLES for suffix, data in sample.items()]
+    assert members == [
+        (f"{key}.{suffix}", data) for key, sample in SAMPLES for suffix, data in sample.items()
+    ]
 
 
 def test_samples_round_trip() -> None:

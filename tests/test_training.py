@@ -20,7 +20,9 @@ def script(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_training_learns_something_and_says_on_what() -> None:
-    done = script(str(REAL / "train"), "--evaluate", str(REAL / "train"), str(REAL / "validation"), "--steps", "50")
+    done = script(
+        str(REAL / "train"), "--evaluate", str(REAL / "train"), str(REAL / "validation"), "--steps", "50"
+    )
     assert done.returncode == 0, done.stderr
     seen, unseen = (json.loads(line) for line in done.stdout.splitlines())
     assert (seen["split"], unseen["split"]) == (str(REAL / "train"), str(REAL / "validation"))

@@ -147,7 +147,10 @@ _NOT_TAUGHT = {
 _CODEPOINTS = frozenset(thing.codepoint for thing in THINGS)
 TAUGHT = tuple(i for i, thing in enumerate(THINGS) if thing.name not in _NOT_TAUGHT)  # to the generator: 32
 
-LABEL_ORDER = (*TAUGHT, *(i for i in range(len(THINGS)) if i not in TAUGHT))  # class ids: prompts/emoji has the first
+LABEL_ORDER = (
+    *TAUGHT,
+    *(i for i in range(len(THINGS)) if i not in TAUGHT),
+)  # class ids: prompts/emoji has the first
 WIDE = Pose(scale=(0.5, 0.9), rotation=15, position=0.5, flip=True)
 NARROW = Pose(scale=(0.68, 0.9), rotation=6, position=0.3, flip=False)  # what the generator was taught
 

@@ -1,14 +1,19 @@
-"""Stage 4, looking at images: images -> columns and features, row-aligned with the pool. Knows nothing of selection.
+"""Stage 4, looking at images: images -> columns and features, row-aligned with the pool. Knows nothing of
+selection.
 
-An annotator is `(*, device, **keys) -> Callable[[list[Sample]], dict[str, ndarray]]`: n samples in, arrays with n rows
-out. One-dimensional arrays become columns `<name>_<key>` in parquet, two-dimensional ones features in npz (float16).
-The call is made with a fixed number of samples, so a score never depends on how a shard was cut.
+An annotator is `(*, device, **keys) -> Callable[[list[Sample]], dict[str, ndarray]]`: n samples in, arrays
+with n rows out. One-dimensional arrays become columns `<name>_<key>` in parquet, two-dimensional ones
+features in npz (float16). The call is made with a fixed number of samples, so a score never depends on how a
+shard was cut.
 """
+
+from collections.abc import Callable
 
 from synthgen.annotators.clip import CLIP_COLUMNS, clip
 from synthgen.annotators.hashes import HASHES_COLUMNS, hashes
 from synthgen.annotators.image import IMAGE_COLUMNS, image
+from synthgen.annotators.shard import Annotate
 
-ANNOTATORS = {"clip": clip, "hashes": hashes, "image": image}
+ANNOTATORS: dict[str, Callable[..., Annotate]] = {"clip": clip, "hashes": hashes, "image": image}
 COLUMNS = {"clip": CLIP_COLUMNS, "hashes": HASHES_COLUMNS, "image": IMAGE_COLUMNS}
 """Columns of each annotator, without its name before them, and their types in parquet."""

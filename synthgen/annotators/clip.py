@@ -36,10 +36,10 @@ def clip(
 ) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.generic]]]:
     """Cosines in [-1, 1] of an open_clip model.
 
-    `similarity` is the cosine of image and prompt; `label_similarity` that of image and the plain captions of its
-    class; `margin` is `label_similarity` less the best of the other classes (positive: zero-shot agrees);
-    `top1` is the class id that zero-shot chooses, `rank` the rank of the true class (0 is first). Features `img` and
-    `txt` (of the prompt) have unit length, shape (n, width).
+    `similarity` is the cosine of image and prompt; `label_similarity` that of image and the plain captions
+    of its class; `margin` is `label_similarity` less the best of the other classes (positive: zero-shot
+    agrees); `top1` is the class id that zero-shot chooses, `rank` the rank of the true class (0 is first).
+    Features `img` and `txt` (of the prompt) have unit length, shape (n, width).
 
     Args:
         device: a torch device.
@@ -72,7 +72,10 @@ def clip(
 
     with torch.inference_mode():
         labels = torch.stack(
-            [encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0) for category in classes]
+            [
+                encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0)
+                for category in classes
+            ]
         )
         labels = torch.nn.functional.normalize(labels, dim=1)
     ids = np.array([category.id for category in classes], dtype=np.int32)
@@ -102,7 +105,9 @@ def clip(
 
     weights = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
-        weights.update(key.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        weights.update(
+            key.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     annotate.fingerprint = weights.hexdigest()[:32]  # type: ignore[attr-defined]
     return annotate
 
@@ -120,11 +125,15 @@ def _not_found(model: str, pretrained: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:200]
     if ":" not in model and "/" not in model:
         if model not in open_clip.list_models():
-            return f'{what}: no such model in open_clip; `python -c "import open_clip; print(open_clip.list_models())"` lists them'
+            return (
+                f'{what}: no such model in open_clip; `python -c "import open_clip; '
+                f'print(open_clip.list_models())"` lists them'
+            )
         tags = open_clip.list_pretrained_tags_by_model(model)
         if pretrained not in tags:
             return f"{what}: no such weights; pretrained = one of: {', '.join(tags)}"
     return (
         f"{what}: cannot be loaded ({type(error).__name__}: {reason}); tried the Hugging Face cache and hub. "
-        "Without network give a local folder as model, fill HF_HOME beforehand, or set HF_ENDPOINT to a mirror"
+        "Without network give a local folder as model, fill HF_HOME beforehand, or set HF_ENDPOINT "
+        "to a mirror"
     )

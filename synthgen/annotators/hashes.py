@@ -1,4 +1,6 @@
-"""Hashes that find the same image again: sha256 of the stored file, 64-bit DCT perceptual hash of the pixels."""
+"""Hashes that find the same image again: sha256 of the stored file, 64-bit DCT perceptual hash of the
+pixels.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -18,8 +20,8 @@ DCT = np.cos(np.pi / SIDE * np.outer(np.arange(KEPT), np.arange(SIDE) + 0.5))
 def hashes(*, device: str) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.generic]]]:
     """`sha256` (hex) of the image file as stored, and `phash`.
 
-    `phash` compares the 8 x 8 lowest frequencies of the 32 x 32 luma with their median, row by row from the most
-    significant bit: the value of `imagehash.phash`.
+    `phash` compares the 8 x 8 lowest frequencies of the 32 x 32 luma with their median, row by row from the
+    most significant bit: the value of `imagehash.phash`.
     """
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:

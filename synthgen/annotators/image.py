@@ -20,7 +20,9 @@ IMAGE_COLUMNS = {
 SHARPNESS_SIDE = 256
 
 
-def image(*, device: str, near_constant: float = 0.01) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.generic]]]:
+def image(
+    *, device: str, near_constant: float = 0.01
+) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.generic]]]:
     """Statistics of the luma (ITU-R 601, in [0, 1]) of each image.
 
     `luma` and `luma_std` are its mean and standard deviation, `entropy` is in bits (0 to 8) over 256 levels,
@@ -38,7 +40,7 @@ def image(*, device: str, near_constant: float = 0.01) -> Callable[[list[Sample]
             for name, kind in IMAGE_COLUMNS.items()
             if name != "near_constant"
         }
-        return {**columns, "near_constant": columns["luma_std"] < np.float32(near_constant)}
+        return {**columns, "near_constant": np.less(columns["luma_std"], np.float32(near_constant))}
 
     return annotate
 
@@ -50,7 +52,9 @@ def _statistics(pixels: npt.NDArray[np.uint8]) -> dict[str, float]:
     share = share[share > 0]
     grey.thumbnail((SHARPNESS_SIDE, SHARPNESS_SIDE), Image.Resampling.BOX)
     small = np.pad(np.asarray(grey, dtype=np.float32), 1, mode="edge")
-    laplacian = small[:-2, 1:-1] + small[2:, 1:-1] + small[1:-1, :-2] + small[1:-1, 2:] - 4 * small[1:-1, 1:-1]
+    laplacian = (
+        small[:-2, 1:-1] + small[2:, 1:-1] + small[1:-1, :-2] + small[1:-1, 2:] - 4 * small[1:-1, 1:-1]
+    )
     return {
         "width": pixels.shape[1],
         "height": pixels.shape[0],

@@ -1,7 +1,7 @@
 """One unit of annotation: the stored images of a pool shard -> parquet and npz, row-aligned with the pool."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,9 @@ def _decode(data: bytes, uid: str) -> npt.NDArray[np.uint8]:
     try:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     except OSError:
-        raise WorkError(f"{uid}: the stored image does not decode; `synthgen verify` lists what is damaged") from None
+        raise WorkError(
+            f"{uid}: the stored image does not decode; `synthgen verify` lists what is damaged"
+        ) from None
 
 
 def annotate_shard(
@@ -40,15 +42,20 @@ def annotate_shard(
     stem: str,
     *,
     annotate: Annotate,
+    kinds: Mapping[str, str],
     samples: Sequence[Sample | None],
     batch_size: int,
     record: dict[str, object],
     claim: storage.Claim,
 ) -> None:
-    """Publishes `annotations/<name>/<stem>`: columns `<name>_*`, null in failed rows, and features, NaN there.
+    """Publishes `annotations/<name>/<stem>`: columns `<name>_*`, null in failed rows, and features, NaN
+    there.
+
+    A shard without any image has its columns all the same, and no features.
 
     Args:
         annotate: called with exactly `batch_size` samples at a time; the last call is padded.
+        kinds: the annotator's columns and their types in parquet.
         samples: what `read_samples` gave.
 
     Raises:
@@ -65,12 +72,16 @@ def annotate_shard(
                 raise WorkError(f'annotator "{name}": {key} has {len(values)} rows for {batch_size} samples')
         parts.append({key: values[: len(batch)] for key, values in outputs.items()})
         claim.progress(start + len(batch))
-    columns: dict[str, object] = {"uid": shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"]}
+    columns: dict[str, object] = {
+        "uid": shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"]
+    }
     features: dict[str, npt.NDArray[np.float16]] = {}
+    for key, kind in kinds.items() if not parts else ():
+        columns[f"{name}_{key}"] = pa.nulls(len(samples), pa.type_for_alias(kind))
     for key in parts[0] if parts else ():
         values = np.concatenate([part[key] for part in parts])
         if values.ndim == 1:
-            columns[f"{name}_{key}"] = _spread(values, rows, len(samples))
+            columns[f"{name}_{key}"] = _spread(values, pa.type_for_alias(kinds[key]), rows, len(samples))
         else:
             features[f"{name}_{key}"] = np.full((len(samples), values.shape[1]), np.nan, np.float16)
             features[f"{name}_{key}"][rows] = values
@@ -81,9 +92,9 @@ def annotate_shard(
         record |= {"requested": len(samples), "written": len(written), "failed": len(samples) - len(written)}
 
 
-def _spread(values: npt.NDArray[np.generic], rows: Sequence[int], count: int) -> pa.Array:
+def _spread(values: npt.NDArray[np.generic], kind: pa.DataType, rows: Sequence[int], count: int) -> pa.Array:
     """Values at their rows, null elsewhere."""
     full: list[object] = [None] * count
     for row, value in zip(rows, values.tolist(), strict=True):
         full[row] = value
-    return pa.array(full, pa.from_numpy_dtype(values.dtype) if values.dtype.kind != "U" else pa.string())
+    return pa.array(full, kind)

@@ -1,1 +1,3 @@
-"""Stage 3, making images: requests -> pictures. The only importer of diffusers; knows nothing of prompts or selection."""
+"""Stage 3, making images: requests -> pictures. The only importer of diffusers; knows nothing of prompts or
+selection.
+"""

@@ -35,10 +35,13 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "") ->
     if (local / "model_index.json").is_file():
         return local.resolve()
     if local.is_dir():
-        raise ModelError(f'path = "{path}": {local} has no model_index.json; a diffusers pipeline folder is wanted')
+        raise ModelError(
+            f'path = "{path}": {local} has no model_index.json; a diffusers pipeline folder is wanted'
+        )
     if not HUB_ID.match(path):
         raise ModelError(
-            f'path = "{path}": no such model; "embedded", a folder (looked for {local}), or a hub id ORG/NAME is wanted'
+            f'path = "{path}": no such model; "embedded", a folder (looked for {local}), or a hub '
+            f"id ORG/NAME is wanted"
         )
     from diffusers import DiffusionPipeline
 
@@ -60,19 +63,26 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "") ->
     except Exception:
         reason = " ".join(str(first).split())[:160]
         raise ModelError(
-            f'path = "{path}": cannot be had ({type(first).__name__}: {reason}); tried the folder {local}, the Hugging '
-            "Face hub and its cache. Give a local folder as path, set HF_ENDPOINT to a mirror, or HF_HOME to a filled cache"
+            f'path = "{path}": cannot be had ({type(first).__name__}: {reason}); tried the folder '
+            f"{local}, the Hugging "
+            "Face hub and its cache. Give a local folder as path, set HF_ENDPOINT to a mirror, or "
+            "HF_HOME to a filled cache"
         ) from first
 
 
 def components(folder: Path) -> dict[str, str]:
     """The parts of a pipeline that are loaded: name -> class name (from model_index.json)."""
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[1]}
+    return {
+        name: entry[1]
+        for name, entry in index.items()
+        if isinstance(entry, list) and len(entry) == 2 and entry[1]
+    }
 
 
 def fingerprint(folder: Path, *, variant: str = "") -> str:
-    """32 hex digits over the names and sha256 of the weight files that are loaded: one model, wherever it lies.
+    """32 hex digits over the names and sha256 of the weight files that are loaded: one model, wherever it
+    lies.
 
     Raises:
         ModelError: the folder has no safetensors weights.
@@ -81,12 +91,16 @@ def fingerprint(folder: Path, *, variant: str = "") -> str:
     for part in sorted(components(folder)):
         files = sorted((folder / part).glob("*.safetensors"))
         chosen = [file for file in files if bool(variant) and f".{variant}" in file.name]
-        chosen = chosen or [file for file in files if re.fullmatch(r"[^.]+(-\d+-of-\d+)?\.safetensors", file.name)]
+        chosen = chosen or [
+            file for file in files if re.fullmatch(r"[^.]+(-\d+-of-\d+)?\.safetensors", file.name)
+        ]
         for file in chosen:
             with open(file, "rb") as data:
                 found.append([f"{part}/{file.name}", hashlib.file_digest(data, "sha256").hexdigest()])
     if not found:
-        raise ModelError(f"{folder}: no .safetensors weights there; other formats are not loaded (they can run code)")
+        raise ModelError(
+            f"{folder}: no .safetensors weights there; other formats are not loaded (they can run code)"
+        )
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
 
 
@@ -106,12 +120,20 @@ def scheduler_name(folder: Path, scheduler: str = "") -> str:
 
         raise ModelError(f'scheduler: unknown "{scheduler}"{nearest(scheduler, known)}')
     if scheduler in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
-        raise ModelError(f'scheduler: "{scheduler}" draws noise from a global generator; choose one that takes seeds')
+        raise ModelError(
+            f'scheduler: "{scheduler}" draws noise from a global generator; choose one that takes seeds'
+        )
     return scheduler
 
 
 def load(
-    folder: Path, *, device: str, dtype: str, scheduler: str = "", variant: str = "", safety_checker: bool = True
+    folder: Path,
+    *,
+    device: str,
+    dtype: str,
+    scheduler: str = "",
+    variant: str = "",
+    safety_checker: bool = True,
 ) -> "DiffusionPipeline":
     """The pipeline, on its device, silent.
 
@@ -131,7 +153,11 @@ def load(
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    options: dict[str, object] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
+    options: dict[str, object] = {
+        "dtype": getattr(torch, dtype),
+        "use_safetensors": True,
+        "local_files_only": True,
+    }
     if variant:
         options["variant"] = variant
     if not safety_checker and "safety_checker" in components(folder):

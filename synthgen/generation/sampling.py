@@ -1,7 +1,8 @@
 """One planned micro-batch: requests -> uint8 images or reasons why not.
 
-The unit of determinism is the micro-batch of the planned size: kernels choose their arithmetic by shape. Each image has
-its own CPU generator, made anew for each call; the last micro-batch of a shard is padded, never shrunk.
+The unit of determinism is the micro-batch of the planned size: kernels choose their arithmetic by shape.
+Each image has its own CPU generator, made anew for each call; the last micro-batch of a shard is padded,
+never shrunk.
 """
 
 import inspect
@@ -29,7 +30,8 @@ def sample(pipeline: "DiffusionPipeline", requests: Sequence[Request], *, batch_
     """The pictures of at most `batch_size` requests of one model, in their order.
 
     Raises:
-        ModelError: the pipeline does not take an argument that the requests need, or returns another number of images.
+        ModelError: the pipeline does not take an argument that the requests need, or returns another number
+            of images.
     """
     import torch
 
@@ -53,12 +55,16 @@ def sample(pipeline: "DiffusionPipeline", requests: Sequence[Request], *, batch_
         raise ModelError(f"{type(pipeline).__name__}: takes no negative prompt; remove `negative`")
     unknown = [key for key in call if key not in taken]
     if unknown:
-        raise ModelError(f"{type(pipeline).__name__}: does not take {', '.join(unknown)}; this model is not supported")
+        raise ModelError(
+            f"{type(pipeline).__name__}: does not take {', '.join(unknown)}; this model is not supported"
+        )
     with torch.inference_mode():
         output = pipeline(**call)
     images = output.images
     if len(images) != len(filled):
-        raise ModelError(f"{type(pipeline).__name__}: returned {len(images)} images for {len(filled)} prompts")
+        raise ModelError(
+            f"{type(pipeline).__name__}: returned {len(images)} images for {len(filled)} prompts"
+        )
     flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
     return [_picture(images[k], bool(flagged[k])) for k in range(len(requests))]
 

@@ -1,8 +1,8 @@
 """Prompts from templates with axes: "a {style} of a {class} {background}".
 
-Each class walks through the templates, and through the words of each axis, in rounds: a round is every value once, in
-an order of its own. So over any prefix of a class's prompts the counts of two values of an axis differ by at most one
-(among the prompts whose template has that axis), and no class is tied to a word.
+Each class walks through the templates, and through the words of each axis, in rounds: a round is every value
+once, in an order of its own. So over any prefix of a class's prompts the counts of two values of an axis
+differ by at most one (among the prompts whose template has that axis), and no class is tied to a word.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,8 @@ def templates(
     Args:
         classes: whom to ask for; `{class}` in a template becomes the category's `prompt`.
         seed: orders templates and words.
-        templates: one prompt each, with slots `{class}` (required) and `{axis}`. "a {slot}" becomes "an" before
-            a word that begins with a, e, i, o or u.
+        templates: one prompt each, with slots `{class}` (required) and `{axis}`. "a {slot}" becomes "an"
+            before a word that begins with a, e, i, o or u.
         axes: the words of each axis.
 
     Raises:
@@ -31,7 +31,9 @@ def templates(
     slot_names = [slots(template) for template in templates]
     for template, names in zip(templates, slot_names, strict=True):
         if "class" not in names:
-            raise RecipeError(f'templates: "{template}" has no slot {{class}}; each template must name the class')
+            raise RecipeError(
+                f'templates: "{template}" has no slot {{class}}; each template must name the class'
+            )
         for name in names:
             if name != "class" and name not in axes:
                 known = ", ".join(["class", *axes])
@@ -41,7 +43,9 @@ def templates(
                 )
     for axis in axes:
         if all(axis not in names for names in slot_names):
-            raise RecipeError(f"axes.{axis}: no template has a slot {{{axis}}}; add it to one or remove the list")
+            raise RecipeError(
+                f"axes.{axis}: no template has a slot {{{axis}}}; add it to one or remove the list"
+            )
     return _turns(classes, seed, templates, slot_names, axes)
 
 
@@ -62,9 +66,13 @@ def _turns(
         for category in classes:
             chosen = next(texts[category.name])
             used = {
-                axis: axes[axis][next(words[category.name, axis])] for axis in axes if axis in slot_names[chosen]
+                axis: axes[axis][next(words[category.name, axis])]
+                for axis in axes
+                if axis in slot_names[chosen]
             }
-            yield Prompt(fill(templates[chosen], {**used, "class": category.prompt}), category.name, axes=used)
+            yield Prompt(
+                fill(templates[chosen], {**used, "class": category.prompt}), category.name, axes=used
+            )
 
 
 def _rounds(count: int, seed: int, class_name: str, axis: str) -> Iterator[int]:
@@ -73,4 +81,3 @@ def _rounds(count: int, seed: int, class_name: str, axis: str) -> Iterator[int]:
     while True:
         yield from sorted(range(count), key=lambda value: make_seed(seed, class_name, axis, number, value))
         number += 1
-

@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -39,18 +39,19 @@ def inputs(root: Path, subset: str) -> dict[str, object]:
     return {path.name: storage.checksum(path)["sha256"] for path in files if storage.exists(path)}
 
 
-def latest_recipe(root: Path) -> dict[str, object]:
+def latest_recipe(root: Path) -> dict[str, Any]:
     """The resolved recipe that the folder was last made with."""
     folder = root / shards.RECIPES
     found = [storage.read_json(folder / name) for name in storage.names(folder)]
-    newest = max(found, key=lambda entry: float(entry["time"]))  # type: ignore[arg-type]
-    return newest["recipe"]  # type: ignore[return-value]
+    newest = max(found, key=lambda entry: float(entry["time"]))
+    recipe: dict[str, Any] = newest["recipe"]
+    return recipe
 
 
-def page(root: Path, subset: str, recipe: dict[str, object]) -> bytes:
+def page(root: Path, subset: str, recipe: dict[str, Any]) -> bytes:
     """The HTML page, pictures inside. All text is escaped."""
     stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
-    annotations = [table["name"] for table in recipe["annotate"]]  # type: ignore[attr-defined]
+    annotations = [table["name"] for table in recipe["annotate"]]
     columns = shards.PoolColumns(root, stems, annotations)
     funnel = storage.read_json(root / shards.SUBSETS / f"{subset}.json")
     verdicts = _verdicts(root, subset, columns["uid"])
@@ -65,7 +66,12 @@ def page(root: Path, subset: str, recipe: dict[str, object]) -> bytes:
         funnel=funnel,
         failures=_counts(columns["error"][columns["error"] != ""]),
         classes=[
-            (name, asked, _row(funnel, name), images.thumbnails((columns["class_name"] == name) & kept, SHOWN_EACH))
+            (
+                name,
+                asked,
+                _row(funnel, name),
+                images.thumbnails((columns["class_name"] == name) & kept, SHOWN_EACH),
+            )
             for name, asked in list(_counts(columns["class_name"]).items())[:SHOWN_CLASSES]
         ],
         n_classes=len(set(columns["class_name"].tolist())),
@@ -75,9 +81,10 @@ def page(root: Path, subset: str, recipe: dict[str, object]) -> bytes:
             if verdict not in ("kept", "failed")
         ],
         histograms=[
-            _histogram(name, columns[name], kept, columns["error"] == "") for name in _scores(columns, annotations)
+            _histogram(name, columns[name], kept, columns["error"] == "")
+            for name in _scores(columns, annotations)
         ],
-        splits={name: entry["num_samples"] for name, entry in splits.items()},  # type: ignore[attr-defined]
+        splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
         recipe=storage.to_json(recipe).decode(),
         thumbnail=THUMBNAIL,
@@ -112,9 +119,9 @@ def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
     return {str(found[k]): int(counts[k]) for k in np.argsort(first)}
 
 
-def _row(funnel: dict[str, object], class_name: str) -> list[int]:
+def _row(funnel: dict[str, Any], class_name: str) -> list[int]:
     """What is left of a class after each step of the funnel."""
-    return [stage["after_by_class"].get(class_name, 0) for stage in funnel["funnel"]]  # type: ignore[attr-defined]
+    return [stage["after_by_class"].get(class_name, 0) for stage in funnel["funnel"]]
 
 
 def _scores(columns: shards.PoolColumns, annotations: Sequence[str]) -> list[str]:
@@ -157,7 +164,11 @@ class _Images:
         return [
             Image.open(
                 io.BytesIO(
-                    storage.read(self._root / shards.POOL / f"{self._stems[row]}.tar", int(offsets[row]), int(sizes[row]))
+                    storage.read(
+                        self._root / shards.POOL / f"{self._stems[row]}.tar",
+                        int(offsets[row]),
+                        int(sizes[row]),
+                    )
                 )
             ).convert("RGB")
             for row in rows.tolist()

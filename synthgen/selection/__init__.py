@@ -1,9 +1,11 @@
-"""Stage 5, choosing: columns -> uids, with every verdict and a funnel. Looks at columns only, never at images.
+"""Stage 5, choosing: columns -> uids, with every verdict and a funnel. Looks at columns only, never at
+images.
 
-A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules before it, and keeps where True.
+A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules before it, and keeps where
+True.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,12 @@ import numpy.typing as npt
 from synthgen.errors import RecipeError
 from synthgen.selection.rules import cell_columns, duplicates, range_, sample, top
 
-RULES = {"duplicates": duplicates, "range": range_, "sample": sample, "top": top}
+RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
+    "duplicates": duplicates,
+    "range": range_,
+    "sample": sample,
+    "top": top,
+}
 
 Columns = Mapping[str, npt.NDArray[np.generic]]
 
@@ -27,7 +34,11 @@ class Rule(NamedTuple):
     def label(self) -> str:
         """The rule as people read it: "range clip_margin minimum=0.0"."""
         column = self.keys.get("column")
-        others = [f"{key}={value}" for key, value in self.keys.items() if key != "column" and value not in (None, "")]
+        others = [
+            f"{key}={value}"
+            for key, value in self.keys.items()
+            if key != "column" and value not in (None, "")
+        ]
         return " ".join([self.use, *([str(column)] if column else []), *others])
 
 
@@ -41,7 +52,9 @@ class Stage(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """`kept` (bool) and `verdict` (index of the rule that rejected; -1 kept, -2 failed) for each row of the pool."""
+    """`kept` (bool) and `verdict` (index of the rule that rejected; -1 kept, -2 failed) for each row of the
+    pool.
+    """
 
     kept: npt.NDArray[np.bool_]
     verdict: npt.NDArray[np.int32]
@@ -53,7 +66,9 @@ def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
     named = {key: str(keys[key]) for key in ("column", "best") if keys.get(key)}
     per = keys.get("per")
     if isinstance(per, str | list):
-        named |= {"per" if isinstance(per, str) else f"per.{k}": name for k, name in enumerate(cell_columns(per))}
+        named |= {
+            "per" if isinstance(per, str) else f"per.{k}": name for k, name in enumerate(cell_columns(per))
+        }
     return named
 
 

@@ -1,5 +1,5 @@
-"""Rules: `(columns, **keys) -> bool mask`. NaN (missing) is never kept by a rule that reads it. Ties fall to the
-smaller uid, so that a choice depends on the samples alone, not on their order or on other cells."""
+"""Rules: `(columns, **keys) -> bool mask`. NaN (missing) is never kept by a rule that reads it. Ties fall to
+the smaller uid, so that a choice depends on the samples alone, not on their order or on other cells."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ def cell_columns(per: str | list[str]) -> list[str]:
     return [CELL_COLUMNS.get(name, f"axis_{name}") for name in ([per] if isinstance(per, str) else per)]
 
 
-def range_(columns: Columns, *, column: str, minimum: float | None = None, maximum: float | None = None) -> Mask:
+def range_(
+    columns: Columns, *, column: str, minimum: float | None = None, maximum: float | None = None
+) -> Mask:
     """Keeps values between the bounds, both included; compared in the column's own precision.
 
     Raises:
@@ -30,7 +32,7 @@ def range_(columns: Columns, *, column: str, minimum: float | None = None, maxim
     if minimum is not None and maximum is not None and minimum > maximum:
         raise RecipeError(f"range: minimum {minimum} is above maximum {maximum}; nothing could pass")
     values = _numbers(columns, column)
-    keep = ~np.isnan(values)
+    keep: Mask = ~np.isnan(values)
     if minimum is not None:
         keep &= values >= values.dtype.type(minimum)
     if maximum is not None:
@@ -48,8 +50,9 @@ def top(
 ) -> Mask:
     """Keeps the best of each cell: `count` of them, or `fraction` rounded to the nearest count (half up).
 
-    Where DataComp's clip_score filter takes everything from the rank int(n * fraction) upward, ties included (n * f + 1
-    rows without ties), this keeps exactly the count. Missing values count in n, and are never kept.
+    Where DataComp's clip_score filter takes everything from the rank int(n * fraction) upward, ties included
+    (n * f + 1 rows without ties), this keeps exactly the count. Missing values count in n, and are never
+    kept.
 
     Raises:
         RecipeError: not exactly one of fraction (0 to 1) and count (0 or more) is given.
@@ -66,23 +69,29 @@ def sample(
     per: str | list[str] = "class",
     seed: int = 0,
 ) -> Mask:
-    """Keeps a random part of each cell, as `top` does with hash(seed, uid) for a score: repeatable, in any order.
+    """Keeps a random part of each cell, as `top` does with hash(seed, uid) for a score: repeatable, in any
+    order.
 
     Raises:
         RecipeError: not exactly one of fraction (0 to 1) and count (0 or more) is given.
     """
     _one_of("sample", fraction, count)
     hashed = [hashlib.sha256(f"{seed} {uid}".encode()).digest()[:8] for uid in columns["uid"].tolist()]
-    return _best(columns, np.frombuffer(b"".join(hashed), dtype=">u8").astype(np.float64), fraction, count, per)
+    return _best(
+        columns, np.frombuffer(b"".join(hashed), dtype=">u8").astype(np.float64), fraction, count, per
+    )
 
 
 def duplicates(columns: Columns, *, column: str, best: str = "", per: str | list[str] = "class") -> Mask:
-    """Keeps one of the samples of a cell that share a value: the greatest in column `best`, else the smallest uid.
+    """Keeps one of the samples of a cell that share a value: the greatest in column `best`, else the
+    smallest uid.
 
     `per = []` looks for the same value in the whole pool. A missing value is no duplicate and is not kept.
     """
     values = columns[column]
-    missing = np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind in "UO" else None
+    missing = (
+        np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind in "UO" else None
+    )
     _, value_ids = np.unique(values, return_inverse=True)
     cells = _cells(columns, per)
     score = -_numbers(columns, best) if best else np.zeros(len(values))
@@ -131,9 +140,12 @@ def _best(
     cells = _cells(columns, per)
     order = np.lexsort((columns["uid"], score, cells))
     sizes = np.bincount(cells)
-    wanted = np.full(len(sizes), count) if fraction is None else np.floor(sizes * fraction + 0.5).astype(np.intp)
+    wanted = (
+        np.full(len(sizes), count) if fraction is None else np.floor(sizes * fraction + 0.5).astype(np.intp)
+    )
     starts = np.cumsum(sizes) - sizes
     rank = np.arange(len(order)) - starts[cells[order]]
     keep = np.zeros(len(order), dtype=bool)
     keep[order] = rank < wanted[cells[order]]
-    return keep & ~np.isnan(score)
+    keep &= ~np.isnan(score)
+    return keep
