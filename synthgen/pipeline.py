@@ -6,6 +6,7 @@ a unit that is not done, claims it, makes it, publishes it. Running the command 
 """
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -206,7 +207,7 @@ def report_units(job: Job) -> list[Unit]:
     def make(claim: storage.Claim) -> None:
         files = {
             "index.html": report.page(job.root, job.subset, job.recipe.resolved()),
-            "contact_sheet.png": report.contact_sheet(job.root, job.subset),
+            "contact_sheet.jpg": report.contact_sheet(job.root, job.subset),
         }
         for name, data in files.items():
             claim.check()
@@ -347,11 +348,13 @@ def run(
     ]
     arguments += [part for setting in settings for part in ("--set", setting)]
     arguments += ["--threads", str(threads)] + (["--limit", str(limit)] if limit is not None else [])
-    failed = sorted({line for status, line in local.run_workers(count, arguments) if status})
-    if failed:
-        raise WorkError(
-            "; ".join(failed).removeprefix("synthgen: ") + "; run the same command again to go on"
-        )
+    failures = [(status, log.strip()) for status, log in local.run_workers(count, arguments) if status]
+    for log in {log for _, log in failures if "Traceback" in log}:
+        logging.getLogger(__name__).error("a worker failed:\n%s", log)
+    if failures:
+        lines = {log.splitlines()[-1] if log else f"a worker ended with {status}" for status, log in failures}
+        said = "; ".join(sorted(line.removeprefix("synthgen: ") for line in lines))
+        raise WorkError(f"{said}; what is finished stays, the same command goes on")
     return job.root
 
 
@@ -371,7 +374,7 @@ def report(root: Path, subset: str = "main") -> Path:
         ]
         raise FolderError(f"{root}: no subset {subset}; known: {', '.join(known) or 'none, select first'}")
     storage.replace(root, root / shards.REPORT / "index.html", page(root, subset, latest_recipe(root)))
-    storage.replace(root, root / shards.REPORT / "contact_sheet.png", contact_sheet(root, subset))
+    storage.replace(root, root / shards.REPORT / "contact_sheet.jpg", contact_sheet(root, subset))
     return root / shards.REPORT / "index.html"
 
 

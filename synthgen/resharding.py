@@ -46,8 +46,8 @@ def places(root: Path, stem: str) -> list[Place]:
         for uid, at in zip(rows["uid"], rows["image_offset"], strict=True)
         if at is not None
     ]
-    ends = [start for _, start in found[1:]] + [storage.size(root / shards.POOL / f"{stem}.tar")]
-    return [Place(uid, stem, start, end - start) for (uid, start), end in zip(found, ends, strict=True)]
+    bounds = [*(start for _, start in found), storage.size(root / shards.POOL / f"{stem}.tar")]
+    return [Place(uid, stem, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
 
 
 def split_of(key: str, split: Mapping[str, float]) -> str:

@@ -93,7 +93,7 @@ def page(root: Path, subset: str, recipe: dict[str, Any]) -> bytes:
 
 
 def contact_sheet(root: Path, subset: str, *, columns: int = 16, rows: int = 8, side: int = 64) -> bytes:
-    """A PNG of kept images, class after class in turn, `columns` x `rows` cells of `side` pixels."""
+    """A JPEG of kept images, class after class in turn, `columns` x `rows` cells of `side` pixels."""
     stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
     pool = shards.PoolColumns(root, stems, [])
     chosen = np.flatnonzero(_verdicts(root, subset, pool["uid"]) == "kept")[: columns * rows]
@@ -102,7 +102,7 @@ def contact_sheet(root: Path, subset: str, *, columns: int = 16, rows: int = 8, 
         image = image.resize((side, side), Image.Resampling.LANCZOS) if image.size != (side, side) else image
         sheet.paste(image, (cell % columns * (side + 2) + 1, cell // columns * (side + 2) + 1))
     sink = io.BytesIO()
-    sheet.save(sink, "PNG", optimize=True)
+    sheet.save(sink, "JPEG", quality=92, subsampling=0)
     return sink.getvalue()
 
 

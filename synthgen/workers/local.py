@@ -17,7 +17,7 @@ def run_workers(count: int, arguments: Sequence[str]) -> list[tuple[int, str]]:
     Each sees one GPU, if there are any. When this process is stopped, so are they.
 
     Returns:
-        The exit status and the last line on stderr of each.
+        The exit status and stderr of each.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     devices = visible.split(",") if visible else [str(number) for number in range(count)]
@@ -39,7 +39,10 @@ def run_workers(count: int, arguments: Sequence[str]) -> list[tuple[int, str]]:
             statuses = [process.wait() for process in processes]
         finally:
             _stop(processes)
-        return [(status, _last_line(Path(logs) / str(number))) for number, status in enumerate(statuses)]
+        return [
+            (status, (Path(logs) / str(number)).read_text("utf-8", "replace"))
+            for number, status in enumerate(statuses)
+        ]
 
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -52,8 +55,3 @@ def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
