@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from synthgen import __version__
 from synthgen.errors import FolderError, RecipeError, SynthgenError, nearest
+from synthgen.workers.place import WORKER
 
 if TYPE_CHECKING:
     from synthgen.inspection import Status
@@ -150,7 +151,7 @@ def _make(options: argparse.Namespace) -> int:
     _recipe_not_run(options.recipe, options.command)
     stages = MAKE[options.command][1] or options.stages or tuple(pipeline.STAGES)
     job = pipeline.open_job(options.recipe, options.output, settings=options.set)
-    with _progress(job.root, stages, quiet=bool(options.share) or int(os.environ.get("RANK", "0")) > 0):
+    with _progress(job.root, stages, quiet=_is_quiet()):
         root = pipeline.run(
             options.recipe,
             options.output,
@@ -158,11 +159,13 @@ def _make(options: argparse.Namespace) -> int:
             settings=options.set,
             limit=options.limit,
             subset=options.subset,
-            replace=options.replace,
+            replace="replace" in options and options.replace,
             workers=options.workers,
             share=options.share,
             threads=options.threads,
         )
+    if WORKER in os.environ:
+        return 0
     found = status(root)
     failed, requests = found["failed"], found["requests"]
     if options.json:
@@ -187,14 +190,17 @@ def _summary(found: "Status", subset: str) -> str:
         f"{found['folder']}: {found['requests']} requested, {found['written']} written, "
         f"{found['failed']} failed"
     ]
-    subsets, final = found["subsets"], found["final"]
-    if isinstance(subsets, dict) and subset in subsets:
-        lines.append(f"subset {subset}: {subsets[subset]} kept")
-    if isinstance(final, dict) and subset in final:
-        lines.append(
-            f"final/{subset}: " + ", ".join(f"{split} {count}" for split, count in final[subset].items())
-        )
+    if subset in found["subsets"]:
+        lines.append(f"subset {subset}: {found['subsets'][subset]} kept")
+    if subset in found["final"]:
+        splits = [f"{split} {count}" for split, count in found["final"][subset].items()]
+        lines.append(f"final/{subset}: {', '.join(splits) or 'nothing was kept'}")
     return "\n".join(lines)
+
+
+def _is_quiet() -> bool:
+    """Whether another process shows the progress: the parent of this worker, or a launcher's first rank."""
+    return WORKER in os.environ or os.environ.get("RANK", "0") != "0"
 
 
 @contextlib.contextmanager
@@ -282,7 +288,7 @@ def _check(options: argparse.Namespace) -> int:
         options.recipe, options.output, settings=options.set, limit=options.limit, subset=options.subset
     )
     job.check()
-    recipe, new = job.recipe, len({request.uid for request in job.requests} - job.planned)
+    recipe, new = job.recipe, len({request.uid for request in job.requests} - job.planned.keys())
     print(f"{job.recipe_path}: valid")
     print(f"classes: {len(recipe.classes)}, axes: {', '.join(recipe.axes) or 'none'}")
     print(f"requests: {len(job.requests)} ({new} not planned yet), in {job.root}")

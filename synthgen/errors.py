@@ -31,9 +31,13 @@ class LostClaimError(WorkError):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, then all of them."""
+    """The end of a message about an unknown name: the nearest known one, then all of them, or of many the
+    like.
+    """
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, known, n=6, cutoff=0.6)
     hint = f'; did you mean "{close[0]}"?' if close else "."
-    return f"{hint} Known: {', '.join(sorted(known))}"
+    if len(known) <= 60:
+        return f"{hint} Known: {', '.join(sorted(known))}"
+    return f"{hint} {len(known)} are known" + (f", among them {', '.join(close)}" if close else "")

@@ -38,7 +38,7 @@ def open_run(folder: str | Path) -> Path:
     root = Path(folder)
     if (root / "recipe.toml").is_file():
         raise FolderError(f"{root}: is a recipe; the folder of a run is wanted, such as shards/{root.name}")
-    if not storage.names(root / shards.RECIPES):
+    if not shards.is_run(root):
         raise FolderError(f"{root}: is no folder of a run; `synthgen run RECIPE -o {root}` makes one")
     return root
 
@@ -119,14 +119,18 @@ def verify(folder: str | Path) -> list[str]:
         ]
         folders += [path for path in finals if storage.is_folder(path)]
     for path in folders:
-        problems += _verify_files(path)
+        problems += _verify_files(path, [f"{stem}{shards.RECORD_SUFFIX}" for stem in shards.records(path)])
+    views = [name for name in storage.names(root / shards.SUBSETS) if name.endswith(".json")]
+    problems += _verify_files(root / shards.SUBSETS, views)
     rows: dict[str, str] = {}
     for stem in shards.records(root / shards.POOL):
         problems += _guard(_verify_pool_shard, root, stem, rows)
         for name in storage.names(root / shards.ANNOTATIONS):
             problems += _guard(_verify_annotation, root, name, stem)
     for name in storage.names(root / shards.SUBSETS):
-        if name.endswith(".npy"):
+        if name.endswith(".npy") and storage.exists(
+            root / shards.SUBSETS / f"{name.removesuffix('.npy')}.json"
+        ):
             problems += _guard(_verify_subset, root, name.removesuffix(".npy"), rows)
     return problems
 
@@ -138,16 +142,16 @@ def _guard(check: Callable[..., list[str]], *arguments: Any) -> list[str]:
     except SynthgenError as error:
         return [str(error)]
     except Exception as error:
-        return [f"{arguments[1:-1]}: cannot be read ({type(error).__name__}: {error})"]
+        return [f"{' '.join(map(str, arguments[:3]))}: cannot be read ({type(error).__name__}: {error})"]
 
 
-def _verify_files(folder: Path) -> list[str]:
+def _verify_files(folder: Path, records: list[str]) -> list[str]:
     problems = []
-    for stem in shards.records(folder):
+    for record in records:
         try:
-            files = shards.read_record(folder, stem)["files"]
+            files = storage.read_json(folder / record)["files"]
         except (WorkError, KeyError) as error:
-            problems.append(f"{shards.record_path(folder, stem)}: damaged record ({error})")
+            problems.append(f"{folder / record}: damaged record ({error})")
             continue
         for name, expected in files.items():
             if not storage.exists(folder / name):
@@ -188,6 +192,9 @@ def _verify_annotation(root: Path, name: str, stem: str) -> list[str]:
     folder = root / shards.ANNOTATIONS / name
     if not storage.exists(shards.record_path(folder, stem)):
         return []
+    made_of = shards.read_record(folder, stem)["pool"]
+    if made_of != shards.read_record(root / shards.POOL, stem)["files"]:
+        return [f"{folder / stem}: was made from other images than the pool holds"]
     pool = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"]
     if shards.read_table(folder / f"{stem}.parquet", ["uid"])["uid"].to_pylist() != pool.to_pylist():
         return [f"{folder / stem}.parquet: the rows are not those of the pool"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthgen import planning, resharding, shards, storage
-from synthgen.annotators import ANNOTATORS
+from synthgen.annotators import ANNOTATORS, CHECKS
 from synthgen.errors import FolderError, ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.recipe import AnnotateTable, ModelTable, Recipe
@@ -39,11 +39,13 @@ class Job:
         *,
         limit: int | None = None,
         subset: str = "main",
+        replace: bool = False,
         place: Place = ALONE,
         threads: int = 1,
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
-        self.limit, self.subset, self.place, self.threads = limit, subset, place, threads
+        self.limit, self.subset, self.replace = limit, subset, replace
+        self.place, self.threads = place, threads
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -114,6 +116,7 @@ class Job:
         inputs: dict[str, object] = {
             "seed": self.recipe.seed,
             "images.shard_size": self.recipe.images.shard_size,
+            "axes": self.recipe.axes,
         }
         for number, prompts in enumerate(self.recipe.prompts):
             inputs |= flat(
@@ -141,14 +144,22 @@ class Job:
 
     def selection_inputs(self) -> dict[str, object]:
         rules = [{"use": table.use, **table.keys} for table in self.recipe.select]
-        return {"requests": len(self.planned | {request.uid for request in self.requests}), "select": rules}
+        return {
+            "requests": len(self.planned.keys() | {request.uid for request in self.requests}),
+            "select": rules,
+        }
 
     def final_inputs(self) -> dict[str, object]:
         reshard = self.recipe.reshard
         return self.selection_inputs() | {
-            "reshard.split": reshard.split,
+            "reshard.split": [list(part) for part in reshard.split.items()],
             "reshard.shard_size": reshard.shard_size,
         }
+
+    @functools.cached_property
+    def recipe_digest(self) -> str:
+        """The name under which the folder keeps this recipe."""
+        return shards.digest(self.recipe.resolved())[:32]
 
     def record(self, stage: str, inputs: dict[str, object]) -> dict[str, object]:
         """The start of a unit's record."""
@@ -164,17 +175,20 @@ class Job:
         }
 
     @property
-    def planned(self) -> frozenset[str]:
-        """The uids in the plan so far."""
+    def planned(self) -> dict[str, int]:
+        """The uids in the plan so far, with their class ids."""
         folder = self.root / shards.PLAN
-        stems = shards.records(folder)
-        return frozenset(
-            uid
-            for stem in stems
-            for uid in shards.read_table(folder / f"{stem}.parquet", ["uid"])["uid"].to_pylist()
-        )
+        tables = [
+            shards.read_table(folder / f"{stem}.parquet", ["uid", "class_id"])
+            for stem in shards.records(folder)
+        ]
+        return {
+            uid: class_id
+            for table in tables
+            for uid, class_id in zip(table["uid"].to_pylist(), table["class_id"].to_pylist(), strict=True)
+        }
 
-    def check(self, *, replace: bool = False) -> None:
+    def check(self) -> None:
         """Compares the folder with the recipe, and changes nothing.
 
         Raises:
@@ -182,10 +196,14 @@ class Job:
         """
         if storage.exists(self.root) and not storage.is_folder(self.root):
             raise FolderError(f"{self.root}: is a file; a folder is wanted")
-        if storage.names(self.root) and not storage.names(self.root / shards.RECIPES):
+        if not shards.is_run(self.root) and not storage.is_blank(self.root):
             raise FolderError(
                 f"{self.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
             )
+        for table in self.recipe.annotate:
+            with where(self.recipe_path, f"annotate.{table.name}"):
+                if table.use in CHECKS:
+                    CHECKS[table.use](**table.keys)
         self._check_plan()
         for number, (path, group) in enumerate(shards.load_plan(self.root)):
             stem = shards.shard_name(number)
@@ -202,8 +220,8 @@ class Job:
                     self.annotation_inputs(table),
                     "put it back, or give the annotation another name",
                 )
-        if not replace:
-            self._check_final()
+        if not self.replace:
+            self.check_final()
 
     def _check_plan(self) -> None:
         planned = self.planned
@@ -216,12 +234,13 @@ class Job:
             )
         inputs = self.plan_inputs()
         stem = shards.records(self.root / shards.PLAN)[-1]
-        if planned <= {request.uid for request in self.requests}:
+        labels = {request.uid: request.class_id for request in self.requests}
+        if all(labels.get(uid) == class_id for uid, class_id in planned.items()):
             made = shards.read_record(self.root / shards.PLAN, stem)["inputs"]
-            inputs = {**made, "images.shard_size": inputs["images.shard_size"]}
+            inputs = {**made, **{key: inputs[key] for key in ("images.shard_size", "axes")}}
         shards.require_inputs(self.root / shards.PLAN, stem, inputs, KEEP)
 
-    def _check_final(self) -> None:
+    def check_final(self) -> None:
         inputs = self.final_inputs()
         folders = [self.final, *(self.final / split for split in storage.names(self.final))]
         for folder in folders:
@@ -238,14 +257,17 @@ class Job:
         inputs.
         """
         try:
-            self._check_final()
+            self.check_final()
         except FolderError:
             folders = [self.final / split for split in storage.names(self.final)] + [self.final]
             for folder in folders:
                 for stem in shards.records(folder):
-                    for name in shards.read_record(folder, stem)["files"]:
+                    files = shards.read_record(folder, stem)["files"]
+                    storage.remove(
+                        shards.record_path(folder, stem)
+                    )  # first: data without a record is garbage
+                    for name in files:
                         storage.remove(folder / name)
-                    storage.remove(shards.record_path(folder, stem))
 
     @property
     def final(self) -> Path:

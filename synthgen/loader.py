@@ -19,7 +19,7 @@ IMAGES = ("jpg", "webp", "png")
 
 
 class Loader(Protocol):
-    """Iterates over (images, class ids); each time anew is the next epoch. `len` counts samples."""
+    """Iterates over (images, class ids); each time anew is the next epoch. `len` counts batches."""
 
     def __iter__(self) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]": ...
 

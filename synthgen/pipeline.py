@@ -7,6 +7,7 @@ a unit that is not done, claims it, makes it, publishes it. Running the command 
 
 import functools
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import NamedTuple
 
 from synthgen import planning, recipe, resharding, selection, shards, storage
 from synthgen.annotators import COLUMNS
-from synthgen.errors import FolderError, LostClaimError, WorkError
+from synthgen.errors import FolderError, LostClaimError, SynthgenError, WorkError
 from synthgen.job import Job, source_of, where
 from synthgen.recipe import AnnotateTable
 from synthgen.workers import local
-from synthgen.workers.place import default_workers, find_place
+from synthgen.workers.place import default_workers, find_place, is_launched
 
 WAIT_SECONDS = 0.5
 
@@ -36,11 +37,12 @@ def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[storage.Clai
 
 
 def plan_units(job: Job) -> list[Unit]:
+    # the name first: if another worker plans meanwhile, this name is taken and its requests are not added
+    stem = f"{len(shards.records(job.root / shards.PLAN)):03d}-000"
     planned = job.planned
     new = [request for request in job.requests if request.uid not in planned]
     if not new:
         return []
-    stem = f"{len(shards.records(job.root / shards.PLAN)):03d}-000"
 
     def make(claim: storage.Claim) -> None:
         cut = planning.cut_shards(new, job.recipe.images.shard_size)
@@ -136,22 +138,40 @@ def selection_units(job: Job) -> list[Unit]:
         table = shards.verdict_table(
             columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist()
         )
+        files = {
+            f"{job.subset}.npy": shards.to_npy(array),
+            f"{job.subset}.parquet": shards.to_parquet([table]),
+        }
         funnel = {
             "inputs": inputs,
+            "recipe": job.recipe_digest,
             "requested": len(verdicts),
             "failed": verdicts.count("failed"),
             "kept": len(array),
             "funnel": [stage._asdict() for stage in chosen.funnel],
+            "files": {name: storage.checksum_of(data) for name, data in files.items()},
         }
-        for suffix, data in (
-            (".npy", shards.to_npy(array)),
-            (".parquet", shards.to_parquet([table])),
-            (".json", storage.to_json(funnel)),
-        ):
+        storage.remove(folder / f"{job.subset}.json")  # while it is away, the others say nothing
+        for name, data in {**files, f"{job.subset}.json": storage.to_json(funnel)}.items():
             claim.check()
-            storage.replace(job.root, folder / f"{job.subset}{suffix}", data)
+            storage.replace(job.root, folder / name, data)
 
     return [Unit(f"subsets/{job.subset}", done, make)]
+
+
+def replace_units(job: Job) -> list[Unit]:
+    """With --replace: removes what `final/<subset>` holds of other rules, now that the new selection is
+    there.
+    """
+
+    def done() -> bool:
+        try:
+            job.check_final()
+        except FolderError:
+            return False
+        return True
+
+    return [Unit(f"final/{job.subset}", done, lambda claim: job.remove_other_final())] if job.replace else []
 
 
 def final_units(job: Job) -> list[Unit]:
@@ -198,28 +218,29 @@ def card_units(job: Job) -> list[Unit]:
 
 
 def report_units(job: Job) -> list[Unit]:
-    from synthgen.reporting import report
+    inputs, path = _report_inputs(job.root, job.subset), shards.record_path(job.root / shards.REPORT, "index")
 
-    folder = job.root / shards.REPORT
-    inputs: dict[str, object] = {"subset": job.subset} | report.inputs(job.root, job.subset)
-    path = shards.record_path(folder, "index")
+    def done() -> bool:
+        return storage.exists(path) and storage.read_json(path).get("inputs") == inputs
 
-    def make(claim: storage.Claim) -> None:
-        files = {
-            "index.html": report.page(job.root, job.subset, job.recipe.resolved()),
-            "contact_sheet.jpg": report.contact_sheet(job.root, job.subset),
-        }
-        for name, data in files.items():
-            claim.check()
-            storage.replace(job.root, folder / name, data)
-        record = job.record("report", inputs) | {
-            "files": {name: storage.checksum(folder / name) for name in files}
-        }
-        storage.replace(job.root, path, storage.to_json(record))
+    return [Unit("report", done, lambda claim: _write_report(job.root, job.subset))]
 
-    return [
-        Unit("report", lambda: storage.exists(path) and storage.read_json(path).get("inputs") == inputs, make)
-    ]
+
+def _report_inputs(root: Path, subset: str) -> dict[str, object]:
+    from synthgen.reporting.report import inputs
+
+    return {"subset": subset, **inputs(root, subset)}
+
+
+def _write_report(root: Path, subset: str) -> None:
+    from synthgen.reporting.report import contact_sheet, page
+
+    folder = root / shards.REPORT
+    files = {"index.html": page(root, subset), "contact_sheet.jpg": contact_sheet(root, subset)}
+    record = {"stage": "report", "inputs": _report_inputs(root, subset)}
+    record["files"] = {name: storage.checksum_of(data) for name, data in files.items()}
+    for name, data in {**files, f"index{shards.RECORD_SUFFIX}": storage.to_json(record)}.items():
+        storage.replace(root, folder / name, data)
 
 
 STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
@@ -227,7 +248,7 @@ STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
     "generate": [pool_units],
     "annotate": [annotation_units],
     "select": [selection_units],
-    "reshard": [final_units, card_units],
+    "reshard": [replace_units, final_units, card_units],
     "report": [report_units],
 }
 
@@ -269,18 +290,24 @@ def open_job(
     settings: Sequence[str] = (),
     limit: int | None = None,
     subset: str = "main",
+    replace: bool = False,
     share: str = "",
     threads: int = 1,
 ) -> Job:
     """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written.
 
     Raises:
-        RecipeError: the recipe is wrong.
+        SynthgenError: the recipe is wrong, or another argument.
     """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", subset):
+        raise SynthgenError(f'--subset "{subset}": letters, digits, - and _ are allowed')
+    if limit is not None and limit < 1:
+        raise SynthgenError(f"--limit {limit}: a whole number from 1 is wanted")
     path = recipe.find(recipe_name)
     loaded = recipe.load(path, settings)
     root = Path(output) if output else Path(shards.DEFAULT_ROOT) / loaded.name
-    return Job(path, loaded, root, limit=limit, subset=subset, place=find_place(share), threads=threads)
+    place = find_place(share)
+    return Job(path, loaded, root, limit=limit, subset=subset, replace=replace, place=place, threads=threads)
 
 
 def run(
@@ -307,7 +334,7 @@ def run(
         subset: the name of the selection and of the folder in final/.
         replace: make final/<subset> anew where the recipe now selects otherwise.
         workers: processes; 1 works in this one, None is one a visible GPU, or one a core.
-        share: "k/n", this worker's place among several launches on one folder.
+        share: "k/n", the place of this launch among several launches on one folder.
         threads: CPU threads of torch in each worker; the bytes depend on it.
 
     Returns:
@@ -318,41 +345,48 @@ def run(
         WorkError: a unit could not be made; what is published stays.
     """
     job = open_job(
-        recipe_name, output, settings=settings, limit=limit, subset=subset, share=share, threads=threads
+        recipe_name,
+        output,
+        settings=settings,
+        limit=limit,
+        subset=subset,
+        replace=replace,
+        share=share,
+        threads=threads,
     )
-    job.check(replace=replace)
-    before = list(STAGES)[: list(STAGES).index(stages[0])]
-    for stage in before:
+    job.check()
+    for stage in list(STAGES)[: list(STAGES).index(stages[0])]:
         _require(job, stage, stages[0])
     storage.make_folder(job.root)
-    resolved = job.recipe.resolved()
-    path = job.root / shards.RECIPES / f"{shards.digest(resolved)[:32]}.json"
-    storage.replace(job.root, path, storage.to_json({"time": time.time(), "recipe": resolved}))
-    if replace:
-        job.remove_other_final()
-    launched = share or job.place.world_size > 1
-    count = 1 if launched else workers or default_workers()
+    storage.replace(
+        job.root,
+        job.root / shards.RECIPES / f"{job.recipe_digest}.json",
+        storage.to_json({"time": time.time(), "recipe": job.recipe.resolved()}),
+    )
+    slow = {"generate", "annotate"} & set(stages)
+    count = 1 if is_launched() or not slow else workers or default_workers()
     if count == 1:
         work(job, stages)
         return job.root
     work(job, [stage for stage in stages if stage == "plan"])
     arguments = [
         "run",
-        "--stages",
-        ",".join(stages),
         str(recipe_name),
         "-o",
         str(job.root),
+        "--stages",
+        ",".join(stages),
         "--subset",
         subset,
     ]
     arguments += [part for setting in settings for part in ("--set", setting)]
     arguments += ["--threads", str(threads)] + (["--limit", str(limit)] if limit is not None else [])
-    failures = [(status, log.strip()) for status, log in local.run_workers(count, arguments) if status]
-    for log in {log for _, log in failures if "Traceback" in log}:
-        logging.getLogger(__name__).error("a worker failed:\n%s", log)
-    if failures:
-        lines = {log.splitlines()[-1] if log else f"a worker ended with {status}" for status, log in failures}
+    arguments += ["--replace"] if replace else []
+    failures = [log.strip() for status, log in local.run_workers(count, arguments, job.place) if status]
+    if failures and any(_missing(job, stage) for stage in stages):
+        for log in {log for log in failures if "Traceback" in log}:
+            logging.getLogger(__name__).error("a worker failed:\n%s", log)
+        lines = {log.splitlines()[-1] if log else "a worker was killed" for log in failures}
         said = "; ".join(sorted(line.removeprefix("synthgen: ") for line in lines))
         raise WorkError(f"{said}; what is finished stays, the same command goes on")
     return job.root
@@ -364,8 +398,6 @@ def report(root: Path, subset: str = "main") -> Path:
     Raises:
         FolderError: there is no such subset.
     """
-    from synthgen.reporting.report import contact_sheet, latest_recipe, page
-
     if not storage.exists(root / shards.SUBSETS / f"{subset}.json"):
         known = [
             name.removesuffix(".npy")
@@ -373,17 +405,21 @@ def report(root: Path, subset: str = "main") -> Path:
             if name.endswith(".npy")
         ]
         raise FolderError(f"{root}: no subset {subset}; known: {', '.join(known) or 'none, select first'}")
-    storage.replace(root, root / shards.REPORT / "index.html", page(root, subset, latest_recipe(root)))
-    storage.replace(root, root / shards.REPORT / "contact_sheet.jpg", contact_sheet(root, subset))
+    _write_report(root, subset)
     return root / shards.REPORT / "index.html"
+
+
+def _missing(job: Job, stage: str) -> list[str]:
+    """The units of a stage that are not done."""
+    try:
+        return [unit.name for units_of in STAGES[stage] for unit in units_of(job) if not unit.done()]
+    except WorkError:
+        return [stage]
 
 
 def _require(job: Job, stage: str, wanted: str) -> None:
     """Raises FolderError where a stage that `wanted` builds on is not finished."""
-    try:
-        missing = [unit.name for units_of in STAGES[stage] for unit in units_of(job) if not unit.done()]
-    except WorkError:
-        missing = [stage]
+    missing = _missing(job, stage)
     if missing:
         raise FolderError(
             f"{job.root}: `{stage}` is not finished ({len(missing)} left, first {missing[0]}), and "

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -33,20 +34,20 @@ from synthgen.data import Category
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.selection import RULES, columns_read
-from synthgen.shards import POOL_COLUMNS, REQUEST_COLUMNS
+from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 
 GIVEN = {"classes", "device", "seed"}
 """Parameters that the pipeline gives to a function, where it has them; no recipe key."""
 
 
-def _problem(message: str, **context: object) -> PydanticCustomError:
-    return PydanticCustomError("recipe", message.replace("{", "{{").replace("}", "}}"), context or None)
+def _problem(message: str) -> PydanticCustomError:
+    return PydanticCustomError("recipe", message)
 
 
 def _read_lines(name: str, folder: Path) -> list[str]:
     path = folder / name
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         files = sorted(p.name for p in folder.glob("*.txt")) + sorted(p.name for p in folder.glob("*.csv"))
         close = difflib.get_close_matches(name, files, n=1)
@@ -82,13 +83,20 @@ def _categories(value: object, info: ValidationInfo) -> object:
     folder = _folder(info)
     if isinstance(value, str) and value.endswith(".csv"):
         rows = list(csv.DictReader(io.StringIO("\n".join(_read_lines(value, folder)))))
-        if rows and not {"id", "name"} <= set(rows[0]):
+        columns = {str(column) for row in rows for column in row}
+        if rows and not {"id", "name"} <= columns <= {"id", "name", "prompt"}:
             raise _problem(
-                f'"{value}" has columns {", ".join(rows[0])}; id and name are needed, prompt is optional'
+                f'"{value}" has columns {", ".join(sorted(columns))}; id and name are needed, '
+                f"prompt is optional"
             )
-        if not all(row["id"].isdecimal() for row in rows):
-            raise _problem(f'"{value}": column id holds something else than whole numbers')
-        value = [Category(int(row["id"]), row["name"], row.get("prompt") or row["name"]) for row in rows]
+        if not all((row["id"] or "").isdecimal() and int(row["id"]) < 2**31 for row in rows):
+            raise _problem(f'"{value}": column id holds something else than whole numbers below 2**31')
+        names = [(row["name"] or "").strip() for row in rows]
+        prompts = [(row.get("prompt") or "").strip() for row in rows]
+        value = [
+            Category(int(row["id"]), name, prompt or name)
+            for row, name, prompt in zip(rows, names, prompts, strict=True)
+        ]
     elif isinstance(value, str):
         value = [Category(k, name, name) for k, name in enumerate(_read_lines(value, folder))]
     elif isinstance(value, list) and all(isinstance(name, str) for name in value):
@@ -99,6 +107,11 @@ def _categories(value: object, info: ValidationInfo) -> object:
 
 
 def _distinct_categories(categories: list[Category]) -> list[Category]:
+    for category in categories:
+        if not category.name.strip() or not category.name.isprintable():
+            raise _problem(
+                f"class {category.id} is called {json.dumps(category.name)}; a name on one line is wanted"
+            )
     _distinct([category.name for category in categories])
     _distinct([str(category.id) for category in categories])
     return categories
@@ -113,7 +126,7 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 class Table(BaseModel):
     """A table of the recipe: strict types, no unknown key."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -337,9 +350,9 @@ def _override(values: dict[str, Any], setting: str) -> None:
     for parent in parents:
         if isinstance(table, list):
             table = _entry(table, parent, where)
-        else:
+        elif isinstance(table, dict):
             table = table.setdefault(parent, {})
-    if isinstance(table, list) or not isinstance(table, dict):
+    if not isinstance(table, dict):
         raise RecipeError(
             f"--set {setting}: {where} is no key of a table; tables in a list go by number, models.0.steps"
         )
@@ -348,7 +361,7 @@ def _override(values: dict[str, Any], setting: str) -> None:
 
 def _entry(tables: list[Any], key: str, where: str) -> Any:
     for number, table in enumerate(tables):
-        if key in (str(number), table.get("id"), table.get("name")):
+        if key == str(number) or (isinstance(table, dict) and key in (table.get("id"), table.get("name"))):
             return table
     raise RecipeError(
         f'--set {where}: there is no "{key}"; numbers from 0 to {len(tables) - 1}, or an id, are wanted'
@@ -371,7 +384,8 @@ def _first(error: ValidationError, prefix: str = "") -> str:
 
 def known_columns(recipe: Recipe) -> dict[str, str]:
     """Every column of the pool and of the annotations: name -> its type in parquet."""
-    known = {name: str(kind) for name, kind in (REQUEST_COLUMNS | POOL_COLUMNS).items()}
+    columns = {name: kind for name, kind in REQUEST_COLUMNS.items() if name not in PLAN_ONLY} | POOL_COLUMNS
+    known = {name: str(kind) for name, kind in columns.items()}
     known |= {f"axis_{axis}": "string" for axis in recipe.axes}
     for number, table in enumerate(recipe.annotate):
         for column, kind in COLUMNS[table.use].items():
@@ -403,6 +417,9 @@ def _check(recipe: Recipe) -> None:
                     f'prompts.{number}.classes: "{category.name}" has id {category.id} here and '
                     f"{other.id} before"
                 )
+    for axis in ("class", "model"):
+        if axis in recipe.axes:
+            raise RecipeError(f'axes.{axis}: "{axis}" means something else already; choose another name')
     if len({category.id for category in ids.values()}) < len(ids):
         raise RecipeError("prompts: two classes have one id; give a .csv with columns id and name")
     for number, model in enumerate(recipe.models):
@@ -429,3 +446,8 @@ def _check(recipe: Recipe) -> None:
                 raise RecipeError(
                     f'select.{number}.{key}: "{column}" holds text; a column of numbers is wanted'
                 )
+        empty = {name: np.empty(0, "U1" if kind == "string" else "f8") for name, kind in known.items()}
+        try:
+            RULES[table.use](empty, **table.keys)
+        except RecipeError as error:
+            raise RecipeError(f"select.{number}: {error}") from None

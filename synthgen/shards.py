@@ -5,6 +5,7 @@ A unit is one shard of one stage. It is done if its record `<stem>_stats.json` e
 last.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from synthgen import storage
 from synthgen.data import Request
-from synthgen.errors import FolderError
+from synthgen.errors import FolderError, WorkError
 
 RECIPES, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
     "recipes", "plan", "pool", "annotations", "subsets", "final", "report",
@@ -64,6 +65,10 @@ POOL_COLUMNS = {
 """What the pool adds to its requests; all but `error` are null in a failed row, `error` is null in a written
 one.
 """
+
+
+PLAN_ONLY = ("width", "height")
+"""Columns of the plan that the pool has not: it says the size that came out."""
 
 
 def shard_name(number: int) -> str:
@@ -140,8 +145,17 @@ def to_parquet(tables: Iterable[pa.Table]) -> bytes:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A parquet file of the run, or some of its columns."""
-    return pq.read_table(pa.BufferReader(storage.read(path)), columns=columns)
+    """A parquet file of the run, or some of its columns.
+
+    Raises:
+        WorkError: it is missing or damaged.
+    """
+    data = storage.read(path)
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise WorkError(f"{path}: damaged ({reason}); `synthgen verify` lists what else is") from None
 
 
 def to_npz(arrays: dict[str, npt.NDArray[np.float16]]) -> bytes:
@@ -169,6 +183,11 @@ def verdict_table(
     """Every uid of the pool with what became of it; `error` is null in a written row."""
     reasons = pa.array([error or None for error in errors], pa.string())
     return pa.table({"uid": pa.array(uids, pa.string()), "kept": kept, "verdict": verdicts, "error": reasons})
+
+
+def is_run(root: Path) -> bool:
+    """Whether synthgen has made something in a folder."""
+    return any(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in storage.names(root / RECIPES))
 
 
 def record_path(folder: Path, stem: str) -> Path:
@@ -204,7 +223,7 @@ def new_unit(
         if name != f"{stem}{RECORD_SUFFIX}" and re.fullmatch(rf"{re.escape(stem)}\.[a-z]+", name):
             storage.remove(folder / name)
     started = time.monotonic()
-    with storage.staging(root) as stage:
+    with storage.staging(root, claim.path.name) as stage:
         files: dict[str, BinaryIO] = {}
 
         def create(suffix: str) -> BinaryIO:
@@ -213,14 +232,20 @@ def new_unit(
 
         try:
             yield create
+        except OSError:
+            claim.check()  # who lost the claim has also lost its unfinished files
+            raise
         finally:
             for file in files.values():
                 file.close()
-        record["files"] = {f"{stem}{suffix}": storage.checksum(stage / f"{stem}{suffix}") for suffix in files}
+        sums = {f"{stem}{suffix}": storage.checksum(stage / f"{stem}{suffix}") for suffix in files}
+        record["files"] = sums
         record |= {"seconds": round(time.monotonic() - started, 3), "host": storage.host()}
         claim.check()
         for suffix in files:
-            storage.publish(stage / f"{stem}{suffix}", folder / f"{stem}{suffix}")
+            path = folder / f"{stem}{suffix}"
+            if not storage.publish(stage / path.name, path) and storage.checksum(path) != sums[path.name]:
+                raise WorkError(f"{path}: another file has this name already; remove it if it is not wanted")
         claim.check()
         with storage.create(stage / "record") as file:
             file.write(storage.to_json(record))
@@ -261,7 +286,13 @@ def load_plan(root: Path) -> list[tuple[Path, int]]:
 
 def read_plan_shard(path: Path, group: int) -> pa.Table:
     """The requests of one pool shard."""
-    return pq.ParquetFile(pa.BufferReader(storage.read(path))).read_row_group(group)
+    return _plan_file(path).read_row_group(group)
+
+
+@functools.lru_cache(maxsize=1)
+def _plan_file(path: Path) -> pq.ParquetFile:
+    """A part of the plan, read once for all its row groups: published parts never change."""
+    return pq.ParquetFile(pa.BufferReader(storage.read(path)))
 
 
 def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes | None]:

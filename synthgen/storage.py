@@ -34,6 +34,11 @@ def exists(path: Path) -> bool:
     return path.exists()
 
 
+def is_blank(folder: Path) -> bool:
+    """Whether a folder is absent, or holds nothing but the leftovers of a start that was cut short."""
+    return all(name == WORK or name.startswith(".probe-") for name in names(folder))
+
+
 def is_folder(path: Path) -> bool:
     return path.is_dir()
 
@@ -98,6 +103,11 @@ def checksum(path: Path) -> dict[str, int | str]:
         return {"bytes": file.tell(), "sha256": digest}
 
 
+def checksum_of(data: bytes) -> dict[str, int | str]:
+    """`checksum` of a file that is to be written."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def make_folder(path: Path) -> None:
     """Creates a folder where files can be made.
 
@@ -116,9 +126,15 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def staging(root: Path) -> Iterator[Path]:
-    """A private folder for unfinished files, removed at the end."""
-    folder = root / WORK / "tmp" / uuid.uuid4().hex
+def staging(root: Path, unit: str = "view") -> Iterator[Path]:
+    """A private folder for unfinished files, removed at the end.
+
+    Who holds a unit's claim names the unit: what a killed worker left of it is removed.
+    """
+    folder = root / WORK / "tmp" / f"{unit}.{uuid.uuid4().hex}"
+    for name in names(folder.parent) if unit != "view" else ():
+        if name.rpartition(".")[0] == unit:
+            shutil.rmtree(folder.parent / name, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         yield folder

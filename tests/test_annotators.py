@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthgen.annotators import ANNOTATORS, COLUMNS
+from synthgen.annotators import ANNOTATORS, CHECKS, COLUMNS
 from synthgen.annotators.hashes import phash
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
-from synthgen.errors import ModelError
+from synthgen.errors import ModelError, RecipeError
 
 CLASSES = [
     Category(4, "cat", "cat"),
@@ -125,8 +125,25 @@ def test_clip_agrees_with_open_clip() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"model": "ViT-L-15"}, 'model = "ViT-L-15": no such model in open_clip'),
-        ({"model": "ViT-L-14", "pretrained": "opnai"}, "no such weights; pretrained = one of: openai, "),
+        ({"model": "ViT-L-15"}, 'model: unknown "ViT-L-15"; did you mean "ViT-L-'),
+        (
+            {"pretrained": "opnai"},
+            'pretrained: unknown "opnai" of model "ViT-L-14"; did you mean "openai"? Known: ',
+        ),
+        ({"templates": ["a {thing}"]}, 'templates: "a {thing}": one slot {class} and no other is wanted'),
+        ({"templates": ["a thing"]}, 'templates: "a thing": one slot {class} and no other is wanted'),
+    ],
+)
+def test_clip_s_keys_are_checked_before_there_are_images(keys: dict[str, object], message: str) -> None:
+    given = {"model": "ViT-L-14", "pretrained": "openai", "templates": ["a {class}"]} | keys
+    with pytest.raises(RecipeError) as error:
+        CHECKS["clip"](**given)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
         (
             {"model": "ViT-L-14", "pretrained": "openai"},
             "tried the Hugging Face cache and hub. Without network give a local",

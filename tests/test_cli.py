@@ -75,6 +75,63 @@ def test_a_changed_recipe_in_the_same_folder(
     assert len(list((emoji_run / "recipes").iterdir())) == 1
 
 
+@pytest.mark.parametrize("subset", ["..", "", "a/b", "/tmp"])
+def test_a_subset_is_no_path(subset: str, emoji_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = data_digests(emoji_run)
+    arguments = ["reshard", "emoji", "-o", str(emoji_run), "--subset", subset, "--replace", *ARGUMENTS]
+    assert error_of(arguments, capsys) == f'--subset "{subset}": letters, digits, - and _ are allowed'
+    assert data_digests(emoji_run) == before
+
+
+def test_what_a_start_cut_short_leaves_is_no_foreign_folder(tmp_path: Path) -> None:
+    (tmp_path / "run" / ".work" / "tmp").mkdir(parents=True)
+    (tmp_path / "run" / ".probe-1").touch()
+    assert synthgen.run("emoji", tmp_path / "run", stages=("plan",), limit=4)
+
+
+def test_a_folder_called_recipes_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "soup.json").write_text("{}")
+    assert "was not made by synthgen" in error_of(["run", "emoji", "-o", str(tmp_path)], capsys)
+
+
+def test_classes_keep_their_ids(recipe_folder: Path, tmp_path: Path) -> None:
+    """The order of lines is the label: turned round, it is another dataset, though the images are the
+    same.
+    """
+    classes = recipe_folder / "classes.txt"
+    classes.write_text("cat\ndog\n")
+    run = synthgen.run(recipe_folder, tmp_path / "run", stages=("plan",))
+    classes.write_text("dog\ncat\n")
+    with pytest.raises(synthgen.SynthgenError, match=r"prompts\.0\.classes = \[0\] \[0\] 0|classes = \[0\]"):
+        synthgen.run(recipe_folder, run, stages=("plan",))
+    classes.write_text("cat\ndog\npig\n")
+    synthgen.run(recipe_folder, run, stages=("plan",))
+    assert synthgen.status(run)["requests"] == 24
+
+
+def test_axes_stay(recipe_folder: Path, tmp_path: Path) -> None:
+    run = synthgen.run(recipe_folder, tmp_path / "run", stages=("plan",), limit=4)
+    path = recipe_folder / "recipe.toml"
+    more = (
+        '[[prompts]]\nuse = "templates"\nclasses = "more.csv"\ntemplates = ["a {class} '
+        '{time}"]\naxes = { time = ["at noon"] }\n'
+    )
+    path.write_text(path.read_text() + more)
+    (recipe_folder / "more.csv").write_text("id,name\n90,comet\n")
+    with pytest.raises(
+        synthgen.SynthgenError, match="made with axes = 2 entries, the recipe now says 3 entries"
+    ):
+        synthgen.run(recipe_folder, run, stages=("plan",), limit=4)
+
+
+def test_a_selection_that_fails_removes_nothing(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = data_digests(run_copy)
+    bad = ["--replace", "--set", "select.2.fraction=8.0"]
+    assert "fraction = 8.0" in error_of(["run", "emoji", "-o", str(run_copy), *ARGUMENTS, *bad], capsys)
+    assert data_digests(run_copy) == before
+
+
 def test_recipe_and_run_mixed_up(
     emoji_run: Path, recipe_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +234,14 @@ DAMAGE = {
     "a subset": (
         lambda run: flip(run / "subsets" / "main.npy"),
         "uids are not written samples of the pool",
+    ),
+    "images that are not those that were annotated": (
+        lambda run: (run / "annotations" / "clip" / "00000000_stats.json").write_text(
+            (run / "annotations" / "clip" / "00000000_stats.json")
+            .read_text()
+            .replace('"pool": {', '"pool": {"x": 1, ')
+        ),
+        "annotations/clip/00000000: was made from other images than the pool holds",
     ),
     "a record": (
         lambda run: (run / "pool" / "00000000_stats.json").write_text("{"),

@@ -77,6 +77,33 @@ BAD = {
         ("shard_size = 64\n\n[[models", "shard_size = 60\n\n[[models"),
         "images.shard_size: 60 is no multiple of models.0.batch_size = 16; choose 64",
     ),
+    "a fraction above 1": (
+        ("fraction = 0.8", "fraction = 8.0"),
+        "select.2: top: fraction = 8.0; 0 to 1 is allowed",
+    ),
+    "no bound": (
+        ("minimum = 0.0", ""),
+        "select.0: range: neither minimum nor maximum is given; give one of them",
+    ),
+    "not finite": (
+        ("minimum = 0.0", "minimum = inf"),
+        "select.0.minimum: input should be a finite number, got Infinity",
+    ),
+    "a column of the plan": (
+        ('"clip_margin"', '"width"'),
+        'select.0.column: unknown column "width"; did you mean "image_width"? Known: ',
+    ),
+    "an axis with a taken name": (
+        ("style = ", "class = "),
+        'axes.class: "class" means something else already; choose another name',
+    ),
+    "a clip template": (
+        (
+            'model = "embedded"               # or "V',
+            'templates = ["a {thing}"]\nmodel = "embedded"  # or "V',
+        ),
+        'annotate.clip: templates: "a {thing}": one slot {class} and no other is wanted',
+    ),
     "splits": (
         ("train = 0.9", "train = 0.8"),
         "reshard.split: the parts add up to 0.9; 1 is wanted",
@@ -113,6 +140,14 @@ LISTS = {
         "on grass\non snow\non grass\n",
         'prompts.0.axes.background: "on grass" is there twice; each entry may be there once',
     ),
+    "classes.txt ": (
+        "cat\n\x07\n",
+        'prompts.0.classes: class 1 is called "\\u0007"; a name on one line is wanted',
+    ),
+    "templates.txt ": (
+        "a {class}\na {class}\n",
+        'prompts.0.templates: "a {class}" is there twice; each entry may be there once',
+    ),
     "templates.txt": (
         "a {style} of a {class} {background} at {time}\n",
         'prompts.0: templates: "a {style} of a {class} {background} at {time}" has a slot {time} '
@@ -127,7 +162,7 @@ def test_bad_word_lists(
     name: str, recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content, message = LISTS[name]
-    (recipe_folder / name).write_text(content)
+    (recipe_folder / name.strip()).write_text(content)
     assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == f"synthgen: {recipe_folder / 'recipe.toml'}: {message}\n"
     assert not (tmp_path / "out").exists()
@@ -187,7 +222,9 @@ def test_set_overrides_by_number_and_by_id() -> None:
     )
 
 
-@pytest.mark.parametrize("setting", ["models.9.steps=1", "nothing", "=1", "models=1"])
+@pytest.mark.parametrize(
+    "setting", ["models.9.steps=1", "nothing", "=1", "models=1", "seed.x.y=1", "prompts.0.templates.0.x=1"]
+)
 def test_bad_set(setting: str) -> None:
     with pytest.raises(RecipeError):
         recipe.load(recipe.find("emoji"), [setting])
@@ -201,7 +238,17 @@ def test_class_ids_from_a_table(recipe_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    ["name\ncat\n", "id,name\nx,cat\n", "id,name\n1,cat\n1,dog\n", "id,name\n1,cat\n2,cat\n", "id,name\n"],
+    [
+        "name\ncat\n",
+        "id,name\nx,cat\n",
+        "id,name\n1,cat\n1,dog\n",
+        "id,name\n1,cat\n2,cat\n",
+        "id,name\n",
+        "name,id\ncat\n",
+        "a,b\n1,2,3\n",
+        "id,name\n3000000000,cat\n",
+        "id,name\n1,\n",
+    ],
 )
 def test_bad_class_tables(table: str, recipe_folder: Path) -> None:
     (recipe_folder / "classes.csv").write_text(table)

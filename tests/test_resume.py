@@ -113,6 +113,46 @@ def test_dead_after_each_publish_step(
     assert data_digests(tmp_path / "run") == data_digests(small_run)
 
 
+def test_a_kill_while_selecting_leaves_no_half_subset(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the npy and the json of other rules, then back to the first rules."""
+    settings = ["quota.requests=2"]
+    before = (run_copy / "subsets" / "main.npy").read_bytes()
+    replace = storage.replace
+
+    def dies(root: Path, path: Path, data: bytes) -> None:
+        if path.name == "main.parquet":
+            raise Killed
+        replace(root, path, data)
+
+    monkeypatch.setattr(storage, "replace", dies)
+    with pytest.raises(Killed):
+        synthgen.run(
+            "emoji",
+            run_copy,
+            stages=("select",),
+            settings=[*settings, "select=[]"],
+            subset="main",
+            replace=True,
+        )
+    monkeypatch.undo()
+    assert (run_copy / "subsets" / "main.npy").read_bytes() != before
+    synthgen.run("emoji", run_copy, settings=settings, workers=1)
+    assert (run_copy / "subsets" / "main.npy").read_bytes() == before
+    assert verify(run_copy) == []
+
+
+def test_a_killed_worker_s_unfinished_files_are_removed(tmp_path: Path) -> None:
+    with storage.claim(tmp_path, "pool/0") as claim:
+        assert claim
+        left = tmp_path / ".work" / "tmp" / f"{claim.path.name}.0123"
+        left.mkdir(parents=True)
+        with shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, claim) as create:
+            create(".tar").write(b"data")
+        assert not left.exists()
+
+
 @pytest.mark.parametrize(
     "launcher",
     [

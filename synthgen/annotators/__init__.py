@@ -9,11 +9,14 @@ shard was cut.
 
 from collections.abc import Callable
 
-from synthgen.annotators.clip import CLIP_COLUMNS, clip
+from synthgen.annotators.clip import CLIP_COLUMNS, check_clip, clip
 from synthgen.annotators.hashes import HASHES_COLUMNS, hashes
 from synthgen.annotators.image import IMAGE_COLUMNS, image
 from synthgen.annotators.shard import Annotate
 
 ANNOTATORS: dict[str, Callable[..., Annotate]] = {"clip": clip, "hashes": hashes, "image": image}
+CHECKS: dict[str, Callable[..., None]] = {"clip": check_clip}
+"""What can be said of an annotator's keys before there are images."""
+
 COLUMNS = {"clip": CLIP_COLUMNS, "hashes": HASHES_COLUMNS, "image": IMAGE_COLUMNS}
 """Columns of each annotator, without its name before them, and their types in parquet."""

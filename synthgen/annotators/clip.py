@@ -10,8 +10,8 @@ from PIL import Image
 
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
-from synthgen.errors import ModelError
-from synthgen.wording import fill
+from synthgen.errors import ModelError, RecipeError, nearest
+from synthgen.wording import fill, slots
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,7 @@ def clip(
     import open_clip
     import torch
 
+    check_clip(model=model, pretrained=pretrained, templates=templates)
     name = f"local-dir:{clip_folder()}" if model == "embedded" else _local(model)
     try:
         network, preprocess = open_clip.create_model_from_pretrained(
@@ -118,22 +119,31 @@ def _local(model: str) -> str:
     return f"local-dir:{model}" if (Path(model) / "open_clip_config.json").is_file() else model
 
 
-def _not_found(model: str, pretrained: str, error: Exception) -> str:
+def check_clip(*, model: str, pretrained: str, templates: list[str]) -> None:
+    """What can be said of the keys without loading a model.
+
+    Raises:
+        RecipeError: a template has another slot than `{class}`, or open_clip knows no such name or tag.
+    """
+    for template in templates:
+        if slots(template) != ["class"]:
+            raise RecipeError(f'templates: "{template}": one slot {{class}} and no other is wanted')
+    if model == "embedded" or ":" in model or "/" in model or _local(model) != model:
+        return
     import open_clip
 
+    if model not in open_clip.list_models():
+        raise RecipeError(f'model: unknown "{model}"{nearest(model, open_clip.list_models())}')
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained not in tags:
+        raise RecipeError(f'pretrained: unknown "{pretrained}" of model "{model}"{nearest(pretrained, tags)}')
+
+
+def _not_found(model: str, pretrained: str, error: Exception) -> str:
     what = f'model = "{model}"' + (f', pretrained = "{pretrained}"' if pretrained else "")
     reason = " ".join(str(error).split())[:200]
-    if ":" not in model and "/" not in model:
-        if model not in open_clip.list_models():
-            return (
-                f'{what}: no such model in open_clip; `python -c "import open_clip; '
-                f'print(open_clip.list_models())"` lists them'
-            )
-        tags = open_clip.list_pretrained_tags_by_model(model)
-        if pretrained not in tags:
-            return f"{what}: no such weights; pretrained = one of: {', '.join(tags)}"
     return (
         f"{what}: cannot be loaded ({type(error).__name__}: {reason}); tried the Hugging Face cache and hub. "
-        "Without network give a local folder as model, fill HF_HOME beforehand, or set HF_ENDPOINT "
-        "to a mirror"
+        "Without network give a local folder as model, fill HF_HOME beforehand, or set HF_ENDPOINT to a "
+        "mirror"
     )

@@ -54,7 +54,7 @@ def make_shard(
 
 
 def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name: table[name] for name in table.column_names if name not in ("uid", "width", "height")}
+    return {name: table[name] for name in table.column_names if name not in ("uid", *shards.PLAN_ONLY)}
 
 
 def _counts(requests: Sequence[Request], errors: Sequence[object]) -> dict[str, object]:
@@ -97,7 +97,7 @@ def provenance(request: Request, width: int, height: int, sha256: str) -> bytes:
     """The json member: flat, the same keys and types in every sample of a dataset."""
     values: dict[str, object] = {}
     for name in shards.REQUEST_COLUMNS:
-        if name not in ("width", "height"):
+        if name not in shards.PLAN_ONLY:
             values[name] = getattr(request, name)
         if name == "prompt_id":
             values |= {f"axis_{axis}": word for axis, word in request.axes.items()}

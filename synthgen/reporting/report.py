@@ -48,12 +48,13 @@ def latest_recipe(root: Path) -> dict[str, Any]:
     return recipe
 
 
-def page(root: Path, subset: str, recipe: dict[str, Any]) -> bytes:
+def page(root: Path, subset: str) -> bytes:
     """The HTML page, pictures inside. All text is escaped."""
+    funnel = storage.read_json(root / shards.SUBSETS / f"{subset}.json")
+    recipe = storage.read_json(root / shards.RECIPES / f"{funnel['recipe']}.json")["recipe"]
     stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
     annotations = [table["name"] for table in recipe["annotate"]]
     columns = shards.PoolColumns(root, stems, annotations)
-    funnel = storage.read_json(root / shards.SUBSETS / f"{subset}.json")
     verdicts = _verdicts(root, subset, columns["uid"])
     images = _Images(root, stems, columns)
     kept = verdicts == "kept"

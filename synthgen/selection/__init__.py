@@ -63,7 +63,9 @@ class Selection(NamedTuple):
 
 def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
     """The columns that a rule's keys name: key -> column."""
-    named = {key: str(keys[key]) for key in ("column", "best") if keys.get(key)}
+    named = {
+        key: str(keys[key]) for key in ("column", "best") if key in keys and (key, keys[key]) != ("best", "")
+    }
     per = keys.get("per")
     if isinstance(per, str | list):
         named |= {

@@ -8,28 +8,36 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from synthgen.workers.place import WORKER, Place
+
 STOP_SECONDS = 30
 
 
-def run_workers(count: int, arguments: Sequence[str]) -> list[tuple[int, str]]:
+def run_workers(count: int, arguments: Sequence[str], place: Place) -> list[tuple[int, str]]:
     """Runs `python -m synthgen <arguments> --share k/n` in `count` processes and waits for all of them.
 
-    Each sees one GPU, if there are any. When this process is stopped, so are they.
+    Each sees one of the visible GPUs, if there are any. `place` is this launch's among several, which they
+    divide further. When this process is stopped, so are they.
 
     Returns:
         The exit status and stderr of each.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    devices = visible.split(",") if visible else [str(number) for number in range(count)]
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(k) for k in range(torch.cuda.device_count())] if visible is None else visible.split(",")
     with tempfile.TemporaryDirectory(prefix="synthgen-") as logs:
         processes = []
         try:
             for number in range(count):
-                environment = os.environ | {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]}
+                environment = os.environ | {WORKER: "1"}
+                if devices:
+                    environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+                share = f"{place.rank * count + number}/{place.world_size * count}"
                 with open(Path(logs) / str(number), "wb") as log:
                     processes.append(
                         subprocess.Popen(
-                            [sys.executable, "-m", "synthgen", *arguments, "--share", f"{number}/{count}"],
+                            [sys.executable, "-m", "synthgen", *arguments, "--share", share],
                             env=environment,
                             stdin=subprocess.DEVNULL,
                             stdout=subprocess.DEVNULL,

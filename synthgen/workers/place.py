@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from synthgen.errors import SynthgenError, WorkError
 
+WORKER = "SYNTHGEN_WORKER"
+"""Set in the processes that `run_workers` starts."""
+
 
 class Place(NamedTuple):
     """This worker is number `rank` of `world_size`."""
@@ -14,20 +17,24 @@ class Place(NamedTuple):
 
 
 def find_place(share: str = "") -> Place:
-    """From accelerate's or torchrun's variables, else SLURM's, else `share` ("k/n", k from 0), else 0 of 1.
+    """From `share` ("k/n", k from 0), else accelerate's or torchrun's variables, else 0 of 1.
 
     Raises:
         SynthgenError: `share` is not of that form.
     """
-    for rank, world_size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if os.environ.get(rank, "").isdecimal() and os.environ.get(world_size, "").isdecimal():
-            return Place(int(os.environ[rank]), int(os.environ[world_size]))
+    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
     if not share:
-        return Place(0, 1)
+        both = rank.isdecimal() and world_size.isdecimal()
+        return Place(int(rank), int(world_size)) if both else Place(0, 1)
     k, _, n = share.partition("/")
     if not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
         raise SynthgenError(f"--share {share}: k/n with k from 0 to n - 1 is wanted, such as 0/4")
     return Place(int(k), int(n))
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that a launcher, or `run_workers`, has started."""
+    return "RANK" in os.environ or WORKER in os.environ
 
 
 def find_device(threads: int) -> str:
