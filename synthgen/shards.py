@@ -217,7 +217,7 @@ def new_unit(
     Data without a record (from a worker that died) is removed first.
 
     Raises:
-        LostClaimError: another worker took the unit over; nothing of ours is left.
+        LostClaimError: another worker took the unit over; what is linked by then is its to remove.
     """
     for name in storage.names(folder):
         if name != f"{stem}{RECORD_SUFFIX}" and re.fullmatch(rf"{re.escape(stem)}\.[a-z]+", name):

@@ -1,7 +1,10 @@
 """Real diffusers classes at tiny size: what is generated, what fails and with which reason."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,21 +181,38 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
         models.locate(str(tmp_path), folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["models.0.path=stabilityai/sd-turbo"],
+            'models.tiny: path = "stabilityai/sd-turbo": cannot be had (',
+        ),
+        (
+            ["annotate.clip.model=ViT-L-14", "annotate.clip.pretrained=openai"],
+            'annotate.clip: model = "ViT-L-14", pretrained = "openai": cannot be loaded (',
+        ),
+    ],
+)
 def test_a_hub_model_without_network_is_one_line(
-    recipe_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settings: list[str], message: str, recipe_folder: Path, tmp_path: Path
 ) -> None:
-    from synthgen.cli import main
-
-    settings = ["--set", "models.0.path=stabilityai/sd-turbo"]
-    assert main(["run", str(recipe_folder), "-o", str(tmp_path / "run"), *settings]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert 'models.tiny: path = "stabilityai/sd-turbo": cannot be had (' in error
-    assert (
-        f"tried the folder {recipe_folder / 'stabilityai/sd-turbo'}, the Hugging Face hub and its "
-        f"cache. Give a" in error
+    """In a process of its own: the cache is empty, and the endpoint refuses (for CLIP, whose retries would
+    take a minute, the hub is declared offline).
+    """
+    offline = "1" if "annotate" in message else "0"
+    environment = os.environ | {"HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path / "cache")}
+    environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    command = [sys.executable, "-m", "synthgen", "run", str(recipe_folder), "-o", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, *overrides], env=environment, capture_output=True, text=True, check=False
     )
-    assert "HF_ENDPOINT to a mirror, or HF_HOME to a filled cache" in error
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"synthgen: {recipe_folder / 'recipe.toml'}: {message}")
+    for advice in ("local folder", "HF_ENDPOINT", "mirror", "HF_HOME"):
+        assert advice in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,7 @@ from synthgen.annotators.shard import Annotate
 
 ANNOTATORS: dict[str, Callable[..., Annotate]] = {"clip": clip, "hashes": hashes, "image": image}
 CHECKS: dict[str, Callable[..., None]] = {"clip": check_clip}
-"""What can be said of an annotator's keys before there are images."""
+"""What finds wrong keys, and models that cannot be had, before there are images."""
 
 COLUMNS = {"clip": CLIP_COLUMNS, "hashes": HASHES_COLUMNS, "image": IMAGE_COLUMNS}
 """Columns of each annotator, without its name before them, and their types in parquet."""

@@ -1,6 +1,7 @@
 """CLIP scores and features of images against their prompts and against the dataset's classes (open_clip)."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -120,23 +121,37 @@ def _local(model: str) -> str:
 
 
 def check_clip(*, model: str, pretrained: str, templates: list[str]) -> None:
-    """What can be said of the keys without loading a model.
+    """Finds what is wrong with the keys before there are images; fetches weights from the hub to its cache.
 
     Raises:
         RecipeError: a template has another slot than `{class}`, or open_clip knows no such name or tag.
+        ModelError: the weights cannot be had.
     """
     for template in templates:
         if slots(template) != ["class"]:
             raise RecipeError(f'templates: "{template}": one slot {{class}} and no other is wanted')
-    if model == "embedded" or ":" in model or "/" in model or _local(model) != model:
+    if model == "embedded" or _local(model) != model:
         return
     import open_clip
+    from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
-    if model not in open_clip.list_models():
-        raise RecipeError(f'model: unknown "{model}"{nearest(model, open_clip.list_models())}')
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if pretrained not in tags:
-        raise RecipeError(f'pretrained: unknown "{pretrained}" of model "{model}"{nearest(pretrained, tags)}')
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    hub_id = model.removeprefix("hf-hub:")
+    if hub_id == model:
+        if model not in open_clip.list_models():
+            raise RecipeError(f'model: unknown "{model}"{nearest(model, open_clip.list_models())}')
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        if pretrained not in tags:
+            raise RecipeError(
+                f'pretrained: unknown "{pretrained}" of model "{model}"{nearest(pretrained, tags)}'
+            )
+    try:
+        if hub_id == model:
+            download_pretrained(open_clip.get_pretrained_cfg(model, pretrained))
+        else:
+            download_pretrained_from_hf(hub_id)
+    except Exception as error:
+        raise ModelError(_not_found(model, pretrained, error)) from error
 
 
 def _not_found(model: str, pretrained: str, error: Exception) -> str:

@@ -44,7 +44,9 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "") ->
             f"id ORG/NAME is wanted"
         )
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
 
+    diffusers_logging.set_verbosity_error()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     download = partial(
         DiffusionPipeline.download,

@@ -54,9 +54,8 @@ def find_device(threads: int) -> str:
         seen = f"1 ({error})"
     if launched != seen:
         raise WorkError(
-            f"WORLD_SIZE is {launched} and Accelerate sees {seen}; start with `accelerate launch` "
-            f"or `torchrun`, "
-            "or without the variable and with --workers N"
+            f"WORLD_SIZE is {launched} and Accelerate sees {seen}; start with `accelerate launch` or "
+            "`torchrun`, or without the variable and with --workers N"
         )
     if state.device.type == "cpu":
         torch.set_num_threads(threads)
