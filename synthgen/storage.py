@@ -151,6 +151,13 @@ def publish(staged: Path, path: Path) -> bool:
     """Gives a staged file its name, durably. False: the name is taken, and that file is left as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sync(staged)
+    named = _give_name(staged, path)
+    _sync(path.parent)
+    return named
+
+
+def _give_name(staged: Path, path: Path) -> bool:
+    """Links a file to a name that nothing has yet; False where something has it."""
     try:
         os.link(staged, path)
     except FileExistsError:
@@ -158,10 +165,9 @@ def publish(staged: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
             raise
-        if path.exists():  # a file system without hard links: the claim alone keeps others away
+        if path.exists():  # a file system without hard links: a small window is left open
             return False
         os.replace(staged, path)
-    _sync(path.parent)
     return True
 
 
@@ -251,26 +257,30 @@ def claims(root: Path) -> dict[str, dict[str, object]]:
 
 
 def _take(path: Path) -> Claim | None:
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    made = Claim(path, os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR))
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
-    except FileExistsError:
-        lease = _lease(path)
-        if not _stale(path, lease):
-            return None
-        # rename has one winner; who finds a fresh lease in hand has taken a live one and puts it back
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            os.rename(path, aside)
-        except FileNotFoundError:
-            return None
-        if _lease(aside).get("token") != lease.get("token"):
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)
-            remove(aside)
-            return None
+        if _give_name(draft, path):  # with its lease in it: who finds it can tell whether we live
+            return made
+    finally:
+        remove(draft)
+    made.release()
+    lease = _lease(path)
+    if not _stale(path, lease):
+        return None
+    # rename has one winner; who finds a fresh lease in hand has taken a live one and puts it back
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return None
+    if _lease(aside).get("token") != lease.get("token"):
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
         remove(aside)
-        return _take(path)
-    return Claim(path, descriptor)
+        return None
+    remove(aside)
+    return _take(path)
 
 
 def _lease(path: Path) -> dict[str, object]:

@@ -72,7 +72,7 @@ def test_stopped_politely_and_started_again(
     small_run: Path, tmp_path: Path, number: int, status: int
 ) -> None:
     process = subprocess.Popen(command(tmp_path / "run", "--workers", "1"), **START)  # type: ignore[call-overload]
-    wait_for(lambda: storage.names(tmp_path / "run" / ".work" / "claims"), process)
+    wait_for(lambda: any(lease["done"] for lease in storage.claims(tmp_path / "run").values()), process)
     os.killpg(process.pid, number)
     error = process.communicate()[1]
     assert process.returncode == status

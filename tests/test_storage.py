@@ -34,6 +34,21 @@ def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
         assert mine
 
 
+def test_a_claim_has_its_lease_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed right after taking it, a worker does not hold a unit up for the length of a lease."""
+    seen = []
+    link = os.link
+
+    def look(staged: Path, path: Path) -> None:
+        link(staged, path)
+        seen.append(storage.claims(tmp_path)["unit"]["pid"])
+
+    monkeypatch.setattr(os, "link", look)
+    with storage.claim(tmp_path, "unit") as mine:
+        assert mine
+    assert seen == [os.getpid()]
+
+
 def test_a_claim_without_heartbeat_is_taken_over_and_its_loser_does_not_publish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
