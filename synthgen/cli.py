@@ -360,10 +360,9 @@ def _init(options: argparse.Namespace) -> int:
         if path.suffix in (".toml", ".txt", ".csv"):
             shutil.copyfile(path, target / path.name)
     recipe = target / "recipe.toml"
-    text = recipe.read_text(encoding="utf-8")
-    recipe.write_text(
-        text.replace(f'name = "{options.source}"', f'name = "{target.resolve().name}"'), encoding="utf-8"
-    )
+    text = recipe.read_text(encoding="utf-8").replace(f"prompts/{options.source}", options.folder)
+    text = text.replace(f'name = "{options.source}"', f'name = "{target.resolve().name}"')
+    recipe.write_text(text, encoding="utf-8")
     print(f"{target}: a copy of {options.source}; next: synthgen check {target}")
     return 0
 

@@ -110,7 +110,7 @@ def verify(folder: str | Path) -> list[str]:
     """
     root = open_run(folder)
     problems: list[str] = []
-    folders = [root / shards.PLAN, root / shards.POOL]
+    folders = [root / shards.PLAN, root / shards.POOL, root / shards.REPORT]
     folders += [root / shards.ANNOTATIONS / name for name in storage.names(root / shards.ANNOTATIONS)]
     for name in storage.names(root / shards.FINAL):
         finals = [
@@ -132,7 +132,7 @@ def verify(folder: str | Path) -> list[str]:
             root / shards.SUBSETS / f"{name.removesuffix('.npy')}.json"
         ):
             problems += _guard(_verify_subset, root, name.removesuffix(".npy"), rows)
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def _guard(check: Callable[..., list[str]], *arguments: Any) -> list[str]:

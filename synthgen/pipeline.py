@@ -221,7 +221,8 @@ def report_units(job: Job) -> list[Unit]:
     inputs, path = _report_inputs(job.root, job.subset), shards.record_path(job.root / shards.REPORT, "index")
 
     def done() -> bool:
-        return storage.exists(path) and storage.read_json(path).get("inputs") == inputs
+        there = storage.exists(path) and storage.exists(path.with_name("index.html"))
+        return there and storage.read_json(path).get("inputs") == inputs
 
     return [Unit("report", done, lambda claim: _write_report(job.root, job.subset))]
 
@@ -386,10 +387,16 @@ def run(
     if failures and any(_missing(job, stage) for stage in stages):
         for log in {log for log in failures if "Traceback" in log}:
             logging.getLogger(__name__).error("a worker failed:\n%s", log)
-        lines = {log.splitlines()[-1] if log else "a worker was killed" for log in failures}
-        said = "; ".join(sorted(line.removeprefix("synthgen: ") for line in lines))
+        said = "; ".join(sorted({_last_words(log) for log in failures}))
         raise WorkError(f"{said}; what is finished stays, the same command goes on")
     return job.root
+
+
+def _last_words(log: str) -> str:
+    """The line in which a worker said why it stopped; libraries may print after it."""
+    lines = log.splitlines() or ["a worker was killed"]
+    own = [line for line in lines if line.startswith("synthgen: ")]
+    return (own or lines)[-1].removeprefix("synthgen: ")
 
 
 def report(root: Path, subset: str = "main") -> Path:
@@ -405,6 +412,15 @@ def report(root: Path, subset: str = "main") -> Path:
             if name.endswith(".npy")
         ]
         raise FolderError(f"{root}: no subset {subset}; known: {', '.join(known) or 'none, select first'}")
+    chosen_from = storage.read_json(root / shards.SUBSETS / f"{subset}.json")["requested"]
+    planned = sum(
+        shards.read_record(root / shards.PLAN, stem)["requests"]
+        for stem in shards.records(root / shards.PLAN)
+    )
+    if chosen_from != planned:
+        raise FolderError(
+            f"{root}: subset {subset} was chosen from {chosen_from} of {planned} requests; select again"
+        )
     _write_report(root, subset)
     return root / shards.REPORT / "index.html"
 

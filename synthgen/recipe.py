@@ -423,6 +423,10 @@ def _check(recipe: Recipe) -> None:
     if len({category.id for category in ids.values()}) < len(ids):
         raise RecipeError("prompts: two classes have one id; give a .csv with columns id and name")
     for number, model in enumerate(recipe.models):
+        if (model.width == 0) != (model.height == 0):
+            raise RecipeError(
+                f"models.{number}: width = {model.width}, height = {model.height}; give both, or neither"
+            )
         if recipe.images.shard_size % model.batch_size:
             raise RecipeError(
                 f"images.shard_size: {recipe.images.shard_size} is no multiple of "

@@ -260,7 +260,7 @@ def require_inputs(folder: Path, stem: str, inputs: dict[str, object], next_step
         if made.get(key) != wanted.get(key):
             old, new = _spell(made.get(key), wanted.get(key))
             raise FolderError(
-                f"{folder / stem} was made with {key} = {old}, the recipe now says {new}; {next_step}"
+                f"{folder / stem} was made with {key} = {old}, now it would be {new}; {next_step}"
             )
 
 

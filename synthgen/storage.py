@@ -60,7 +60,9 @@ def size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
-        raise WorkError(f"{path}: missing; `synthgen verify` lists what else is") from None
+        raise WorkError(
+            f"{path}: missing; delete the _stats.json of its shard and run again to make it anew"
+        ) from None
 
 
 def read(path: Path, start: int = 0, size: int | None = None) -> bytes:
@@ -74,7 +76,9 @@ def read(path: Path, start: int = 0, size: int | None = None) -> bytes:
             file.seek(start)
             data = file.read() if size is None else file.read(size)
     except FileNotFoundError:
-        raise WorkError(f"{path}: missing; `synthgen verify` lists what else is") from None
+        raise WorkError(
+            f"{path}: missing; delete the _stats.json of its shard and run again to make it anew"
+        ) from None
     if size is not None and len(data) != size:
         raise WorkError(f"{path}: cut: {size} bytes wanted at {start}, got {len(data)}")
     return data

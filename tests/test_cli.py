@@ -45,20 +45,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
 
 
 CHANGED = {
-    "models.0.steps=13": "plan/000-000 was made with models.tiny.steps = 12, the recipe now says 13",
-    "seed=1": "plan/000-000 was made with seed = 0, the recipe now says 1",
-    "quota.requests=1": "plan/000-000 was made with quota.requests = 2, the recipe now says 1",
+    "models.0.steps=13": "plan/000-000 was made with models.tiny.steps = 12, now it would be 13",
+    "seed=1": "plan/000-000 was made with seed = 0, now it would be 1",
+    "quota.requests=1": "plan/000-000 was made with quota.requests = 2, now it would be 1",
     'prompts.0.classes=["cat", "dog"]': "plan/000-000 was made with prompts.0.classes = 32 entries, "
-    "the recipe now says 2 entries",
+    "now it would be 2 entries",
     'prompts.0.axes.style=["ink"]': (
-        'plan/000-000 was made with prompts.0.axes.style = [0] "3d render", the recipe now says [0] "ink"'
+        'plan/000-000 was made with prompts.0.axes.style = [0] "3d render", now it would be [0] "ink"'
     ),
-    "images.shard_size=32": "plan/000-000 was made with images.shard_size = 64, the recipe now says 32",
-    "images.format=png": 'pool/00000000 was made with images.format = "webp", the recipe now says "png"',
-    "models.0.batch_size=8": "pool/00000000 was made with models.tiny.batch_size = 16, the recipe now says 8",
+    "images.shard_size=32": "plan/000-000 was made with images.shard_size = 64, now it would be 32",
+    "images.format=png": 'pool/00000000 was made with images.format = "webp", now it would be "png"',
+    "models.0.batch_size=8": "pool/00000000 was made with models.tiny.batch_size = 16, now it would be 8",
     "annotate.image.near_constant=0.5": (
-        "annotations/image/00000000 was made with annotate.image.near_constant = 0.01, the recipe "
-        "now says 0.5"
+        "annotations/image/00000000 was made with annotate.image.near_constant = 0.01, now it would be 0.5"
     ),
 }
 
@@ -119,9 +118,7 @@ def test_axes_stay(recipe_folder: Path, tmp_path: Path) -> None:
     )
     path.write_text(path.read_text() + more)
     (recipe_folder / "more.csv").write_text("id,name\n90,comet\n")
-    with pytest.raises(
-        synthgen.SynthgenError, match="made with axes = 2 entries, the recipe now says 3 entries"
-    ):
+    with pytest.raises(synthgen.SynthgenError, match="made with axes = 2 entries, now it would be 3 entries"):
         synthgen.run(recipe_folder, run, stages=("plan",), limit=4)
 
 
@@ -276,6 +273,14 @@ def test_the_report_escapes_what_it_shows(recipe_folder: Path, tmp_path: Path) -
     page = (run / "report" / "index.html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_subset_of_a_smaller_plan_has_no_report(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["quota.requests=3"]
+    synthgen.run("emoji", run_copy, stages=("plan",), settings=settings, replace=True)
+    assert error_of(["report", str(run_copy)], capsys) == (
+        f"{run_copy}: subset main was chosen from 64 of 96 requests; select again"
+    )
 
 
 def test_init_copies_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,11 @@ def test_the_size_asked_for_is_the_size_made(pipeline) -> None:  # type: ignore[
     assert image.shape == (32, 96, 3)
 
 
+def test_a_size_that_the_model_refuses_is_one_line(pipeline) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ModelError, match=r"StableDiffusionPipeline refuses the call: .*divisible by 8"):
+        sample(pipeline, [replace(REQUEST, width=100, height=100)], batch_size=1)
+
+
 def test_an_image_that_is_not_finite_or_black_fails_with_its_reason(
     pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # type: ignore[no-untyped-def]

@@ -77,6 +77,10 @@ BAD = {
         ("shard_size = 64\n\n[[models", "shard_size = 60\n\n[[models"),
         "images.shard_size: 60 is no multiple of models.0.batch_size = 16; choose 64",
     ),
+    "a width alone": (
+        ("steps = 12", "steps = 12\nwidth = 96"),
+        "models.0: width = 96, height = 0; give both, or neither",
+    ),
     "a fraction above 1": (
         ("fraction = 0.8", "fraction = 8.0"),
         "select.2: top: fraction = 8.0; 0 to 1 is allowed",

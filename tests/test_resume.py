@@ -199,7 +199,7 @@ def test_a_pilot_is_a_prefix_and_grows(small_run: Path, tmp_path: Path) -> None:
     synthgen.run("emoji", root, settings=SMALL, limit=7, workers=1)
     pilot = data_digests(root)
     with pytest.raises(
-        synthgen.SynthgenError, match=r"made with requests = 7, the recipe now says 32; add --subset NEW"
+        synthgen.SynthgenError, match=r"made with requests = 7, now it would be 32; add --subset NEW"
     ):
         synthgen.run("emoji", root, settings=SMALL, workers=1)
     assert data_digests(root) == pilot

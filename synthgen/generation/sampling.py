@@ -59,7 +59,11 @@ def sample(pipeline: "DiffusionPipeline", requests: Sequence[Request], *, batch_
             f"{type(pipeline).__name__}: does not take {', '.join(unknown)}; this model is not supported"
         )
     with torch.inference_mode():
-        output = pipeline(**call)
+        try:
+            output = pipeline(**call)
+        except (ValueError, TypeError) as error:  # what pipelines raise for arguments that they do not take
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{type(pipeline).__name__} refuses the call: {reason}") from error
     images = output.images
     if len(images) != len(filled):
         raise ModelError(
