@@ -184,12 +184,16 @@ def _make(options: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(found: "Status", subset: str) -> str:
-    """The lines that end a command: what there is now."""
-    lines = [
+def _counts(found: "Status") -> str:
+    return (
         f"{found['folder']}: {found['requests']} requested, {found['written']} written, "
         f"{found['failed']} failed"
-    ]
+    )
+
+
+def _summary(found: "Status", subset: str) -> str:
+    """The lines that end a command: what there is now."""
+    lines = [_counts(found)]
     if subset in found["subsets"]:
         lines.append(f"subset {subset}: {found['subsets'][subset]} kept")
     if subset in found["final"]:
@@ -311,10 +315,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
-    print(
-        f"{found['folder']}: {found['requests']} requested, {found['written']} written, "
-        f"{found['failed']} failed"
-    )
+    print(_counts(found))
     for reason, count in found["failed_by_reason"].items():
         print(f"failed: {reason}: {count}")
     for stage, units in found["stages"].items():

@@ -55,9 +55,7 @@ def status(folder: str | Path, cache: dict[str, dict[str, Any]] | None = None) -
     n_shards = len(shards.load_plan(root))
     stages: dict[str, dict[str, int]] = {}
     reasons = Counter[str]()
-    written = requests = 0
-    for stem in shards.records(root / shards.PLAN):
-        requests += shards.read_record(root / shards.PLAN, stem)["requests"]
+    written = 0
     pool = shards.records(root / shards.POOL)
     for stem in pool:
         if stem not in cache:
@@ -75,7 +73,7 @@ def status(folder: str | Path, cache: dict[str, dict[str, Any]] | None = None) -
     return {
         "folder": str(root),
         "name": recipe["name"],
-        "requests": requests,
+        "requests": shards.planned_requests(root),
         "written": written,
         "failed": reasons.total(),
         "failed_by_reason": dict(reasons),

@@ -70,6 +70,10 @@ class Job:
             )
         return calls
 
+    def model_table(self, model: str) -> ModelTable:
+        """The recipe's table of a model by its id."""
+        return next(table for table in self.recipe.models if table.id == model)
+
     def _pinned(self) -> dict[str, dict[str, str]]:
         pinned: dict[str, dict[str, str]] = {}
         for stem in shards.records(self.root / shards.PLAN):
@@ -127,7 +131,7 @@ class Job:
         return inputs | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
-        table = next(table for table in self.recipe.models if table.id == model)
+        table = self.model_table(model)
         return {
             "plan": shards.digest(list(uids)),
             f"models.{model}.fingerprint": self.models[model].fingerprint,
@@ -274,7 +278,7 @@ class Job:
         return self.root / shards.FINAL / self.subset
 
     def pool_stems(self) -> list[str]:
-        return [shards.shard_name(number) for number in range(len(shards.load_plan(self.root)))]
+        return shards.pool_stems(self.root)
 
     def columns(self) -> shards.PoolColumns:
         return shards.PoolColumns(
@@ -301,7 +305,7 @@ class Job:
     def pipeline(self, model: str) -> "DiffusionPipeline":
         from synthgen.generation import models
 
-        table = next(table for table in self.recipe.models if table.id == model)
+        table = self.model_table(model)
         folder = self.locate(table)
         found = models.fingerprint(folder, variant=table.variant)
         if found != self.models[model].fingerprint:

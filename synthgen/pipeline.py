@@ -81,7 +81,7 @@ def pool_units(job: Job) -> list[Unit]:
                 stem,
                 plan,
                 pipeline=lambda: job.pipeline(model),
-                batch_size=next(table.batch_size for table in job.recipe.models if table.id == model),
+                batch_size=job.model_table(model).batch_size,
                 image_format=job.recipe.images.format,
                 record=job.record("generate", inputs) | {"stack": job.stack()},
                 claim=claim,
@@ -196,12 +196,11 @@ def card_units(job: Job) -> list[Unit]:
     def make(claim: storage.Claim) -> None:
         output = job.output_shards()
         names = {category.id: category.name for category in job.recipe.classes}
+        info = resharding.info(job.recipe.name, output)
         files = {
             "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
-            "_info.json": storage.to_json(resharding.info(job.recipe.name, output)),
-            "README.md": card(
-                job.recipe.name, job.recipe.classes, resharding.info(job.recipe.name, output)
-            ).encode(),
+            "_info.json": storage.to_json(info),
+            "README.md": card(job.recipe.name, job.recipe.classes, info).encode(),
         }
         for split in dict.fromkeys(shard.split for shard in output):
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
@@ -413,10 +412,7 @@ def report(root: Path, subset: str = "main") -> Path:
         ]
         raise FolderError(f"{root}: no subset {subset}; known: {', '.join(known) or 'none, select first'}")
     chosen_from = storage.read_json(root / shards.SUBSETS / f"{subset}.json")["requested"]
-    planned = sum(
-        shards.read_record(root / shards.PLAN, stem)["requests"]
-        for stem in shards.records(root / shards.PLAN)
-    )
+    planned = shards.planned_requests(root)
     if chosen_from != planned:
         raise FolderError(
             f"{root}: subset {subset} was chosen from {chosen_from} of {planned} requests; select again"

@@ -284,6 +284,16 @@ def load_plan(root: Path) -> list[tuple[Path, int]]:
     return shards
 
 
+def pool_stems(root: Path) -> list[str]:
+    """The stems of the pool's shards, planned or done, in order."""
+    return [shard_name(number) for number in range(len(load_plan(root)))]
+
+
+def planned_requests(root: Path) -> int:
+    """How many requests are in the plan."""
+    return sum(read_record(root / PLAN, stem)["requests"] for stem in records(root / PLAN))
+
+
 def read_plan_shard(path: Path, group: int) -> pa.Table:
     """The requests of one pool shard."""
     return _plan_file(path).read_row_group(group)

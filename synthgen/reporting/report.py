@@ -52,7 +52,7 @@ def page(root: Path, subset: str) -> bytes:
     """The HTML page, pictures inside. All text is escaped."""
     funnel = storage.read_json(root / shards.SUBSETS / f"{subset}.json")
     recipe = storage.read_json(root / shards.RECIPES / f"{funnel['recipe']}.json")["recipe"]
-    stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
+    stems = shards.pool_stems(root)
     annotations = [table["name"] for table in recipe["annotate"]]
     columns = shards.PoolColumns(root, stems, annotations)
     verdicts = _verdicts(root, subset, columns["uid"])
@@ -95,7 +95,7 @@ def page(root: Path, subset: str) -> bytes:
 
 def contact_sheet(root: Path, subset: str, *, columns: int = 16, rows: int = 8, side: int = 64) -> bytes:
     """A JPEG of kept images, class after class in turn, `columns` x `rows` cells of `side` pixels."""
-    stems = [shards.shard_name(number) for number in range(len(shards.load_plan(root)))]
+    stems = shards.pool_stems(root)
     pool = shards.PoolColumns(root, stems, [])
     chosen = np.flatnonzero(_verdicts(root, subset, pool["uid"]) == "kept")[: columns * rows]
     sheet = Image.new("RGB", (columns * (side + 2), max(1, -(-len(chosen) // columns)) * (side + 2)), "white")
