@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from synthgen.errors import SynthgenError as SynthgenError
+    from synthgen.generation.sampling import make_generator as make_generator
     from synthgen.inspection import status as status
     from synthgen.inspection import verify as verify
     from synthgen.loader import open_loader as open_loader
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "SynthgenError": "synthgen.errors",
+    "make_generator": "synthgen.generation.sampling",
     "open_loader": "synthgen.loader",
     "run": "synthgen.pipeline",
     "status": "synthgen.inspection",
     "verify": "synthgen.inspection",
 }
-__all__ = ["SynthgenError", "__version__", "open_loader", "run", "status", "verify"]
+__all__ = ["SynthgenError", "__version__", "make_generator", "open_loader", "run", "status", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -98,7 +98,7 @@ def test_each_image_is_what_its_row_says_it_was_made_from(emoji_run: Path) -> No
         negative_prompt=[said["negative"] for said in batch],
         num_inference_steps=chosen[0]["steps"],
         guidance_scale=chosen[0]["guidance"],
-        generator=[torch.Generator("cpu").manual_seed(said["seed"]) for said in batch],
+        generator=[synthgen.make_generator(said["seed"]) for said in batch],
         output_type="np",
     ).images
     torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import synthgen
@@ -20,7 +22,7 @@ from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
 from synthgen.generation import models
 from synthgen.generation.encoding import encode
-from synthgen.generation.sampling import sample
+from synthgen.generation.sampling import make_generator, sample
 from synthgen.inspection import verify
 
 REQUEST = Request(
@@ -62,6 +64,26 @@ def test_a_picture_is_its_request_s_whatever_its_neighbours(pipeline) -> None:  
         assert all((a == b).all() for a, b in zip(whole, images, strict=False))
     assert len({image.tobytes() for image in whole}) == 4  # type: ignore[union-attr]
     assert len(padded) == 2
+
+
+def test_all_63_bits_of_a_seed_count() -> None:
+    """torch's own seeding looks at 32 of them, which the first line shows."""
+    seeds = [7, 7 + 2**32, 7 + 2**62, 8]
+    first, second, *_ = [torch.randn(8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    assert torch.equal(first, second)
+    ours = {tuple(torch.randn(8, generator=make_generator(seed)).tolist()) for seed in seeds}
+    assert len(ours) == 4
+    generator, twister = make_generator(7), random.Random(7)
+    drawn = torch.randint(2**16, (1500,), generator=generator).tolist()
+    assert drawn == [twister.getrandbits(32) % 2**16 for _ in drawn]
+    assert make_generator(7).initial_seed() == 7
+
+
+def test_all_seeds_and_starting_latents_of_a_plan_are_distinct(emoji_run: Path) -> None:
+    rows = [row for path in emoji_run.glob("plan/*.parquet") for row in pq.read_table(path).to_pylist()]
+    seeds = [row["seed"] for row in rows]
+    latents = {torch.randn(4, 8, 8, generator=make_generator(seed)).numpy().tobytes() for seed in seeds}
+    assert len(rows) == len(set(seeds)) == len(latents) == 64
 
 
 def test_the_size_asked_for_is_the_size_made(pipeline) -> None:  # type: ignore[no-untyped-def]
