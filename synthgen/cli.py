@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthgen import __version__
-from synthgen.errors import FolderError, RecipeError, SynthgenError, nearest
-from synthgen.workers.place import WORKER
+from synthgen.engine import Stopped, stop
+from synthgen.errors import DeviceError, FolderError, RecipeError, SynthgenError, nearest
+from synthgen.workers.place import find_parent, find_place
 
 if TYPE_CHECKING:
     from synthgen.inspection import Status
@@ -29,6 +30,8 @@ MAKE = {
     "select": ("choose the good ones by the recipe's rules", ("select",)),
     "reshard": ("write the chosen ones as final shards", ("reshard",)),
 }
+
+UNIT_STATES = {"claimed": "in work", "stale": "left unfinished", "given_up": "given up"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +80,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threads", type=_positive, default=1, metavar="N", help="CPU threads a worker (default: 1)"
         )
+        command.add_argument(
+            "--engine", default="local", metavar="NAME", help="local processes, or ray (default: local)"
+        )
+        command.add_argument(
+            "--deadline",
+            type=_positive,
+            default=1800,
+            metavar="SECONDS",
+            help="end a worker whose micro-batch takes longer (default: 1800)",
+        )
+        command.add_argument(
+            "--strict",
+            action="store_true",
+            help="refuse a mixture of library versions, devices or threads, and halved micro-batches",
+        )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         if name == "run":
             command.add_argument(
@@ -111,7 +129,7 @@ def _positive(text: str) -> int:
 
 
 def _stages(text: str) -> tuple[str, ...]:
-    from synthgen.pipeline import STAGES
+    from synthgen.stages import STAGES
 
     for stage in text.split(","):
         if stage not in STAGES:
@@ -126,30 +144,33 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="synthgen: %(message)s", level=logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+        # a terminal's Ctrl-C reaches parent and workers: the parent tells its workers, once
+        signal.signal(signal.SIGINT, signal.SIG_IGN if find_parent() else stop)
     try:
         return _COMMANDS[options.command](options)
+    except DeviceError as error:
+        print(f"synthgen: {error}", file=sys.stderr)
+        return 1
     except SynthgenError as error:
         print(f"synthgen: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
+        return 2 if find_parent() else error.exit_status  # 2: not to be started again
+    except Stopped as stopped:
         print("synthgen: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 128 + stopped.number
     except OSError as error:
         print(f"synthgen: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
         return 1
 
 
-def _terminated(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
 def _make(options: argparse.Namespace) -> int:
     from synthgen import pipeline
     from synthgen.inspection import status
+    from synthgen.stages import STAGES
 
     _recipe_not_run(options.recipe, options.command)
-    stages = MAKE[options.command][1] or options.stages or tuple(pipeline.STAGES)
+    stages = MAKE[options.command][1] or options.stages or tuple(STAGES)
     job = pipeline.open_job(options.recipe, options.output, settings=options.set)
     with _progress(job.root, stages, quiet=_is_quiet()):
         root = pipeline.run(
@@ -163,8 +184,11 @@ def _make(options: argparse.Namespace) -> int:
             workers=options.workers,
             share=options.share,
             threads=options.threads,
+            engine=options.engine,
+            strict=options.strict,
+            deadline=options.deadline,
         )
-    if WORKER in os.environ:
+    if find_parent():
         return 0
     found = status(root)
     failed, requests = found["failed"], found["requests"]
@@ -204,7 +228,7 @@ def _summary(found: "Status", subset: str) -> str:
 
 def _is_quiet() -> bool:
     """Whether another process shows the progress: the parent of this worker, or a launcher's first rank."""
-    return WORKER in os.environ or os.environ.get("RANK", "0") != "0"
+    return find_parent() is not None or find_place().rank != 0
 
 
 @contextlib.contextmanager
@@ -212,26 +236,21 @@ def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[N
     """Shows how far the folder is while the block runs: one live line on a terminal, else a line now and
     then.
     """
-    stop = threading.Event()
+    stopped = threading.Event()
     live = sys.stderr.isatty()
 
     def show() -> None:
         from synthgen.inspection import status
 
-        started, first, last, cache = time.monotonic(), None, "", dict[str, dict[str, object]]()
-        while not stop.wait(0.5 if live else 2.0):
+        last, cache, pause = "", dict[str, object](), 0.0
+        while not stopped.wait(max(pause, 0.5 if live else 2.0)):
+            begun = time.monotonic()
             try:
                 found = status(root, cache)
             except (SynthgenError, OSError):
                 continue  # not made yet, or a file is being replaced
-            line, made = _progress_line(found, stages)
-            if first is None or made == first:  # the clock starts when images begin to come
-                first, started = made, time.monotonic()
-            seconds = time.monotonic() - started
-            total = found["requests"]
-            if first < made < total and seconds > 1:
-                rate = (made - first) / seconds
-                line += f", {rate:.1f} images/s, {_clock((total - made) / rate)} left"
+            pause = 20 * (time.monotonic() - begun)  # a large folder is looked at less often
+            line = _progress_line(found, stages)
             if live:
                 print(
                     f"\r\033[2K{line}"[: shutil.get_terminal_size().columns + 4],
@@ -253,21 +272,27 @@ def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[N
     try:
         yield
     finally:
-        stop.set()
+        stopped.set()
         thread.join()
 
 
-def _progress_line(found: "Status", stages: tuple[str, ...]) -> tuple[str, int]:
-    """The first unfinished stage in words, and the images made so far, those of unfinished shards
-    included.
-    """
-    made = found["written"] + found["failed"]
-    made += sum(lease["done"] or 0 for unit, lease in found["claimed"].items() if unit.startswith("pool/"))
+def _progress_line(found: "Status", stages: tuple[str, ...]) -> str:
+    """The first unfinished stage in words; images of unfinished shards count."""
     for stage, count in found["stages"].items():
         if stage.partition(" ")[0] in stages and count["done"] < count["total"]:
-            about = f" ({made} of {found['requests']} images)" if stage == "generate" else ""
-            return f"{stage}: {count['done']} of {count['total']} shards{about}", made
-    return "finishing", made
+            line = f"{stage}: {count['done']} of {count['total']} shards"
+            if stage == "generate":
+                pool = [lease["done"] for unit, lease in found["claimed"].items() if unit.startswith("pool/")]
+                made = found["written"] + found["failed"] + sum(pool)
+                line += f" ({made} of {found['requests']} images)" + _pace(found)
+            return line
+    return "finishing"
+
+
+def _pace(found: "Status") -> str:
+    if found["images_per_second"] is None or found["seconds_left"] is None:
+        return ""
+    return f", {found['images_per_second']:.1f} images/s, {_clock(found['seconds_left'])} left"
 
 
 def _clock(seconds: float) -> str:
@@ -292,7 +317,7 @@ def _check(options: argparse.Namespace) -> int:
         options.recipe, options.output, settings=options.set, limit=options.limit, subset=options.subset
     )
     job.check()
-    recipe, new = job.recipe, len({request.uid for request in job.requests} - job.planned.keys())
+    recipe, new = job.recipe, len(job.new_requests())
     print(f"{job.recipe_path}: valid")
     print(f"classes: {len(recipe.classes)}, axes: {', '.join(recipe.axes) or 'none'}")
     print(f"requests: {len(job.requests)} ({new} not planned yet), in {job.root}")
@@ -315,17 +340,24 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
-    print(_counts(found))
+    print(_counts(found) + _pace(found))
     for reason, count in found["failed_by_reason"].items():
         print(f"failed: {reason}: {count}")
     for stage, units in found["stages"].items():
-        print(f"{stage}: {units['done']} of {units['total']} shards")
+        more = [f"{units[key]} {word}" for key, word in UNIT_STATES.items() if units[key]]  # type: ignore[literal-required]
+        print(", ".join([f"{stage}: {units['done']} of {units['total']} shards", *more]))
     for name, kept in found["subsets"].items():
         print(f"subset {name}: {kept} kept")
     for name, splits in found["final"].items():
         print(f"final/{name}: " + ", ".join(f"{split} {count}" for split, count in splits.items()))
+    for unit, reason in found["given_up"].items():
+        print(f"given up: {unit}: {reason}; the next run tries again")
     for unit, lease in found["claimed"].items():
-        print(f"working on {unit}: process {lease['pid']} on {lease['host']}, {lease['done']} samples done")
+        does = "left unfinished by" if lease["stale"] else "in work:"
+        print(f"{unit}: {does} process {lease['pid']} on {lease['host']}, {lease['done']} samples done")
+    hosts = {worker.rpartition(":")[0] for worker in found["workers"]}
+    if hosts:
+        print(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
     return 0
 
 

@@ -30,6 +30,14 @@ class LostClaimError(WorkError):
     """Another worker has taken over the unit; what this one made is dropped."""
 
 
+class OutOfMemoryError(WorkError):
+    """The device has too little memory for what the recipe asks."""
+
+
+class DeviceError(WorkError):
+    """The accelerator failed; only a new process can use it again."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, then all of them, or of many the
     like.

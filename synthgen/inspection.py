@@ -2,6 +2,7 @@
 nothing.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,22 @@ from typing import Any, TypedDict
 import numpy as np
 
 from synthgen import shards, storage, tars
+from synthgen.claims import MAX_ATTEMPTS, Held, attempted, attempts, claims
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.reporting.report import latest_recipe
+
+WORTH_KEEPING = 100
+"""So many records newly read are worth a file of what was in them."""
+
+
+class Stage(TypedDict):
+    """The units of a stage. `claimed` are in work, `stale` were in the work of somebody who is gone."""
+
+    done: int
+    total: int
+    claimed: int
+    stale: int
+    given_up: int
 
 
 class Status(TypedDict):
@@ -23,10 +38,14 @@ class Status(TypedDict):
     written: int
     failed: int
     failed_by_reason: dict[str, int]
-    stages: dict[str, dict[str, int]]  # name -> done, total
+    images_per_second: float | None  # of the workers that generate now
+    seconds_left: float | None  # of generating
+    stages: dict[str, Stage]
     subsets: dict[str, int]  # name -> kept
     final: dict[str, dict[str, int]]  # subset -> split -> images
-    claimed: dict[str, dict[str, Any]]  # unit -> host, pid, done
+    claimed: dict[str, Held]
+    given_up: dict[str, str]  # unit -> the last reason
+    workers: dict[str, int]  # "host:pid" -> pool shards made
 
 
 def open_run(folder: str | Path) -> Path:
@@ -43,49 +62,96 @@ def open_run(folder: str | Path) -> Path:
     return root
 
 
-def status(folder: str | Path, cache: dict[str, dict[str, Any]] | None = None) -> Status:
+def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
     """How far a run is: units done and in all for each stage, images written and failed, who works on what.
 
+    A record is read once: what is needed of it is kept in the folder, where that can be written.
+
     Args:
-        cache: keeps the records that were read, for the next call.
+        cache: keeps it for the next call too.
     """
     root = open_run(folder)
-    cache = {} if cache is None else cache
     recipe = latest_recipe(root)
-    n_shards = len(shards.load_plan(root))
-    stages: dict[str, dict[str, int]] = {}
-    reasons = Counter[str]()
-    written = 0
-    pool = shards.records(root / shards.POOL)
-    for stem in pool:
-        if stem not in cache:
-            cache[stem] = shards.read_record(root / shards.POOL, stem)
-        written += cache[stem]["written"]
-        reasons.update(cache[stem]["failed_by_reason"])
-    stages["generate"] = {"done": len(pool), "total": n_shards}
+    n_shards, n_requests = len(shards.load_plan(root)), shards.planned_requests(root)
+    held, given_up = claims(root), _given_up(root)
+
+    def stage(folder: str, done: int) -> Stage:
+        own = [lease["stale"] for unit, lease in held.items() if unit.startswith(f"{folder}/")]
+        return {
+            "done": done,
+            "total": n_shards,
+            "claimed": own.count(False),
+            "stale": own.count(True),
+            "given_up": sum(unit.startswith(f"{folder}/") for unit in given_up),
+        }
+
+    pool = _read_pool(root, {} if cache is None else cache)
+    reasons, workers, written = Counter[str](), Counter[str](), 0
+    for own_written, own_reasons, worker in pool:
+        written += own_written
+        reasons.update(own_reasons)
+        workers[worker] += 1
+    stages = {"generate": stage(shards.POOL, len(pool))}
     for table in recipe["annotate"]:
         done = len(shards.records(root / shards.ANNOTATIONS / table["name"]))
-        stages[f"annotate {table['name']}"] = {"done": done, "total": n_shards}
+        stages[f"annotate {table['name']}"] = stage(shards.ANNOTATIONS, done)
+    alive = {unit: lease for unit, lease in held.items() if not lease["stale"]}
+    workers.update({f"{lease['host']}:{lease['pid']}": 0 for lease in alive.values()})
+    generating = [lease for unit, lease in alive.items() if unit.startswith(f"{shards.POOL}/")]
+    rates = [lease["done"] / lease["seconds"] for lease in generating if lease["done"]]
+    # who has just begun a shard is taken to be as fast as the others
+    rate = sum(rates) * len(generating) / len(rates) if rates else None
+    made = written + reasons.total() + sum(lease["done"] for lease in generating)
     subsets = [
         name.removesuffix(".json") for name in storage.names(root / shards.SUBSETS) if name.endswith(".json")
     ]
-    claims = storage.claims(root)
     return {
         "folder": str(root),
         "name": recipe["name"],
-        "requests": shards.planned_requests(root),
+        "requests": n_requests,
         "written": written,
         "failed": reasons.total(),
         "failed_by_reason": dict(reasons),
+        "images_per_second": rate,
+        "seconds_left": max(0, n_requests - made) / rate if rate else None,
         "stages": stages,
         "subsets": {
             name: storage.read_json(root / shards.SUBSETS / f"{name}.json")["kept"] for name in subsets
         },
         "final": {name: _final(root / shards.FINAL / name) for name in storage.names(root / shards.FINAL)},
-        "claimed": {
-            unit: {key: lease.get(key) for key in ("host", "pid", "done")} for unit, lease in claims.items()
-        },
+        "claimed": held,
+        "given_up": given_up,
+        "workers": dict(workers),
     }
+
+
+def _read_pool(root: Path, cache: dict[str, Any]) -> list[tuple[int, dict[str, int], str]]:
+    """For each pool shard that is done: images written, failed ones by reason, who made it."""
+    path, stems = root / storage.WORK / "columns" / "pool.json", shards.records(root / shards.POOL)
+    if not cache and storage.exists(path):
+        with contextlib.suppress(WorkError):  # another status may have been cut off: read again
+            cache |= storage.read_json(path)
+    new = [stem for stem in stems if stem not in cache]
+    for stem in new:
+        record = shards.read_record(root / shards.POOL, stem)
+        cache[stem] = record["written"], record["failed_by_reason"], f"{record['host']}:{record['pid']}"
+    if len(new) >= WORTH_KEEPING:
+        with contextlib.suppress(OSError):  # a folder that we may only read
+            storage.replace(root, path, storage.to_json(cache))
+    return [cache[stem] for stem in stems]
+
+
+def _given_up(root: Path) -> dict[str, str]:
+    """The units that a command has given up and that nobody has done since."""
+    found = {}
+    for unit in attempted(root):
+        tried = attempts(root, unit)
+        stage, _, stem = unit.rpartition("/")
+        if max(Counter(each["command"] for each in tried).values(), default=0) >= MAX_ATTEMPTS and not (
+            storage.exists(shards.record_path(root / stage, stem))
+        ):
+            found[unit] = tried[-1]["error"]
+    return found
 
 
 def _final(folder: Path) -> dict[str, int]:

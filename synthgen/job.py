@@ -4,11 +4,12 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 
 import contextlib
 import functools
+import json
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from synthgen import planning, resharding, shards, storage
 from synthgen.annotators import ANNOTATORS, CHECKS
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from synthgen.annotators.shard import Annotate
-    from synthgen.data import Request, Sample
+    from synthgen.data import Request
 
+Entry = TypeVar("Entry")
 ALONE = Place(0, 1)
+SPOT_CHECKS = 16
 KEEP = "what is there stays: put the recipe back, or use another folder with -o DIR"
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
@@ -42,10 +45,11 @@ class Job:
         replace: bool = False,
         place: Place = ALONE,
         threads: int = 1,
+        strict: bool = False,
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
         self.limit, self.subset, self.replace = limit, subset, replace
-        self.place, self.threads = place, threads
+        self.place, self.threads, self.strict = place, threads, strict
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -128,7 +132,19 @@ class Job:
             )
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
-        return inputs | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
+        return (
+            inputs
+            | self._how()
+            | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
+        )
+
+    def _how(self) -> dict[str, object]:
+        """What else decides the pool's bytes, besides the requests."""
+        inputs: dict[str, object] = {"images.format": self.recipe.images.format}
+        for table in self.recipe.models:
+            inputs[f"models.{table.id}.batch_size"] = table.batch_size
+            inputs[f"models.{table.id}.safety_checker"] = table.safety_checker
+        return inputs
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
         table = self.model_table(model)
@@ -149,7 +165,7 @@ class Job:
     def selection_inputs(self) -> dict[str, object]:
         rules = [{"use": table.use, **table.keys} for table in self.recipe.select]
         return {
-            "requests": len(self.planned.keys() | {request.uid for request in self.requests}),
+            "requests": shards.planned_requests(self.root) + len(self.new_requests()),
             "select": rules,
         }
 
@@ -170,11 +186,13 @@ class Job:
         return {"version": 1, "stage": stage, "inputs": inputs, "digest": shards.digest(inputs)}
 
     def stack(self) -> dict[str, object]:
-        """What else decides the bytes: versions, device type, threads."""
+        """What else decides the bytes: versions, kind of device, threads."""
+        from synthgen.workers.place import device_name
+
         stack: dict[str, object] = {name: version(name) for name in STACK}
         return stack | {
             "python": platform.python_version(),
-            "device": self.device.split(":")[0],
+            "device": device_name(self.device),
             "threads": self.threads,
         }
 
@@ -192,6 +210,22 @@ class Job:
             for uid, class_id in zip(table["uid"].to_pylist(), table["class_id"].to_pylist(), strict=True)
         }
 
+    def new_requests(self) -> "list[Request]":
+        """The requests that the recipe wants and that are not in the plan."""
+        if self._is_planned():
+            return []
+        planned = self.planned
+        return [request for request in self.requests if request.uid not in planned]
+
+    def _is_planned(self) -> bool:
+        """Whether the plan was made from this very recipe: then no request has to be compared."""
+        folder = self.root / shards.PLAN
+        for stem in shards.records(folder)[-1:]:
+            record = shards.read_record(folder, stem)
+            inputs: dict[str, object] = json.loads(shards.canonical(self.plan_inputs()))
+            return bool(record["inputs"] == inputs and record["limit"] == self.limit)
+        return False
+
     def check(self) -> None:
         """Compares the folder with the recipe, and changes nothing.
 
@@ -208,41 +242,62 @@ class Job:
             with where(self.recipe_path, f"annotate.{table.name}"):
                 if table.use in CHECKS:
                     CHECKS[table.use](**table.keys)
-        self._check_plan()
-        for number, (path, group) in enumerate(shards.load_plan(self.root)):
-            stem = shards.shard_name(number)
-            if storage.exists(shards.record_path(self.root / shards.POOL, stem)):
-                plan = shards.read_plan_shard(path, group)
-                inputs = self.pool_inputs(plan["model"][0].as_py(), plan["uid"].to_pylist())
-                shards.require_inputs(self.root / shards.POOL, stem, inputs, KEEP)
-        for table in self.recipe.annotate:
-            folder = self.root / shards.ANNOTATIONS / table.name
-            for stem in shards.records(folder):
-                shards.require_inputs(
-                    folder,
-                    stem,
-                    self.annotation_inputs(table),
-                    "put it back, or give the annotation another name",
-                )
+        self.check_plan()
+        self.check_records(SPOT_CHECKS)
         if not self.replace:
             self.check_final()
 
-    def _check_plan(self) -> None:
-        planned = self.planned
-        if not planned:
+    def check_plan(self) -> None:
+        """Raises FolderError where the plan was made from another recipe, unless all it has is still
+        wanted.
+        """
+        folder = self.root / shards.PLAN
+        if not shards.records(folder) or self._is_planned():
             return
+        planned = self.planned
         if self.limit is not None and len(planned) > self.limit:
             raise FolderError(
                 f"{self.root}: --limit {self.limit}: {len(planned)} requests are planned already; "
                 "run without --limit, or use another folder with -o DIR"
             )
         inputs = self.plan_inputs()
-        stem = shards.records(self.root / shards.PLAN)[-1]
+        stem = shards.records(folder)[-1]
         labels = {request.uid: request.class_id for request in self.requests}
         if all(labels.get(uid) == class_id for uid, class_id in planned.items()):
-            made = shards.read_record(self.root / shards.PLAN, stem)["inputs"]
-            inputs = {**made, **{key: inputs[key] for key in ("images.shard_size", "axes")}}
-        shards.require_inputs(self.root / shards.PLAN, stem, inputs, KEEP)
+            made = shards.read_record(folder, stem)["inputs"]
+            kept = {"images.shard_size", "axes", *self._how()} & made.keys()
+            inputs = {**made, **{key: inputs[key] for key in kept}}
+        shards.require_inputs(folder, stem, inputs, KEEP)
+
+    def check_records(self, at_most: int | None = None) -> None:
+        """Compares what is made with what the recipe would make now. The plan guards the pool, so at the
+        start of a worker a few shards are enough; selecting looks at all.
+
+        Args:
+            at_most: so many of the records of each folder, spread over it; None is all.
+
+        Raises:
+            FolderError: a shard was made with other values of a key, which is named.
+        """
+        plan, folder = shards.load_plan(self.root), self.root / shards.POOL
+        made = set(shards.records(folder))
+        for shard in _spread([shard for shard in plan if shard.stem in made], at_most):
+            uids = shards.read_plan_shard(shard)["uid"].to_pylist()
+            shards.require_inputs(folder, shard.stem, self.pool_inputs(shard.model, uids), KEEP)
+            self._check_stack(folder, shard.stem)
+        for table in self.recipe.annotate:
+            folder = self.root / shards.ANNOTATIONS / table.name
+            inputs = self.annotation_inputs(table)
+            for stem in _spread(shards.records(folder), at_most):
+                shards.require_inputs(
+                    folder, stem, inputs, "put it back, or give the annotation another name"
+                )
+                self._check_stack(folder, stem)
+
+    def _check_stack(self, folder: Path, stem: str) -> None:
+        if self.strict:
+            stack = shards.read_record(folder, stem).get("stack", {})
+            shards.require_equal(folder / stem, stack, self.stack(), f"--strict refuses a mixture; {KEEP}")
 
     def check_final(self) -> None:
         inputs = self.final_inputs()
@@ -267,9 +322,8 @@ class Job:
             for folder in folders:
                 for stem in shards.records(folder):
                     files = shards.read_record(folder, stem)["files"]
-                    storage.remove(
-                        shards.record_path(folder, stem)
-                    )  # first: data without a record is garbage
+                    # the record first: data without one is garbage
+                    storage.remove(shards.record_path(folder, stem))
                     for name in files:
                         storage.remove(folder / name)
 
@@ -299,7 +353,7 @@ class Job:
     def device(self) -> str:
         from synthgen.workers.place import find_device
 
-        return find_device(self.threads)
+        return find_device(self.threads, self.place.local_rank)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 one job lives as long as its process
     def pipeline(self, model: str) -> "DiffusionPipeline":
@@ -340,11 +394,12 @@ class Job:
                 )
         return annotate
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019
-    def samples(self, stem: str) -> "list[Sample | None]":
-        from synthgen.annotators.shard import read_samples
 
-        return read_samples(self.root, stem)
+def _spread(entries: Sequence[Entry], at_most: int | None) -> Sequence[Entry]:
+    """At most so many, evenly spread, the first and the last among them."""
+    if at_most is None or len(entries) <= at_most:
+        return entries
+    return [entries[k * (len(entries) - 1) // (at_most - 1)] for k in range(at_most)]
 
 
 def source_of(table: ModelTable) -> str:

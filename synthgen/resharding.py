@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthgen import shards, storage, tars
+from synthgen.claims import Claim
 from synthgen.errors import WorkError
 
 
@@ -95,7 +96,7 @@ def cut(
 
 
 def write_shard(
-    root: Path, folder: Path, shard: OutputShard, *, record: dict[str, object], claim: storage.Claim
+    root: Path, folder: Path, shard: OutputShard, *, record: dict[str, object], claim: Claim
 ) -> None:
     """Publishes one output shard below `folder`, member by member the pool's bytes.
 

@@ -9,12 +9,13 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthgen import storage
+from synthgen.claims import Claim, attempts
 from synthgen.data import Request
 from synthgen.errors import FolderError, WorkError
 
@@ -207,21 +209,18 @@ def read_record(folder: Path, stem: str) -> dict[str, Any]:
 
 @contextmanager
 def new_unit(
-    root: Path, folder: Path, stem: str, record: dict[str, object], claim: storage.Claim
+    root: Path, folder: Path, stem: str, record: dict[str, object], claim: Claim
 ) -> Iterator[Callable[[str], BinaryIO]]:
     """Publishes the files of a unit when the block ends well: data first, then, if the claim still holds,
     the record.
 
     Yields `create(suffix)`, which opens the file `<stem><suffix>` for writing; suffixes are linked in the
     order they were created. `record` is completed by the block and gets `files`: bytes and sha256 of each.
-    Data without a record (from a worker that died) is removed first.
+    Data without a record, from a worker that died, is removed, unless it is what is published.
 
     Raises:
         LostClaimError: another worker took the unit over; what is linked by then is its to remove.
     """
-    for name in storage.names(folder):
-        if name != f"{stem}{RECORD_SUFFIX}" and re.fullmatch(rf"{re.escape(stem)}\.[a-z]+", name):
-            storage.remove(folder / name)
     started = time.monotonic()
     with storage.staging(root, claim.path.name) as stage:
         files: dict[str, BinaryIO] = {}
@@ -240,12 +239,24 @@ def new_unit(
                 file.close()
         sums = {f"{stem}{suffix}": storage.checksum(stage / f"{stem}{suffix}") for suffix in files}
         record["files"] = sums
-        record |= {"seconds": round(time.monotonic() - started, 3), "host": storage.host()}
+        record |= {
+            "seconds": round(time.monotonic() - started, 3),
+            "host": storage.host(),
+            "pid": os.getpid(),
+            "attempts": 1 + len(attempts(root, claim.unit)),
+        }
         claim.check()
-        for suffix in files:
-            path = folder / f"{stem}{suffix}"
-            if not storage.publish(stage / path.name, path) and storage.checksum(path) != sums[path.name]:
-                raise WorkError(f"{path}: another file has this name already; remove it if it is not wanted")
+        for name in storage.names(folder):
+            if name not in (*sums, f"{stem}{RECORD_SUFFIX}") and re.fullmatch(
+                rf"{re.escape(stem)}\.[a-z]+", name
+            ):
+                storage.remove(folder / name)
+        for name, sum_ in sums.items():
+            while not storage.publish(stage / name, folder / name):
+                if storage.checksum(folder / name) == sum_:
+                    break
+                claim.check()
+                storage.remove(folder / name)
         claim.check()
         with storage.create(stage / "record") as file:
             file.write(storage.to_json(record))
@@ -255,13 +266,20 @@ def new_unit(
 def require_inputs(folder: Path, stem: str, inputs: dict[str, object], next_step: str) -> None:
     """Raises FolderError, naming the key, where a unit that exists was made from other inputs."""
     made = read_record(folder, stem).get("inputs")
-    made, wanted = made if isinstance(made, dict) else {}, json.loads(canonical(inputs))
+    require_equal(folder / stem, made if isinstance(made, dict) else {}, inputs, next_step)
+
+
+def require_equal(
+    unit: Path, made: Mapping[str, object], inputs: Mapping[str, object], next_step: str
+) -> None:
+    """Raises FolderError with the first key in which what a unit was made from differs from what is wanted
+    now.
+    """
+    wanted = json.loads(canonical(inputs))
     for key in sorted({*made, *wanted}):
         if made.get(key) != wanted.get(key):
             old, new = _spell(made.get(key), wanted.get(key))
-            raise FolderError(
-                f"{folder / stem} was made with {key} = {old}, now it would be {new}; {next_step}"
-            )
+            raise FolderError(f"{unit} was made with {key} = {old}, now it would be {new}; {next_step}")
 
 
 def _spell(old: object, new: object) -> tuple[str, str]:
@@ -275,18 +293,28 @@ def _spell(old: object, new: object) -> tuple[str, str]:
     return tuple(text if len(text) <= 80 else text[:77] + "..." for text in texts)  # type: ignore[return-value]
 
 
-def load_plan(root: Path) -> list[tuple[Path, int]]:
-    """The pool's shards in order, each as (plan file, row group). Shard k of the pool is entry k."""
-    shards = []
-    for stem in records(root / PLAN):
-        count = read_record(root / PLAN, stem)["shards"]
-        shards += [(root / PLAN / f"{stem}.parquet", group) for group in range(count)]
-    return shards
+class PlannedShard(NamedTuple):
+    """A shard of the pool as the plan has it: a row group of one of its files, all of one model."""
+
+    stem: str
+    path: Path
+    group: int
+    model: str
+
+
+def load_plan(root: Path) -> list[PlannedShard]:
+    """The pool's shards in order. Shard k of the pool is entry k."""
+    found: list[PlannedShard] = []
+    for part in records(root / PLAN):
+        models = [m for m, count in read_record(root / PLAN, part)["shards"].items() for _ in range(count)]
+        path, first = root / PLAN / f"{part}.parquet", len(found)
+        found += [PlannedShard(shard_name(first + k), path, k, model) for k, model in enumerate(models)]
+    return found
 
 
 def pool_stems(root: Path) -> list[str]:
     """The stems of the pool's shards, planned or done, in order."""
-    return [shard_name(number) for number in range(len(load_plan(root)))]
+    return [shard.stem for shard in load_plan(root)]
 
 
 def planned_requests(root: Path) -> int:
@@ -294,9 +322,9 @@ def planned_requests(root: Path) -> int:
     return sum(read_record(root / PLAN, stem)["requests"] for stem in records(root / PLAN))
 
 
-def read_plan_shard(path: Path, group: int) -> pa.Table:
+def read_plan_shard(shard: PlannedShard) -> pa.Table:
     """The requests of one pool shard."""
-    return _plan_file(path).read_row_group(group)
+    return _plan_file(shard.path).read_row_group(shard.group)
 
 
 @functools.lru_cache(maxsize=1)
@@ -305,20 +333,16 @@ def _plan_file(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(storage.read(path)))
 
 
-def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes | None]:
-    """The stored image of each row of a pool shard; None where the row failed. Read as the one run that they
+def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes]:
+    """The stored image of each row, in order, of a pool shard's written rows; read as the one run that they
     span.
     """
-    offsets, sizes = rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist()
-    spans = [(at, size) for at, size in zip(offsets, sizes, strict=True) if at is not None]
+    spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
     if not spans:
-        return [None] * len(rows)
-    start, end = min(at for at, _ in spans), max(at + size for at, size in spans)
+        return []
+    start, end = spans[0][0], sum(spans[-1])
     data = storage.read(root / POOL / f"{stem}.tar", start, end - start)
-    return [
-        None if at is None else data[at - start : at - start + size]
-        for at, size in zip(offsets, sizes, strict=True)
-    ]
+    return [data[at - start : at - start + size] for at, size in spans]
 
 
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):

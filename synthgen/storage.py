@@ -1,9 +1,8 @@
-"""The only file that opens anything in a run's folder: list, read, stage, publish once, replace, claim,
-remove.
+"""The only file, with `claims`, that opens anything in a run's folder: list, read, stage, publish once,
+replace, remove.
 
 Publishing is a hard link from a private temporary file, so a file is whole as soon as it has its name, and
-the first of two publishers wins. A claim is a lease: a file with a heartbeat, stale when its process is dead
-(same host) or when it has not been touched for `LEASE_SECONDS` by the file system's own clock.
+the first of two publishers wins.
 """
 
 import contextlib
@@ -13,15 +12,13 @@ import json
 import os
 import shutil
 import socket
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from synthgen.errors import FolderError, LostClaimError, WorkError
+from synthgen.errors import FolderError, WorkError
 
-LEASE_SECONDS = 60.0
 WORK = ".work"
 
 
@@ -155,12 +152,12 @@ def publish(staged: Path, path: Path) -> bool:
     """Gives a staged file its name, durably. False: the name is taken, and that file is left as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sync(staged)
-    named = _give_name(staged, path)
+    named = give_name(staged, path)
     _sync(path.parent)
     return named
 
 
-def _give_name(staged: Path, path: Path) -> bool:
+def give_name(staged: Path, path: Path) -> bool:
     """Links a file to a name that nothing has yet; False where something has it."""
     try:
         os.link(staged, path)
@@ -198,125 +195,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class Claim:
-    """A unit that this process holds. The heartbeat also carries how many samples of the unit are done."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path, self.done = path, 0
-        self._descriptor, self._lock, self._stop = descriptor, threading.Lock(), threading.Event()
-        self._token = uuid.uuid4().hex
-        self.beat()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def beat(self) -> None:
-        """Rewrites the lease in place: into this file's inode, so never into another's claim."""
-        lease = {"host": host(), "pid": os.getpid(), "done": self.done, "token": self._token}
-        with self._lock:
-            os.pwrite(self._descriptor, json.dumps(lease).ljust(200).encode(), 0)
-
-    def _run(self) -> None:
-        while not self._stop.wait(LEASE_SECONDS / 4):
-            self.beat()
-
-    def progress(self, done: int) -> None:
-        """Says how many samples of the unit are done, for `status` to show."""
-        self.done = done
-        self.beat()
-
-    def check(self) -> None:
-        """Raises LostClaimError where another worker has taken the unit over."""
-        if _lease(self.path).get("token") != self._token:
-            raise LostClaimError(f"{self.path.name}: another worker has taken it over")
-
-    def release(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        if _lease(self.path).get("token") == self._token:
-            remove(self.path)
-        os.close(self._descriptor)
-
-
-@contextlib.contextmanager
-def claim(root: Path, unit: str) -> Iterator[Claim | None]:
-    """Holds a unit ("pool/00000003") while the block runs; None where another worker holds it."""
-    folder = root / WORK / "claims"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / unit.replace("/", "--")
-    held = _take(path)
-    try:
-        yield held
-    finally:
-        if held:
-            held.release()
-
-
-def claims(root: Path) -> dict[str, dict[str, object]]:
-    """The units that living workers hold, with their leases."""
-    folder = root / WORK / "claims"
-    held = {name: _lease(folder / name) for name in names(folder) if not name.startswith(".")}
-    return {name.replace("--", "/"): lease for name, lease in held.items() if _alive(lease)}
-
-
-def _take(path: Path) -> Claim | None:
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    made = Claim(path, os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR))
-    try:
-        if _give_name(draft, path):  # with its lease in it: who finds it can tell whether we live
-            return made
-    finally:
-        remove(draft)
-    made.release()
-    lease = _lease(path)
-    if not _stale(path, lease):
-        return None
-    # rename has one winner; who finds a fresh lease in hand has taken a live one and puts it back
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return None
-    if _lease(aside).get("token") != lease.get("token"):
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-        remove(aside)
-        return None
-    remove(aside)
-    return _take(path)
-
-
-def _lease(path: Path) -> dict[str, object]:
-    try:
-        value = json.loads(path.read_bytes() or b"{}")
-    except (FileNotFoundError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _alive(lease: dict[str, object]) -> bool:
-    """False only where the process is known to be dead."""
-    pid = lease.get("pid")
-    if lease.get("host") != host() or not isinstance(pid, int):
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _stale(path: Path, lease: dict[str, object]) -> bool:
-    if not _alive(lease):
-        return True
-    clock = path.with_name(f".clock-{uuid.uuid4().hex}")
-    try:
-        clock.touch()
-        return clock.stat().st_mtime - path.stat().st_mtime > LEASE_SECONDS
-    except FileNotFoundError:
-        return False
-    finally:
-        remove(clock)

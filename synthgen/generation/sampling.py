@@ -1,8 +1,8 @@
-"""One planned micro-batch: requests -> uint8 images or reasons why not.
+"""One planned micro-batch: requests -> images as the pipeline gives them, and uint8 pictures of these.
 
 The unit of determinism is the micro-batch of the planned size: kernels choose their arithmetic by shape.
 Each image has its own CPU generator, made anew for each call; the last micro-batch of a shard is padded,
-never shrunk.
+never shrunk. Only where the device has too little memory is a micro-batch made in halves.
 """
 
 import inspect
@@ -14,11 +14,38 @@ import numpy as np
 import numpy.typing as npt
 
 from synthgen.data import Request
-from synthgen.errors import ModelError
+from synthgen.errors import ModelError, OutOfMemoryError
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
+
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, HIP, Triton
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "can't allocate memory",  # torch on a CPU
+    "out of resource",  # Triton
+)
+"""What the messages of those errors hold; their classes differ."""
+
+
+class Sampled(NamedTuple):
+    """What the pipeline gave for a request, and in a batch of how many. `image` is float of shape (height,
+    width, 3), in [0, 1] where all is well.
+    """
+
+    image: npt.NDArray[np.float32]
+    flagged: bool
+    batch_size: int
+
+
+class Picture(NamedTuple):
+    """`image` is uint8 of shape (height, width, 3), or None where `error` says why there is none."""
+
+    image: npt.NDArray[np.uint8] | None
+    error: str
 
 
 def make_generator(seed: int) -> "torch.Generator":
@@ -36,24 +63,65 @@ def make_generator(seed: int) -> "torch.Generator":
     return generator.set_state(torch.from_numpy(state))
 
 
-class Picture(NamedTuple):
-    """`image` is uint8 of shape (height, width, 3), or None where `error` says why there is none."""
+def sample(
+    pipeline: "DiffusionPipeline", requests: Sequence[Request], *, batch_size: int, halve: bool = True
+) -> list[Sampled]:
+    """What the pipeline makes of at most `batch_size` requests of one model, in their order.
 
-    image: npt.NDArray[np.uint8] | None
-    error: str
-
-
-def sample(pipeline: "DiffusionPipeline", requests: Sequence[Request], *, batch_size: int) -> list[Picture]:
-    """The pictures of at most `batch_size` requests of one model, in their order.
+    Args:
+        halve: where memory runs out, make the micro-batch in halves (and so on, down to single images)
+            instead of failing; their bits may differ from those of the whole.
 
     Raises:
         ModelError: the pipeline does not take an argument that the requests need, or returns another number
             of images.
+        OutOfMemoryError: a single image, or without `halve` the micro-batch, needs more memory than there
+            is.
     """
+    filled = [*requests, *[requests[-1]] * (batch_size - len(requests))]
+    try:
+        return _call(pipeline, filled)[: len(requests)]
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+    # out of the except block: the error holds the frames, and they hold the tensors
+    if batch_size == 1 or not halve:
+        raise OutOfMemoryError(
+            f"a micro-batch of {batch_size} needs more memory than there is ({reason}); "
+            + ("use another device or dtype" if batch_size == 1 else "lower batch_size, or drop --strict")
+        )
+    _free_memory()
+    half = -(-batch_size // 2)
+    return [
+        sampled
+        for start in range(0, len(requests), half)
+        for sampled in sample(pipeline, requests[start : start + half], batch_size=half)
+    ]
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    while error:
+        if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _free_memory() -> None:
+    import gc
+
     import torch
 
-    filled = [*requests, *[requests[-1]] * (batch_size - len(requests))]
-    first = requests[0]
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampled]:
+    import torch
+
+    first = filled[0]
     call: dict[str, object] = {
         "prompt": [request.text for request in filled],  # a new list: some pipelines write into it
         "generator": [make_generator(request.seed) for request in filled],
@@ -87,16 +155,16 @@ def sample(pipeline: "DiffusionPipeline", requests: Sequence[Request], *, batch_
             f"{type(pipeline).__name__}: returned {len(images)} images for {len(filled)} prompts"
         )
     flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
-    return [_picture(images[k], bool(flagged[k])) for k in range(len(requests))]
+    return [Sampled(images[k], bool(flagged[k]), len(filled)) for k in range(len(filled))]
 
 
-def _picture(image: npt.NDArray[np.float32], flagged: bool) -> Picture:
+def picture(sampled: Sampled) -> Picture:
     """A float image in [0, 1] as uint8, or the reason why not; NaN would silently become black."""
-    if flagged:
+    if sampled.flagged:
         return Picture(None, "safety checker")
-    if not np.isfinite(image).all():
+    if not np.isfinite(sampled.image).all():
         return Picture(None, "not finite")
-    levels = (image * 255).round().clip(0, 255).astype(np.uint8)
+    levels = (sampled.image * 255).round().clip(0, 255).astype(np.uint8)
     if levels.max() == 0:
         return Picture(None, "black")
     return Picture(levels, "")

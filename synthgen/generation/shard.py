@@ -4,18 +4,23 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from synthgen import shards, storage, tars
+from synthgen import shards, tars
+from synthgen.claims import Claim
 from synthgen.data import Request
 from synthgen.generation.encoding import encode
-from synthgen.generation.sampling import Picture, sample
+from synthgen.generation.sampling import Sampled, picture, sample
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+ENCODERS = 4
+"""Threads that encode beside the model; PNG at 1024x1024 needs that many for a fast model."""
 
 
 def make_shard(
@@ -27,30 +32,67 @@ def make_shard(
     batch_size: int,
     image_format: str,
     record: dict[str, object],
-    claim: storage.Claim,
+    claim: Claim,
+    halve: bool = True,
 ) -> None:
     """Makes, encodes and publishes the images of one shard of the plan.
+
+    While the model makes a micro-batch, a few threads encode the one before; the model waits for them, so
+    that two micro-batches at most are in memory. Rows and members are in the order of the plan.
 
     Args:
         plan: the requests, one row each; the pool's parquet keeps them all, in this order.
         pipeline: called once, when the first image is to be made.
         record: what the record says besides counts and files.
+        halve: whether a micro-batch may be made in halves where memory runs out; the record says so.
     """
     requests = shards.requests_of(plan)
     added: dict[str, list[object]] = {name: [] for name in shards.POOL_COLUMNS}
-    with shards.new_unit(root, root / shards.POOL, stem, record, claim) as create:
-        tar = create(".tar")
+    sizes: set[int] = set()
+    with (
+        shards.new_unit(root, root / shards.POOL, stem, record, claim) as create,
+        ThreadPoolExecutor(ENCODERS) as encoders,
+    ):
+        tar, model = create(".tar"), pipeline()
+        claim.progress(0)
+        encoding: list[Future[Encoded]] = []
+
+        def write() -> None:
+            for request, encoded in zip(requests[len(added["error"]) :], encoding, strict=False):
+                for name, value in _add(tar, request, encoded.result(), image_format).items():
+                    added[name].append(value)
+
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            for request, picture in zip(batch, sample(pipeline(), batch, batch_size=batch_size), strict=True):
-                for name, value in _add(tar, request, picture, image_format).items():
-                    added[name].append(value)
-            claim.progress(min(start + batch_size, len(requests)))
+            sampled = sample(model, batch, batch_size=batch_size, halve=halve)
+            sizes |= {each.batch_size for each in sampled}
+            write()
+            encoding = [encoders.submit(_encode, each, image_format) for each in sampled]
+            claim.progress(start + len(batch))
+        write()
         tars.finish(tar)
         columns = {name: pa.array(added[name], kind) for name, kind in shards.POOL_COLUMNS.items()}
         table = pa.table({"uid": plan["uid"], "error": columns.pop("error")} | _columns(plan) | columns)
         create(".parquet").write(shards.to_parquet([table]))
-        record |= _counts(requests, added["error"])
+        record |= _counts(requests, added["error"]) | {"smallest_batch": min(sizes)}
+
+
+class Encoded(NamedTuple):
+    """A picture as a file, or why there is none."""
+
+    data: bytes
+    width: int
+    height: int
+    sha256: str
+    error: str
+
+
+def _encode(sampled: Sampled, image_format: str) -> Encoded:
+    image, error = picture(sampled)
+    if image is None:
+        return Encoded(b"", 0, 0, "", error)
+    data = encode(image, image_format)
+    return Encoded(data, image.shape[1], image.shape[0], hashlib.sha256(data).hexdigest(), "")
 
 
 def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
@@ -69,13 +111,11 @@ def _counts(requests: Sequence[Request], errors: Sequence[object]) -> dict[str, 
     }
 
 
-def _add(tar: BinaryIO, request: Request, picture: Picture, image_format: str) -> dict[str, object]:
+def _add(tar: BinaryIO, request: Request, encoded: Encoded, image_format: str) -> dict[str, object]:
     """Appends one sample and returns its pool columns."""
-    if picture.image is None:
-        return dict.fromkeys(shards.POOL_COLUMNS) | {"error": picture.error}
-    data = encode(picture.image, image_format)
-    height, width = picture.image.shape[:2]
-    sha256 = hashlib.sha256(data).hexdigest()
+    data, width, height, sha256, error = encoded
+    if error:
+        return dict.fromkeys(shards.POOL_COLUMNS) | {"error": error}
     members = {
         image_format: data,
         "txt": request.text.encode(),

@@ -1,65 +1,114 @@
-"""Worker processes on this machine: started, waited for, stopped with their parent."""
+"""Worker processes on this machine: started, started again when they die, stopped with their parent."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from synthgen.workers.place import WORKER, Place
+from synthgen.workers.place import WORKER, Place, default_workers
 
-STOP_SECONDS = 30
+STOP_SECONDS = 60
+POLL_SECONDS = 0.2
+AT_ONCE_SECONDS, AT_ONCE_TIMES = 60, 3
+"""A worker that dies so soon, so many times in a row, is not started again."""
+SETTLED = (0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit statuses after which another try would end in the same way."""
 
 
-def run_workers(count: int, arguments: Sequence[str], place: Place) -> list[tuple[int, str]]:
-    """Runs `python -m synthgen <arguments> --share k/n` in `count` processes and waits for all of them.
+class _Worker:
+    """One place among the workers, and the process that has it now."""
 
-    Each sees one of the visible GPUs, if there are any. `place` is this launch's among several, which they
-    divide further. When this process is stopped, so are they.
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self.arguments, self.environment, self.log = arguments, environment, log
+        self.short_lives, self.settled = 0, False
+        self.start()
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "synthgen", *self.arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+
+    def said(self) -> str:
+        return self.log.read_text("utf-8", "replace")
+
+    def is_over(self) -> bool:
+        """Whether it has ended for good; if it died, it is started again."""
+        status = self.process.poll()
+        if self.settled or status is None:
+            return self.settled
+        lived = time.monotonic() - self.started
+        self.short_lives = self.short_lives + 1 if lived < AT_ONCE_SECONDS else 0
+        if status in SETTLED or self.short_lives >= AT_ONCE_TIMES:
+            self.settled = True
+            return True
+        why = f"signal {-status}" if status < 0 else f"status {status}"
+        last = (self.said().strip().splitlines() or [""])[-1]
+        logging.getLogger(__name__).warning(
+            "worker %s died (%s)%s; it is started again", self.arguments[-1], why, f": {last}" if last else ""
+        )
+        self.start()
+        return False
+
+
+def run_workers(
+    count: int | None, arguments: Sequence[str], place: Place, command: str
+) -> list[tuple[int, str]]:
+    """Runs `python -m synthgen <arguments> --share k/n` in `count` processes until all have ended for good.
+
+    A process that dies is started again, unless it dies at once several times. Each sees one of the visible
+    GPUs, if there are any. `place` is this launch's among several, which they divide further. When this
+    process is stopped, so are they.
+
+    Args:
+        count: processes; None is one a visible GPU, or one a core.
+        command: what all of them belong to.
 
     Returns:
-        The exit status and stderr of each.
+        The exit status and stderr of the last process of each place.
     """
     import torch
 
+    count = count or default_workers()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = [str(k) for k in range(torch.cuda.device_count())] if visible is None else visible.split(",")
     with tempfile.TemporaryDirectory(prefix="synthgen-") as logs:
-        processes = []
+        workers: list[_Worker] = []
         try:
             for number in range(count):
-                environment = os.environ | {WORKER: "1"}
+                environment = os.environ | {WORKER: f"{command} {os.getpid()}"}
                 if devices:
                     environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
                 share = f"{place.rank * count + number}/{place.world_size * count}"
-                with open(Path(logs) / str(number), "wb") as log:
-                    processes.append(
-                        subprocess.Popen(
-                            [sys.executable, "-m", "synthgen", *arguments, "--share", share],
-                            env=environment,
-                            stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL,
-                            stderr=log,
-                        )
-                    )
-            statuses = [process.wait() for process in processes]
+                own = [*arguments, "--share", share]
+                workers.append(_Worker(own, environment, Path(logs) / str(number)))
+            running = workers
+            while running := [worker for worker in running if not worker.is_over()]:
+                time.sleep(POLL_SECONDS)
         finally:
-            _stop(processes)
-        return [
-            (status, (Path(logs) / str(number)).read_text("utf-8", "replace"))
-            for number, status in enumerate(statuses)
-        ]
+            _stop([worker.process for worker in workers])
+        return [(worker.process.returncode, worker.said()) for worker in workers]
 
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Lets them end their micro-batch, but not for ever."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + STOP_SECONDS
     for process in processes:
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(max(0.1, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -6,39 +6,73 @@ from typing import NamedTuple
 from synthgen.errors import SynthgenError, WorkError
 
 WORKER = "SYNTHGEN_WORKER"
-"""Set in the processes that `run_workers` starts."""
+"""Set in the processes that `run_workers` and Ray's actors start: the command that they belong to and the
+process that they must not outlive (0: none).
+"""
+LAUNCHERS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # accelerate, torchrun
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+)
+"""Where launchers say which of how many processes this is, and which on its machine."""
 
 
 class Place(NamedTuple):
-    """This worker is number `rank` of `world_size`."""
+    """This worker is number `rank` of `world_size`, and number `local_rank` on its machine."""
 
     rank: int
     world_size: int
+    local_rank: int = 0
+
+
+class Parent(NamedTuple):
+    """What started this worker; `pid` is None where no process here did."""
+
+    command: str
+    pid: int | None
 
 
 def find_place(share: str = "") -> Place:
-    """From `share` ("k/n", k from 0), else accelerate's or torchrun's variables, else 0 of 1.
+    """From `share` ("k/n", k from 0), else the launcher's variables, else 0 of 1.
 
     Raises:
         SynthgenError: `share` is not of that form.
     """
-    rank, world_size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    launched = _launched() or Place(0, 1)
     if not share:
-        both = rank.isdecimal() and world_size.isdecimal()
-        return Place(int(rank), int(world_size)) if both else Place(0, 1)
+        return launched
     k, _, n = share.partition("/")
     if not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
         raise SynthgenError(f"--share {share}: k/n with k from 0 to n - 1 is wanted, such as 0/4")
-    return Place(int(k), int(n))
+    return Place(int(k), int(n), launched.local_rank)
+
+
+def _launched() -> Place | None:
+    for names in LAUNCHERS:
+        values = [os.environ.get(name, "") for name in names]
+        if values[0].isdecimal() and values[1].isdecimal():
+            return Place(int(values[0]), int(values[1]), int(values[2] or 0))
+    return None
 
 
 def is_launched() -> bool:
     """Whether this process is one of several that a launcher, or `run_workers`, has started."""
-    return "RANK" in os.environ or WORKER in os.environ
+    place = _launched()
+    return WORKER in os.environ or "RANK" in os.environ or (place is not None and place.world_size > 1)
 
 
-def find_device(threads: int) -> str:
+def find_parent() -> Parent | None:
+    """What started this worker, if synthgen did."""
+    if WORKER not in os.environ:
+        return None
+    command, pid = os.environ[WORKER].split()
+    return Parent(command, int(pid) or None)
+
+
+def find_device(threads: int, local_rank: int = 0) -> str:
     """The torch device that Accelerate gives this process; on a CPU torch gets `threads` threads.
+
+    Args:
+        local_rank: which GPU, where no launcher that Accelerate knows has started this process.
 
     Raises:
         WorkError: the launcher started several processes and Accelerate sees one.
@@ -59,7 +93,25 @@ def find_device(threads: int) -> str:
         )
     if state.device.type == "cpu":
         torch.set_num_threads(threads)
-    return str(state.device)
+    if state.device.type != "cuda":
+        return str(state.device)
+    # the same kernels each time: nothing chosen by timing, no sums in the order of arrival
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    if "RANK" not in os.environ:
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    return f"cuda:{torch.cuda.current_device()}"
+
+
+def device_name(device: str) -> str:
+    """What of a device decides the bits: the GPU's name, or which instructions the CPU has."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    if device == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return device.partition(":")[0]
 
 
 def default_workers() -> int:

@@ -1,0 +1,250 @@
+"""The stages in order, each as the list of its units: the reader's map, and the only room that knows them
+all.
+
+The folder is the state: a unit is done when its record is there. `engine` makes the units.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from synthgen import planning, resharding, selection, shards, storage
+from synthgen.annotators import COLUMNS
+from synthgen.claims import Claim
+from synthgen.engine import Unit
+from synthgen.errors import FolderError
+from synthgen.job import Job, source_of, where
+from synthgen.recipe import AnnotateTable
+
+
+def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[Claim], None]) -> Unit:
+    return Unit(name, functools.partial(storage.exists, shards.record_path(folder, stem)), make)
+
+
+def plan_units(job: Job) -> list[Unit]:
+    # the name first: if another worker plans meanwhile, this name is taken and its requests are not added
+    stem = f"{len(shards.records(job.root / shards.PLAN)):03d}-000"
+    new = job.new_requests()
+    if not new:
+        return []
+
+    def make(claim: Claim) -> None:
+        cut = planning.cut_shards(new, job.recipe.images.shard_size)
+        tables = [shards.requests_table(rows, job.recipe.axes) for rows in cut]
+        pinned = {
+            table.id: {
+                "source": source_of(table),
+                "fingerprint": job.models[table.id].fingerprint,
+                "scheduler": job.models[table.id].scheduler,
+            }
+            for table in job.recipe.models
+        }
+        record = job.record("plan", job.plan_inputs()) | {
+            "limit": job.limit,
+            "requests": len(new),
+            "shards": Counter(rows[0].model for rows in cut),
+            "models": pinned,
+        }
+        with shards.new_unit(job.root, job.root / shards.PLAN, stem, record, claim) as create:
+            create(".parquet").write(shards.to_parquet(tables))
+
+    return [_shard_unit(f"plan/{stem}", job.root / shards.PLAN, stem, make)]
+
+
+def pool_units(job: Job) -> list[Unit]:
+    from synthgen.generation.shard import make_shard
+
+    def unit(shard: shards.PlannedShard) -> Unit:
+        def make(claim: Claim) -> None:
+            plan = shards.read_plan_shard(shard)
+            make_shard(
+                job.root,
+                shard.stem,
+                plan,
+                pipeline=lambda: job.pipeline(shard.model),
+                batch_size=job.model_table(shard.model).batch_size,
+                image_format=job.recipe.images.format,
+                record=job.record("generate", job.pool_inputs(shard.model, plan["uid"].to_pylist()))
+                | {"stack": job.stack()},
+                claim=claim,
+                halve=not job.strict,
+            )
+
+        done = _shard_unit(f"pool/{shard.stem}", job.root / shards.POOL, shard.stem, make)
+        return done._replace(model=shard.model)
+
+    return [unit(shard) for shard in shards.load_plan(job.root)]
+
+
+def annotation_units(job: Job) -> list[Unit]:
+    """One unit a pool shard, for all annotations: they share the reading and the decoding."""
+    from synthgen.annotators.shard import Annotation, annotate_shard
+
+    def unit(pool: Unit, stem: str) -> Unit:
+        def is_done(table: AnnotateTable) -> bool:
+            return storage.exists(shards.record_path(job.root / shards.ANNOTATIONS / table.name, stem))
+
+        def begin(table: AnnotateTable) -> Annotation:
+            annotate = job.annotator(table.name)
+            record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack()}
+            record["fingerprint"] = getattr(annotate, "fingerprint", "")
+            record["pool"] = shards.read_record(job.root / shards.POOL, stem)["files"]
+            return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record)
+
+        def make(claim: Claim) -> None:
+            missing = [begin(table) for table in job.recipe.annotate if not is_done(table)]
+            annotate_shard(job.root, stem, missing, claim=claim)
+
+        name = f"annotations/{stem}"
+        return Unit(name, lambda: all(map(is_done, job.recipe.annotate)), make, needs=pool)
+
+    return [unit(pool, stem) for pool, stem in zip(pool_units(job), job.pool_stems(), strict=True)]
+
+
+def selection_units(job: Job) -> list[Unit]:
+    folder, inputs = job.root / shards.SUBSETS, job.selection_inputs()
+
+    def done() -> bool:
+        path = folder / f"{job.subset}.json"
+        return storage.exists(path) and storage.read_json(path).get("inputs") == inputs
+
+    def make(claim: Claim) -> None:
+        job.check_records()
+        columns = job.columns()
+        rules = [selection.Rule(table.use, table.keys) for table in job.recipe.select]
+        with where(job.recipe_path, "select"):
+            chosen = selection.select(columns, rules)
+        array = resharding.subset_array(columns["uid"][chosen.kept].tolist())
+        names = {-1: "kept", -2: "failed"} | {k: f"select.{k} {rule.label}" for k, rule in enumerate(rules)}
+        verdicts = [names[code] for code in chosen.verdict.tolist()]
+        table = shards.verdict_table(
+            columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist()
+        )
+        files = {
+            f"{job.subset}.npy": shards.to_npy(array),
+            f"{job.subset}.parquet": shards.to_parquet([table]),
+        }
+        funnel = {
+            "inputs": inputs,
+            "recipe": job.recipe_digest,
+            "requested": len(verdicts),
+            "failed": verdicts.count("failed"),
+            "kept": len(array),
+            "funnel": [stage._asdict() for stage in chosen.funnel],
+            "files": {name: storage.checksum_of(data) for name, data in files.items()},
+        }
+        storage.remove(folder / f"{job.subset}.json")  # while it is away, the others say nothing
+        for name, data in {**files, f"{job.subset}.json": storage.to_json(funnel)}.items():
+            claim.check()
+            storage.replace(job.root, folder / name, data)
+
+    return [Unit(f"subsets/{job.subset}", done, make)]
+
+
+def replace_units(job: Job) -> list[Unit]:
+    """With --replace: removes what `final/<subset>` holds of other rules, now that the new selection is
+    there.
+    """
+
+    def done() -> bool:
+        try:
+            job.check_final()
+        except FolderError:
+            return False
+        return True
+
+    return [Unit(f"final/{job.subset}", done, lambda claim: job.remove_other_final())] if job.replace else []
+
+
+def final_units(job: Job) -> list[Unit]:
+    """The output shards; the last unit, made when all others are there, describes them."""
+    output, inputs = job.output_shards(), job.final_inputs()
+
+    def unit(shard: resharding.OutputShard) -> Unit:
+        def make(claim: Claim) -> None:
+            record = job.record("reshard", inputs)
+            resharding.write_shard(job.root, job.final, shard, record=record, claim=claim)
+
+        folder = job.final / shard.split
+        return _shard_unit(f"final/{job.subset}/{shard.split}/{shard.stem}", folder, shard.stem, make)
+
+    return [unit(shard) for shard in output]
+
+
+def card_units(job: Job) -> list[Unit]:
+    """What stands beside the output shards: sizes, class names, timm's info, the dataset card."""
+    from synthgen.reporting.card import card
+
+    def make(claim: Claim) -> None:
+        output = job.output_shards()
+        names = {category.id: category.name for category in job.recipe.classes}
+        info = resharding.info(job.recipe.name, output)
+        files = {
+            "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
+            "_info.json": storage.to_json(info),
+            "README.md": card(job.recipe.name, job.recipe.classes, info).encode(),
+        }
+        for split in dict.fromkeys(shard.split for shard in output):
+            files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
+        for name, data in files.items():
+            claim.check()
+            storage.replace(job.root, job.final / name, data)
+        record = job.record("card", job.final_inputs()) | {
+            "written": sum(len(shard.samples) for shard in output),
+            "files": {name: storage.checksum(job.final / name) for name in files},
+        }
+        storage.replace(job.root, job.final / shards.RECORD_SUFFIX, storage.to_json(record))
+
+    return [Unit(f"final/{job.subset}", lambda: storage.exists(job.final / shards.RECORD_SUFFIX), make)]
+
+
+def report_units(job: Job) -> list[Unit]:
+    inputs, path = _report_inputs(job.root, job.subset), shards.record_path(job.root / shards.REPORT, "index")
+
+    def done() -> bool:
+        there = storage.exists(path) and storage.exists(path.with_name("index.html"))
+        return there and storage.read_json(path).get("inputs") == inputs
+
+    return [Unit("report", done, lambda claim: write_report(job.root, job.subset))]
+
+
+def _report_inputs(root: Path, subset: str) -> dict[str, object]:
+    from synthgen.reporting.report import inputs
+
+    return {"subset": subset, **inputs(root, subset)}
+
+
+def write_report(root: Path, subset: str) -> None:
+    from synthgen.reporting.report import contact_sheet, page
+
+    folder = root / shards.REPORT
+    files = {"index.html": page(root, subset), "contact_sheet.jpg": contact_sheet(root, subset)}
+    record = {"stage": "report", "inputs": _report_inputs(root, subset)}
+    record["files"] = {name: storage.checksum_of(data) for name, data in files.items()}
+    for name, data in {**files, f"index{shards.RECORD_SUFFIX}": storage.to_json(record)}.items():
+        storage.replace(root, folder / name, data)
+
+
+STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
+    "plan": [plan_units],
+    "generate": [pool_units],
+    "annotate": [annotation_units],
+    "select": [selection_units],
+    "reshard": [replace_units, final_units, card_units],
+    "report": [report_units],
+}
+
+
+def phases(stages: Sequence[str]) -> list[list[Callable[[Job], list[Unit]]]]:
+    """What is listed together, as the units of it do not wait for each other: a shard is annotated while
+    others are generated. Everything else looks at all that was made before it.
+    """
+    together = [stage for stage in stages if stage in ("generate", "annotate")]
+    found: list[list[Callable[[Job], list[Unit]]]] = []
+    for stage in stages:
+        if stage == "annotate" and "generate" in together:
+            found[-1] += STAGES[stage]
+        else:
+            found += [[listing] for listing in STAGES[stage]]
+    return found
