@@ -10,6 +10,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -150,7 +151,7 @@ class Worker:
                 made_any = True  # no waiting: it is tried again
             if outcome in (_Outcome.HELD, _Outcome.FAILED):
                 left.append(unit)
-            if before and self.model != before:  # another model: its units come first from now on
+            if self.model != before:  # another model: its units come first from now on
                 return left + order[place + 1 :], True
         return left, made_any
 
@@ -209,7 +210,7 @@ class Worker:
         """Between two micro-batches."""
         self._stop_if_asked()
         if self.deadline:  # not a thread of ours: it would wait for the interpreter, which may be what hangs
-            faulthandler.dump_traceback_later(self.deadline, exit=True)
+            faulthandler.dump_traceback_later(self.deadline, exit=True, file=sys.__stderr__)
 
     def _stop_if_asked(self) -> None:
         if _Stop.asked:

@@ -54,8 +54,8 @@ CHANGED = {
         'plan/000-000 was made with prompts.0.axes.style = [0] "3d render", now it would be [0] "ink"'
     ),
     "images.shard_size=32": "plan/000-000 was made with images.shard_size = 64, now it would be 32",
-    "images.format=png": 'pool/00000000 was made with images.format = "webp", now it would be "png"',
-    "models.0.batch_size=8": "pool/00000000 was made with models.tiny.batch_size = 16, now it would be 8",
+    "images.format=png": 'plan/000-000 was made with images.format = "webp", now it would be "png"',
+    "models.0.batch_size=8": "plan/000-000 was made with models.tiny.batch_size = 16, now it would be 8",
     "annotate.image.near_constant=0.5": (
         "annotations/image/00000000 was made with annotate.image.near_constant = 0.01, now it would be 0.5"
     ),
@@ -192,7 +192,7 @@ def test_status_and_verify(emoji_run: Path, capsys: pytest.CaptureFixture[str]) 
     found = json.loads(capsys.readouterr().out)
     assert (found["requests"], found["written"], found["failed"]) == (64, 64, 0)
     assert found["stages"] == {
-        stage: {"done": 1, "total": 1}
+        stage: {"done": 1, "total": 1, "claimed": 0, "stale": 0, "given_up": 0}
         for stage in ("generate", "annotate clip", "annotate image", "annotate hashes")
     }
     assert sum(found["final"]["main"].values()) == found["subsets"]["main"]

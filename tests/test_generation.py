@@ -22,7 +22,7 @@ from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
 from synthgen.generation import models
 from synthgen.generation.encoding import encode
-from synthgen.generation.sampling import make_generator, sample
+from synthgen.generation.sampling import make_generator, picture, sample
 from synthgen.inspection import verify
 
 REQUEST = Request(
@@ -57,9 +57,9 @@ def requests(n: int) -> list[Request]:
 
 
 def test_a_picture_is_its_request_s_whatever_its_neighbours(pipeline) -> None:  # type: ignore[no-untyped-def]
-    whole = [picture.image for picture in sample(pipeline, requests(4), batch_size=4)]
-    turned = [picture.image for picture in sample(pipeline, requests(4)[::-1], batch_size=4)][::-1]
-    padded = [picture.image for picture in sample(pipeline, requests(2), batch_size=4)]
+    whole = [sampled.image for sampled in sample(pipeline, requests(4), batch_size=4)]
+    turned = [sampled.image for sampled in sample(pipeline, requests(4)[::-1], batch_size=4)][::-1]
+    padded = [sampled.image for sampled in sample(pipeline, requests(2), batch_size=4)]
     for images in (turned, padded):
         assert all((a == b).all() for a, b in zip(whole, images, strict=False))
     assert len({image.tobytes() for image in whole}) == 4  # type: ignore[union-attr]
@@ -108,9 +108,9 @@ def test_an_image_that_is_not_finite_or_black_fails_with_its_reason(
         return decoded
 
     monkeypatch.setattr(pipeline.vae, "decode", spoilt)
-    pictures = sample(pipeline, requests(4), batch_size=4)
-    assert [picture.error for picture in pictures] == ["", "not finite", "black", ""]
-    assert [picture.image is None for picture in pictures] == [False, True, True, False]
+    pictures = [picture(sampled) for sampled in sample(pipeline, requests(4), batch_size=4)]
+    assert [each.error for each in pictures] == ["", "not finite", "black", ""]
+    assert [each.image is None for each in pictures] == [False, True, True, False]
 
 
 def test_failed_rows_stay_in_the_pool_and_nowhere_else(

@@ -12,7 +12,7 @@ import pytest
 from conftest import SMALL, command, data_digests
 
 import synthgen
-from synthgen import shards, storage
+from synthgen import claims, shards, storage
 from synthgen.inspection import verify
 
 START = {"start_new_session": True, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
@@ -72,7 +72,7 @@ def test_stopped_politely_and_started_again(
     small_run: Path, tmp_path: Path, number: int, status: int
 ) -> None:
     process = subprocess.Popen(command(tmp_path / "run", "--workers", "1"), **START)  # type: ignore[call-overload]
-    wait_for(lambda: any(lease["done"] for lease in storage.claims(tmp_path / "run").values()), process)
+    wait_for(lambda: any(unit.startswith("pool/") for unit in claims.claims(tmp_path / "run")), process)
     os.killpg(process.pid, number)
     error = process.communicate()[1]
     assert process.returncode == status
@@ -132,7 +132,7 @@ def test_a_kill_while_selecting_leaves_no_half_subset(
             "emoji",
             run_copy,
             stages=("select",),
-            settings=[*settings, "select=[]"],
+            settings=[*settings, "select.0.minimum=0.2"],
             subset="main",
             replace=True,
         )
@@ -144,7 +144,7 @@ def test_a_kill_while_selecting_leaves_no_half_subset(
 
 
 def test_a_killed_worker_s_unfinished_files_are_removed(tmp_path: Path) -> None:
-    with storage.claim(tmp_path, "pool/0") as claim:
+    with claims.claim(tmp_path, "pool/0") as claim:
         assert claim
         left = tmp_path / ".work" / "tmp" / f"{claim.path.name}.0123"
         left.mkdir(parents=True)

@@ -1,71 +1,10 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from synthgen import shards, storage
-from synthgen.errors import FolderError, LostClaimError, WorkError
-
-
-def test_a_unit_has_one_claimant(tmp_path: Path) -> None:
-    with storage.claim(tmp_path, "pool/00000000") as mine:
-        assert mine
-        with storage.claim(tmp_path, "pool/00000000") as other:
-            assert other is None
-        with storage.claim(tmp_path, "pool/00000001") as another:
-            assert another
-        assert list(storage.claims(tmp_path)) == ["pool/00000000"]
-    assert storage.claims(tmp_path) == {}
-    with storage.claim(tmp_path, "pool/00000000") as again:
-        assert again
-
-
-def test_the_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from synthgen import storage\n"
-        "with storage.claim(Path(sys.argv[1]), 'unit'): os._exit(1)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert storage.names(tmp_path / ".work" / "claims") == ["unit"]
-    with storage.claim(tmp_path, "unit") as mine:
-        assert mine
-
-
-def test_a_claim_has_its_lease_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed right after taking it, a worker does not hold a unit up for the length of a lease."""
-    seen = []
-    link = os.link
-
-    def look(staged: Path, path: Path) -> None:
-        link(staged, path)
-        seen.append(storage.claims(tmp_path)["unit"]["pid"])
-
-    monkeypatch.setattr(os, "link", look)
-    with storage.claim(tmp_path, "unit") as mine:
-        assert mine
-    assert seen == [os.getpid()]
-
-
-def test_a_claim_without_heartbeat_is_taken_over_and_its_loser_does_not_publish(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with storage.claim(tmp_path, "unit") as slow:
-        assert slow
-        past = slow.path.stat().st_mtime - storage.LEASE_SECONDS - 1
-        os.utime(slow.path, (past, past))
-        with storage.claim(tmp_path, "unit") as other:
-            assert other
-            with (
-                pytest.raises(LostClaimError),
-                shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, slow) as create,
-            ):
-                create(".tar").write(b"late")
-            slow.beat()
-            other.check()
-        assert not (tmp_path / "pool").exists()
+from synthgen import claims, shards, storage
+from synthgen.errors import FolderError, WorkError
 
 
 def test_publishing_is_once(tmp_path: Path) -> None:
@@ -80,7 +19,7 @@ def test_publishing_is_once(tmp_path: Path) -> None:
 
 def test_the_record_names_every_file_and_comes_last(tmp_path: Path) -> None:
     record: dict[str, object] = {"stage": "test"}
-    with storage.claim(tmp_path, "unit") as claim:
+    with claims.claim(tmp_path, "unit") as claim:
         assert claim
         with shards.new_unit(tmp_path, tmp_path / "pool", "0", record, claim) as create:
             create(".tar").write(b"data")
@@ -97,7 +36,7 @@ def _fail(file: BinaryIO) -> None:
 
 
 def test_a_failed_unit_leaves_nothing(tmp_path: Path) -> None:
-    with storage.claim(tmp_path, "unit") as claim:
+    with claims.claim(tmp_path, "unit") as claim:
         assert claim
         with (
             pytest.raises(RuntimeError),
@@ -111,7 +50,7 @@ def test_data_without_a_record_is_replaced_and_foreign_files_are_not(tmp_path: P
     (tmp_path / "pool").mkdir()
     for name in ("0.tar", "0.notes.txt", "10.tar"):
         (tmp_path / "pool" / name).write_bytes(b"old")
-    with storage.claim(tmp_path, "unit") as claim:
+    with claims.claim(tmp_path, "unit") as claim:
         assert claim
         with shards.new_unit(tmp_path, tmp_path / "pool", "0", {}, claim) as create:
             create(".tar").write(b"new")
