@@ -209,7 +209,8 @@ class Worker:
     def _step(self) -> None:
         """Between two micro-batches."""
         self._stop_if_asked()
-        if self.deadline:  # not a thread of ours: it would wait for the interpreter, which may be what hangs
+        # not a thread of ours: it would wait for the interpreter, which may be what hangs
+        if self.deadline and sys.__stderr__:
             faulthandler.dump_traceback_later(self.deadline, exit=True, file=sys.__stderr__)
 
     def _stop_if_asked(self) -> None:

@@ -10,14 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from synthgen.workers.place import WORKER, Place, default_workers
+from synthgen.workers.place import SETTLED, WORKER, Place, default_workers
 
 STOP_SECONDS = 60
 POLL_SECONDS = 0.2
 AT_ONCE_SECONDS, AT_ONCE_TIMES = 60, 3
 """A worker that dies so soon, so many times in a row, is not started again."""
-SETTLED = (0, 2, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Exit statuses after which another try would end in the same way."""
 
 
 class _Worker:

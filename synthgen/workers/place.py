@@ -9,6 +9,10 @@ WORKER = "SYNTHGEN_WORKER"
 """Set in the processes that `run_workers` and Ray's actors start: the command that they belong to and the
 process that they must not outlive (0: none).
 """
+SETTLED = (0, 2, 130, 143)
+"""Exit statuses of a worker after which another try would end in the same way: done, told what the user has
+to mend, asked to stop. With any other it died.
+"""
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # accelerate, torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),

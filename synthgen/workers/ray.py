@@ -12,7 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from synthgen.errors import SynthgenError
-from synthgen.workers.place import WORKER, Place
+from synthgen.workers.place import SETTLED, WORKER, Place
+
+RESTARTS = 100
+"""How often an actor is started again and its call made again, wherever there is room."""
 
 
 def run_workers(
@@ -39,23 +42,30 @@ def run_workers(
         raise SynthgenError(
             'engine "ray" needs the package ray; install it with: pip install "synthgen-datasets[ray]"'
         ) from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = count or gpus or int(ray.cluster_resources()["CPU"])
-        # an actor that dies, or whose node dies, is started elsewhere and its call made again
-        actor = ray.remote(max_restarts=-1, max_task_retries=-1, num_cpus=1, num_gpus=1 if gpus else 0)(
-            _Actor
-        )
+        actor = ray.remote(
+            max_restarts=RESTARTS, max_task_retries=RESTARTS, num_cpus=1, num_gpus=1 if gpus else 0
+        )(_Actor)
         actors = [actor.remote() for _ in range(count)]
         shares = [f"{place.rank * count + k}/{place.world_size * count}" for k in range(count)]
-        calls = [
-            each.run.remote([*arguments, "--share", share], command)
+        calls = {
+            each.run.remote([*arguments, "--share", share], command): each
             for each, share in zip(actors, shares, strict=True)
-        ]
-        results: list[tuple[int, str]] = ray.get(calls)
+        }
+        results: list[tuple[int, str]] = []
+        while calls:
+            (call, *_), _ = ray.wait(list(calls))
+            try:
+                results.append(ray.get(call))
+            except ray.exceptions.RayError as error:
+                results.append((1, str(error)))
+            ray.kill(calls.pop(call))  # what it had is free for actors that still wait for a place
         return results
     finally:
         if started:
@@ -67,9 +77,13 @@ class _Actor:
         """The exit status and stderr of one worker, in this process."""
         os.environ[WORKER] = f"{command} 0"
         sys.argv, errors = ["synthgen", *arguments], io.StringIO()
+        status = 0
         with contextlib.redirect_stderr(errors):
             try:
                 runpy.run_module("synthgen", run_name="__main__", alter_sys=True)
             except SystemExit as end:
-                return int(end.code or 0), errors.getvalue()
-        return 0, errors.getvalue()
+                status = int(end.code or 0)
+        if status not in SETTLED:  # only a new process can go on, and Ray starts it
+            print(errors.getvalue(), file=sys.stderr, flush=True)
+            os._exit(status)
+        return status, errors.getvalue()

@@ -1,0 +1,207 @@
+"""How workers are started, started again and placed: real processes, a real local Ray cluster."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, command, data_digests
+
+import synthgen
+from synthgen import claims, shards
+from synthgen.errors import SynthgenError
+from synthgen.inspection import verify
+from synthgen.workers import local
+from synthgen.workers.place import Parent, Place, find_parent, find_place, is_launched
+
+
+def kill_a_claimant(root: Path, stop: threading.Event, killed: list[int]) -> None:
+    """SIGKILLs the first process that is seen to work on a pool shard."""
+    while not stop.wait(0.02):
+        for unit, held in claims.claims(root).items():
+            if unit.startswith("pool/") and not held["stale"]:
+                os.kill(held["pid"], signal.SIGKILL)
+                killed.append(held["pid"])
+                return
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_worker_that_dies_is_replaced(
+    engine: str, small_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop, killed = threading.Event(), list[int]()
+    thread = threading.Thread(target=kill_a_claimant, args=(tmp_path / "run", stop, killed))
+    thread.start()
+    try:
+        with caplog.at_level(logging.WARNING):
+            synthgen.run("emoji", tmp_path / "run", settings=SMALL, workers=2, engine=engine)
+    finally:
+        stop.set()
+        thread.join()
+    assert len(killed) == 1
+    if engine == "local":
+        assert "died (signal 9); it is started again" in caplog.text
+    assert data_digests(tmp_path / "run") == data_digests(small_run)
+    assert verify(tmp_path / "run") == []
+    made_by = {shards.read_record(tmp_path / "run" / "pool", f"{k:08d}")["pid"] for k in range(3)}
+    assert not made_by & set(killed)
+    tried = [shards.read_record(tmp_path / "run" / "pool", f"{k:08d}")["attempts"] for k in range(3)]
+    assert sorted(tried) == [1, 1, 2]
+
+
+def test_a_missing_ray_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SynthgenError, match=r'^engine "ray" needs the package ray; install it with: pip'):
+        synthgen.run("emoji", tmp_path / "run", settings=SMALL, engine="ray", stages=("plan", "generate"))
+
+
+def test_an_unknown_engine_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SynthgenError, match=r'^--engine "rai"; did you mean "ray"\? Known: local, ray$'):
+        synthgen.run("emoji", tmp_path / "run", engine="rai")
+
+
+DIES = """
+import os, sys
+path = sys.argv[1]
+with open(path, "a") as file:
+    file.write("x")
+if len(open(path).read()) < int(sys.argv[2]):
+    os.kill(os.getpid(), 9)
+sys.exit(int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("lives", "status", "ends"), [(3, 0, (3, 0)), (9, 0, (3, -9)), (2, 1, (3, 1)), (1, 2, (1, 2))]
+)
+def test_how_often_a_process_is_started_again(
+    lives: int, status: int, ends: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three deaths at once in a row are enough; statuses that say why are final."""
+    script = tmp_path / "dies.py"
+    script.write_text(DIES)
+
+    class Worker(local._Worker):
+        def start(self) -> None:
+            self.started = time.monotonic()
+            self.process = subprocess.Popen([sys.executable, str(script), *self.arguments])
+
+    (tmp_path / "log").touch()
+    worker = Worker([str(tmp_path / "lives"), str(lives), str(status)], dict(os.environ), tmp_path / "log")
+    while not worker.is_over():
+        time.sleep(0.01)
+    assert worker.is_over()
+    assert ((tmp_path / "lives").stat().st_size, worker.process.returncode) == ends
+
+
+def test_a_worker_whose_parent_is_killed_stops(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        command(tmp_path / "run", "--workers", "2"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    pids: set[int] = set()
+    while len(pids) < 2:
+        assert parent.poll() is None
+        pids |= {held["pid"] for unit, held in claims.claims(tmp_path / "run").items() if "pool/" in unit}
+        time.sleep(0.02)
+    parent.kill()
+    parent.communicate()
+    for _ in range(600):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            break
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert claims.claims(tmp_path / "run") == {}
+
+
+@pytest.mark.parametrize(
+    ("variables", "place", "launched"),
+    [
+        ({}, Place(0, 1), False),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, Place(1, 2, 1), True),
+        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1"}, Place(9, 16, 1), True),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}, Place(0, 1), False),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"},
+            Place(1, 2),
+            True,
+        ),
+    ],
+)
+def test_places(
+    variables: dict[str, str], place: Place, launched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert find_place() == place
+    assert is_launched() is launched
+    assert find_place("1/3")[:2] == (1, 3)
+    for wrong in ("3/3", "1", "a/b", "-1/2"):
+        with pytest.raises(SynthgenError, match=f"--share {wrong}: k/n with k from 0 to n - 1"):
+            find_place(wrong)
+
+
+def test_a_worker_knows_what_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_parent() is None
+    monkeypatch.setenv("SYNTHGEN_WORKER", "abc 12")
+    assert find_parent() == Parent("abc", 12)
+    assert is_launched()
+    monkeypatch.setenv("SYNTHGEN_WORKER", "abc 0")
+    assert find_parent() == Parent("abc", None)
+
+
+def test_two_slurm_tasks_share_the_work(small_run: Path, tmp_path: Path) -> None:
+    """As srun would start them. Each takes its own share first."""
+    tasks = [
+        subprocess.Popen(
+            command(tmp_path / "run"),
+            env=os.environ | {"SLURM_PROCID": str(k), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(k)},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for k in range(2)
+    ]
+    for task in tasks:
+        error = task.communicate()[1]
+        assert task.returncode == 0, error
+    assert data_digests(tmp_path / "run") == data_digests(small_run)
+    made_by = [shards.read_record(tmp_path / "run" / "pool", f"{k:08d}")["pid"] for k in range(3)]
+    assert made_by[0] == tasks[0].pid
+    assert made_by[1] == tasks[1].pid
+
+
+def test_a_poison_shard_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
+    """As a fault of a driver would kill it, in the workers of one command; the next command makes it."""
+    recipe = Path(__file__).parents[1] / "prompts" / "emoji" / "recipe.toml"
+    settings = [*SMALL, "images.shard_size=60"]
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Poison:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'synthgen.generation.shard' and 'SYNTHGEN_WORKER' in os.environ:\n"
+        "            import synthgen.generation.sampling as sampling\n"
+        "            sampling._call = lambda *arguments: os.kill(os.getpid(), 9)\n"
+        "sys.meta_path.insert(0, Poison())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "synthgen", "run", str(recipe), "-o", str(tmp_path / "run"), "--workers", "2"]
+        + [part for setting in settings for part in ("--set", setting)],
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "1 units given up after 3 attempts each, first pool/00000000 (the worker died)" in done.stderr
+    found = synthgen.status(tmp_path / "run")
+    assert found["given_up"] == {"pool/00000000": "the worker died"}
+    assert found["stages"]["generate"]["given_up"] == 1
+    synthgen.run(recipe, tmp_path / "run", settings=settings, workers=1)
+    assert synthgen.status(tmp_path / "run")["given_up"] == {}
