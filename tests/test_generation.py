@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import SMALL
 from PIL import Image
 
 import synthgen
 from synthgen import recipe, tars
 from synthgen.data import Request
 from synthgen.embedded import pipeline_folder
-from synthgen.errors import ModelError
+from synthgen.errors import ModelError, OutOfMemoryError
 from synthgen.generation import models
 from synthgen.generation.encoding import encode
 from synthgen.generation.sampling import make_generator, picture, sample
@@ -111,6 +112,74 @@ def test_an_image_that_is_not_finite_or_black_fails_with_its_reason(
     pictures = [picture(sampled) for sampled in sample(pipeline, requests(4), batch_size=4)]
     assert [each.error for each in pictures] == ["", "not finite", "black", ""]
     assert [each.image is None for each in pictures] == [False, True, True, False]
+
+
+MESSAGES = {
+    "CUDA out of memory. Tried to allocate 2.00 GiB.": torch.OutOfMemoryError,
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`": RuntimeError,
+    "Triton Error [CUDA]: out of memory": RuntimeError,
+    "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory": RuntimeError,
+    "": MemoryError,
+}
+
+
+def cramp(pipeline, monkeypatch: pytest.MonkeyPatch, room: int, error: Exception) -> list[int]:  # type: ignore[no-untyped-def]
+    """Lets the denoiser have room for so many images; returns the list of the batch sizes that it meets."""
+    forward, met = pipeline.unet.forward, list[int]()
+
+    def cramped(sample, *arguments, **keys):  # type: ignore[no-untyped-def]
+        met.append(len(sample) // 2)  # guidance doubles it
+        if met[-1] > room:
+            raise error
+        return forward(sample, *arguments, **keys)
+
+    monkeypatch.setattr(pipeline.unet, "forward", cramped)
+    return met
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_where_memory_runs_out_a_micro_batch_is_made_in_halves(
+    pipeline, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:  # type: ignore[no-untyped-def]
+    alone = [sample(pipeline, requests(6)[k : k + 2], batch_size=2) for k in (0, 2, 4)]
+    met = cramp(pipeline, monkeypatch, 2, MESSAGES[message](message))
+    halved = sample(pipeline, requests(6), batch_size=7)
+    assert met == [7, 4, 2, 2, 2, 2, 4, 2, 2]  # two steps each; the padding rows are not made
+    assert [each.batch_size for each in halved] == [2] * 6
+    expected = [each.image for pair in alone for each in pair]  # fresh generators: as if never tried before
+    assert all((each.image == image).all() for each, image in zip(halved, expected, strict=True))
+
+
+def test_memory_for_not_even_one_image_and_strictness(pipeline, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    met = cramp(pipeline, monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(OutOfMemoryError, match=r"^a micro-batch of 1 needs more memory than there is \(CUDA"):
+        sample(pipeline, requests(4), batch_size=4)
+    assert met == [4, 2, 1]
+    with pytest.raises(OutOfMemoryError, match="lower batch_size, or drop --strict"):
+        sample(pipeline, requests(4), batch_size=4, halve=False)
+    cramp(pipeline, monkeypatch, 0, RuntimeError("another fault"))
+    with pytest.raises(RuntimeError, match="another fault"):  # not every error is one of memory
+        sample(pipeline, requests(4), batch_size=4)
+
+
+def test_the_record_says_that_micro_batches_were_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from synthgen.generation import sampling
+
+    call, tried = sampling._call, list[int]()
+
+    def cramped(pipeline, filled):  # type: ignore[no-untyped-def]
+        tried.append(len(filled))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return call(pipeline, filled)
+
+    monkeypatch.setattr(sampling, "_call", cramped)
+    run = synthgen.run("emoji", tmp_path / "run", settings=SMALL, workers=1, stages=("plan", "generate"))
+    assert tried == [6, 3, 3, 6, 6, 6, 6, 6]
+    records = [json.loads((run / "pool" / f"{k:08d}_stats.json").read_text()) for k in range(3)]
+    assert [record["smallest_batch"] for record in records] == [3, 6, 6]
 
 
 def test_failed_rows_stay_in_the_pool_and_nowhere_else(
