@@ -1,6 +1,8 @@
 """The same bytes whatever the number of workers and whatever stopped them."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from conftest import SMALL, command, data_digests
 
 import synthgen
-from synthgen import claims, shards, storage
+from synthgen import claims, job, shards, storage
 from synthgen.inspection import verify
 
 START = {"start_new_session": True, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
@@ -216,3 +218,119 @@ def test_a_pilot_is_a_prefix_and_grows(small_run: Path, tmp_path: Path) -> None:
     assert grown == whole
     with pytest.raises(synthgen.SynthgenError, match="--limit 7: 32 requests are planned already"):
         synthgen.run("emoji", root, settings=SMALL, limit=7, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [("threads", "1", "2"), ("torch", '"2.0.0"', None), ("device", '"cuda H100"', None)],
+)
+def test_strict_refuses_a_mixture_of_stacks(
+    key: str, old: str, new: str | None, run_copy: Path, tmp_path: Path
+) -> None:
+    """Without --strict the run goes on, and its records say so."""
+    record = run_copy / "pool" / "00000000_stats.json"
+    made = json.loads(record.read_text())
+    made["stack"][key] = json.loads(old)
+    record.write_text(json.dumps(made))
+    options = {"settings": ["quota.requests=2"], "workers": 1, "threads": int(new or 1)}
+    with pytest.raises(
+        synthgen.SynthgenError, match=rf"pool/00000000 was made with {key} = {old}, now it"
+    ) as e:
+        synthgen.run("emoji", run_copy, strict=True, **options)
+    assert "--strict refuses a mixture" in str(e.value)
+    synthgen.run("emoji", run_copy, **options)
+
+
+def test_selecting_looks_at_every_record(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start a worker looks at some records; another command may have made the others."""
+    record = run_copy / "annotations" / "image" / "00000000_stats.json"
+    made = json.loads(record.read_text())
+    made["inputs"]["annotate.image.near_constant"] = 0.5
+    record.write_text(json.dumps(made))
+    monkeypatch.setattr(job, "SPOT_CHECKS", 0)
+    monkeypatch.setattr(job, "_spread", lambda entries, at_most: entries if at_most is None else [])
+    with pytest.raises(
+        synthgen.SynthgenError, match=r"made with annotate\.image\.near_constant = 0\.5, now it would be"
+    ):
+        synthgen.run("emoji", run_copy, settings=["quota.requests=2"], subset="new", workers=1)
+
+
+def test_spot_checks_are_spread() -> None:
+    assert job._spread(range(5), 16) == range(5)
+    assert job._spread(range(100), None) == range(100)
+    spread = job._spread(range(1000), 16)
+    assert (len(spread), spread[0], spread[-1]) == (16, 0, 999)
+
+
+def test_a_shard_is_annotated_by_its_maker_in_one_pass(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the files are those of a later `annotate`."""
+    from synthgen.annotators import shard
+
+    decode, decoded = shard._sample, list[str]()
+
+    def count(uid: str, *more: object) -> object:
+        decoded.append(uid)
+        return decode(uid, *more)
+
+    monkeypatch.setattr(shard, "_sample", count)
+    root = tmp_path / "run"
+    synthgen.run("emoji", root, settings=SMALL, stages=("plan", "generate"), workers=1)
+    assert not decoded
+    synthgen.run("emoji", root, settings=SMALL, stages=("annotate",), workers=1)
+    assert len(decoded) == len(set(decoded)) == 32  # three annotators
+    synthgen.run("emoji", root, settings=SMALL, workers=1)
+    assert data_digests(root) == data_digests(small_run)
+    for k in range(2):  # made while the next pool shard was not there yet
+        scored = small_run / "annotations" / "hashes" / f"{k:08d}_stats.json"
+        following = small_run / "pool" / f"{k + 1:08d}_stats.json"
+        assert scored.stat().st_mtime_ns < following.stat().st_mtime_ns
+
+
+def test_two_commands_that_plan_at_once_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second has looked at an empty folder; meanwhile the first has planned other requests."""
+    root = tmp_path / "run"
+    check = job.Job.check
+
+    def then_another_plans(self: job.Job) -> None:
+        check(self)
+        monkeypatch.undo()
+        synthgen.run("emoji", root, settings=[*SMALL, "images.format=png"], stages=("plan",))
+
+    monkeypatch.setattr(job.Job, "check", then_another_plans)
+    with pytest.raises(
+        synthgen.SynthgenError, match=r'made with images\.format = "png", now it would be "webp"'
+    ):
+        synthgen.run("emoji", root, settings=SMALL, workers=1)
+    assert not storage.names(root / "pool")
+
+
+def test_five_random_kills_change_nothing(small_run: Path, tmp_path: Path) -> None:
+    """Of three workers that are commands of their own; `scripts/bench/storm.py` does a hundred."""
+    dice, root = random.Random(0), tmp_path / "run"
+
+    def start(k: int) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            command(root, "--share", f"{k}/3", "--workers", "1"), stderr=subprocess.DEVNULL
+        )
+
+    workers, kills, end = [start(k) for k in range(3)], 0, time.monotonic() + 240
+    while kills < 5:
+        assert time.monotonic() < end
+        time.sleep(dice.random())
+        busy = {held["pid"] for held in claims.claims(root).values() if not held["stale"]}
+        for k, worker in enumerate(workers):
+            if kills < 5 and (worker.pid in busy or worker.poll() is not None):
+                kills += worker.poll() is None
+                worker.kill()
+                worker.communicate()
+                workers[k] = start(k)
+                break
+    for worker in workers:
+        worker.communicate()
+        assert worker.returncode == 0
+    assert data_digests(root) == data_digests(small_run)
+    assert verify(root) == []
+    assert storage.names(root / ".work" / "tmp") == storage.names(root / ".work" / "claims") == []
+    assert storage.names(root / ".work" / "attempts") == []
