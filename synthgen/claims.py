@@ -179,12 +179,16 @@ def _put_aside(path: Path, lease: Lease) -> bool:
 
 
 def sweep(root: Path) -> None:
-    """Removes stale claims."""
-    folder = root / storage.WORK / "claims"
-    for unit, held in claims(root).items():
+    """Removes stale claims, and unfinished files that nobody can be at work on."""
+    folder, held = root / storage.WORK / "claims", claims(root)
+    for unit, lease in held.items():
         path = folder / _file_name(unit)
-        if held["stale"]:
+        if lease["stale"]:
             _put_aside(path, _lease(path))
+    for name in storage.names(root / storage.WORK / "tmp"):
+        left = root / storage.WORK / "tmp" / name
+        if name.rpartition(".")[0] not in map(_file_name, held) and age(left) > LEASE_SECONDS:
+            storage.remove_staged(left)
 
 
 def _file_name(unit: str) -> str:
@@ -220,7 +224,7 @@ def _stale(path: Path, lease: Lease) -> bool:
 
 def age(path: Path) -> float:
     """Seconds since a file was written, by the clock of its file system; 0 where it is gone."""
-    clock = path.with_name(f".clock-{uuid.uuid4().hex}")
+    clock = path.parent / f".clock-{uuid.uuid4().hex}"
     try:
         with open(clock, "xb"):
             return clock.stat().st_mtime - path.stat().st_mtime

@@ -135,12 +135,17 @@ def staging(root: Path, unit: str = "view") -> Iterator[Path]:
     folder = root / WORK / "tmp" / f"{unit}.{uuid.uuid4().hex}"
     for name in names(folder.parent) if unit != "view" else ():
         if name.rpartition(".")[0] == unit:
-            shutil.rmtree(folder.parent / name, ignore_errors=True)
+            remove_staged(folder.parent / name)
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_staged(folder)
+
+
+def remove_staged(folder: Path) -> None:
+    """Removes a folder that `staging` made and that was not removed in time."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def create(path: Path) -> BinaryIO:

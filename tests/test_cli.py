@@ -1,12 +1,16 @@
 """Commands as users type them: what they print, how they fail, and that nothing is lost when they do."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import data_digests
 
 import synthgen
+from synthgen import inspection
 from synthgen.cli import _parser, main
 
 ARGUMENTS = ["--set", "quota.requests=2", "--workers", "1"]
@@ -310,3 +314,46 @@ def test_every_command_has_help_that_ends_in_an_example() -> None:
     }
     for name, command in commands.items():  # type: ignore[union-attr]
         assert command.format_help().rstrip().splitlines()[-1].startswith(f"example: synthgen {name} ")
+
+
+def test_status_reads_a_record_once(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "WORTH_KEEPING", 1)
+    first = inspection.status(run_copy)
+    read = inspection.shards.read_record
+
+    def not_of_the_pool(folder: Path, stem: str) -> object:
+        assert folder.name != "pool"
+        return read(folder, stem)
+
+    monkeypatch.setattr(inspection.shards, "read_record", not_of_the_pool)
+    assert inspection.status(run_copy) == first
+
+
+def test_status_while_a_worker_works_and_after_it_died(
+    run_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from synthgen import claims\n"
+        "claims.BEAT_SECONDS = 0.01\n"
+        "with claims.claim(Path(sys.argv[1]), 'pool/00000000') as claim:\n"
+        "    claim.progress(0); time.sleep(0.5); claim.progress(16); time.sleep(0.2)\n"
+        "    print(flush=True); time.sleep(60)\n"
+    )
+    for path in run_copy.glob("pool/*_stats.json"):
+        path.unlink()
+    worker = subprocess.Popen([sys.executable, "-c", code, str(run_copy)], stdout=subprocess.PIPE)
+    assert worker.stdout
+    worker.stdout.readline()
+    assert main(["status", str(run_copy)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"64 requested, 0 written, 0 failed, \d\d\.\d images/s, 0:00:0\d left\n", said)
+    assert "generate: 0 of 1 shards, 1 in work\n" in said
+    assert re.search(rf"pool/00000000: in work: process {worker.pid} on \S+, 16 samples done\n", said)
+    assert re.search(r"workers seen: 1 on \S+\n", said)
+    worker.kill()
+    worker.communicate()
+    assert main(["status", str(run_copy)]) == 0
+    said = capsys.readouterr().out
+    assert "images/s" not in said
+    assert "generate: 0 of 1 shards, 1 left unfinished\n" in said
+    assert f"pool/00000000: left unfinished by process {worker.pid} on " in said

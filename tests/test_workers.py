@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, command, data_digests
+from conftest import ROOT, SMALL, command, data_digests
 
 import synthgen
 from synthgen import claims, shards
@@ -177,7 +177,7 @@ def test_two_slurm_tasks_share_the_work(small_run: Path, tmp_path: Path) -> None
 
 def test_a_poison_shard_that_kills_its_process_is_given_up(tmp_path: Path) -> None:
     """As a fault of a driver would kill it, in the workers of one command; the next command makes it."""
-    recipe = Path(__file__).parents[1] / "prompts" / "emoji" / "recipe.toml"
+    recipe = ROOT / "prompts" / "emoji" / "recipe.toml"
     settings = [*SMALL, "images.shard_size=60"]
     site = tmp_path / "site"
     site.mkdir()
@@ -205,3 +205,32 @@ def test_a_poison_shard_that_kills_its_process_is_given_up(tmp_path: Path) -> No
     assert found["stages"]["generate"]["given_up"] == 1
     synthgen.run(recipe, tmp_path / "run", settings=settings, workers=1)
     assert synthgen.status(tmp_path / "run")["given_up"] == {}
+
+
+def test_the_slurm_script_starts_tasks_and_requeues(tmp_path: Path) -> None:
+    """With an srun that starts two tasks as SLURM does, and an scontrol that notes what it is told."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "srun").write_text(
+        "#!/bin/bash\nshift\nexport SLURM_NTASKS=2\n"
+        'SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!\n'
+        'SLURM_PROCID=1 SLURM_LOCALID=1 "$@"; second=$?\n'
+        "wait $first; first=$?\nexit $((first > second ? first : second))\n"
+    )
+    (tools / "synthgen").write_text('#!/bin/bash\necho "$SLURM_PROCID/$SLURM_NTASKS $*"\nexit $ENDS\n')
+    (tools / "scontrol").write_text('#!/bin/bash\necho "scontrol $*"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    for ends, requeued in ((0, False), (143, True), (1, False)):
+        done = subprocess.run(
+            ["bash", str(ROOT / "scripts" / "slurm.sbatch"), "prompts/birds", "-o", "a folder"],
+            env=os.environ
+            | {"PATH": f"{tools}:{os.environ['PATH']}", "ENDS": str(ends), "SLURM_JOB_ID": "77"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == ends, done.stderr
+        lines = done.stdout.splitlines()
+        assert sorted(lines[:2]) == [f"{k}/2 run prompts/birds -o a folder" for k in range(2)]
+        assert lines[2:] == (["scontrol requeue 77"] if requeued else [])
