@@ -192,9 +192,9 @@ def _make(options: argparse.Namespace) -> int:
         return 0
     found = status(root)
     failed, requests = found["failed"], found["requests"]
-    if options.json:
+    if options.json and not _is_quiet():
         print(json.dumps(found, indent=1))
-    else:
+    elif not _is_quiet():
         print(_summary(found, options.subset))
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")

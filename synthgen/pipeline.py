@@ -163,7 +163,10 @@ def run(
         for log in {log for log in failures if "Traceback" in log}:
             logging.getLogger(__name__).error("a worker failed:\n%s", log)
         said = "; ".join(sorted({_last_words(log) for log in failures}))
-        raise WorkError(f"{said}; what is finished stays, the same command goes on")
+        stays = (
+            "" if "what is finished stays" in said else "; what is finished stays, the same command goes on"
+        )
+        raise WorkError(said + stays)
     return job.root
 
 

@@ -155,35 +155,23 @@ def test_a_killed_worker_s_unfinished_files_are_removed(tmp_path: Path) -> None:
         assert not left.exists()
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        ["torchrun", "--standalone", "--nproc_per_node", "2"],
-        [
-            "accelerate",
-            "launch",
-            "--cpu",
-            "--num_machines",
-            "1",
-            "--num_processes",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-        ],
-    ],
-    ids=["torchrun", "accelerate"],
-)
-def test_launchers(small_run: Path, tmp_path: Path, launcher: list[str]) -> None:
-    arguments = [
-        str(Path(sys.executable).parent / launcher[0]),
-        *launcher[1:],
-        *command(tmp_path / "run")[1:],
-    ]
+LAUNCHERS = {
+    "torchrun": "--standalone --nproc_per_node 2",
+    # `--cpu` would start one process only
+    "accelerate": "launch --multi_gpu --num_machines 1 --num_processes 2 --mixed_precision no --dynamo_backend no",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_of_two_processes(small_run: Path, tmp_path: Path, launcher: str) -> None:
+    program = str(Path(sys.executable).parent / launcher)
+    arguments = [program, *LAUNCHERS[launcher].split(), *command(tmp_path / "run")[1:]]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("32 requested") == 1  # one of the two speaks
     assert data_digests(tmp_path / "run") == data_digests(small_run)
+    made_by = {shards.read_record(tmp_path / "run" / "pool", f"{k:08d}")["pid"] for k in range(3)}
+    assert len(made_by) == 2
 
 
 def test_a_world_that_accelerate_does_not_see_is_an_error(tmp_path: Path) -> None:
