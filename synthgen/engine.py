@@ -120,13 +120,22 @@ class Worker:
         for unit in units:
             if unit.needs:
                 followers.setdefault(unit.needs.name, []).append(unit)
-        pending = list(units)
-        while pending:
-            pending, made_any = self._pass(pending, followers)
-            if pending and not made_any:
-                self._stop_if_asked()
-                time.sleep(WAIT_SECONDS)
-        self._tidy(units)
+        pending, pause = list(units), WAIT_SECONDS
+        try:
+            while pending:
+                pending, made_any = self._pass(pending, followers)
+                if pending and not made_any:
+                    self._stop_if_asked()
+                    time.sleep(pause)
+                pause = WAIT_SECONDS if made_any else min(1.1 * pause, 4 * WAIT_SECONDS)
+            self._tidy(units)
+        except OSError as error:
+            if error.errno not in HOPELESS:
+                raise
+            raise WorkError(
+                f"{error.filename or self.root}: {error.strerror}; what is finished stays; when that is "
+                "mended, the same command goes on"
+            ) from error
         if self.given_up:
             first, reason = next(iter(self.given_up.items()))
             raise WorkError(
@@ -184,10 +193,7 @@ class Worker:
             raise  # what the user has to mend
         except Exception as error:
             if isinstance(error, OSError) and error.errno in HOPELESS:
-                raise WorkError(
-                    f"{error.filename or self.root}: {error.strerror}; what is finished stays; when that is "
-                    "mended, the same command goes on"
-                ) from error
+                raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             claims.note_attempt(
                 self.root,

@@ -142,14 +142,11 @@ def _read_pool(root: Path, cache: dict[str, Any]) -> list[tuple[int, dict[str, i
 
 
 def _given_up(root: Path) -> dict[str, str]:
-    """The units that a command has given up and that nobody has done since."""
+    """The units that a command has given up; whoever makes one removes its attempts."""
     found = {}
     for unit in attempted(root):
         tried = attempts(root, unit)
-        stage, _, stem = unit.rpartition("/")
-        if max(Counter(each["command"] for each in tried).values(), default=0) >= MAX_ATTEMPTS and not (
-            storage.exists(shards.record_path(root / stage, stem))
-        ):
+        if max(Counter(each["command"] for each in tried).values(), default=0) >= MAX_ATTEMPTS:
             found[unit] = tried[-1]["error"]
     return found
 
@@ -254,7 +251,7 @@ def _verify_pool_shard(root: Path, stem: str, rows: dict[str, str]) -> list[str]
 
 def _verify_annotation(root: Path, name: str, stem: str) -> list[str]:
     folder = root / shards.ANNOTATIONS / name
-    if not storage.exists(shards.record_path(folder, stem)):
+    if not shards.is_done(folder, stem):
         return []
     made_of = shards.read_record(folder, stem)["pool"]
     if made_of != shards.read_record(root / shards.POOL, stem)["files"]:

@@ -162,19 +162,12 @@ def run(
     if failures and any(_missing(job, stage) for stage in stages):
         for log in {log for log in failures if "Traceback" in log}:
             logging.getLogger(__name__).error("a worker failed:\n%s", log)
-        said = "; ".join(sorted({_last_words(log) for log in failures}))
+        said = "; ".join(sorted({local.last_words(log) for log in failures}))
         stays = (
             "" if "what is finished stays" in said else "; what is finished stays, the same command goes on"
         )
         raise WorkError(said + stays)
     return job.root
-
-
-def _last_words(log: str) -> str:
-    """The line in which a worker said why it stopped; libraries may print after it."""
-    lines = log.splitlines() or ["a worker was killed"]
-    own = [line for line in lines if line.startswith("synthgen: ")]
-    return (own or lines)[-1].removeprefix("synthgen: ")
 
 
 def report(root: Path, subset: str = "main") -> Path:

@@ -196,6 +196,11 @@ def record_path(folder: Path, stem: str) -> Path:
     return folder / f"{stem}{RECORD_SUFFIX}"
 
 
+def is_done(folder: Path, stem: str) -> bool:
+    """Whether a unit is done: whether its record is there."""
+    return storage.exists(record_path(folder, stem))
+
+
 def records(folder: Path) -> list[str]:
     """Stems of the units of a folder that are done, sorted."""
     return [

@@ -4,9 +4,9 @@ all.
 The folder is the state: a unit is done when its record is there. `engine` makes the units.
 """
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from synthgen import planning, resharding, selection, shards, storage
@@ -19,7 +19,7 @@ from synthgen.recipe import AnnotateTable
 
 
 def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[Claim], None]) -> Unit:
-    return Unit(name, functools.partial(storage.exists, shards.record_path(folder, stem)), make)
+    return Unit(name, partial(shards.is_done, folder, stem), make)
 
 
 def plan_units(job: Job) -> list[Unit]:
@@ -55,51 +55,61 @@ def plan_units(job: Job) -> list[Unit]:
 def pool_units(job: Job) -> list[Unit]:
     from synthgen.generation.shard import make_shard
 
-    def unit(shard: shards.PlannedShard) -> Unit:
-        def make(claim: Claim) -> None:
-            plan = shards.read_plan_shard(shard)
-            make_shard(
-                job.root,
-                shard.stem,
-                plan,
-                pipeline=lambda: job.pipeline(shard.model),
-                batch_size=job.model_table(shard.model).batch_size,
-                image_format=job.recipe.images.format,
-                record=job.record("generate", job.pool_inputs(shard.model, plan["uid"].to_pylist()))
-                | {"stack": job.stack()},
-                claim=claim,
-                halve=not job.strict,
-            )
+    folder = job.root / shards.POOL
 
-        done = _shard_unit(f"pool/{shard.stem}", job.root / shards.POOL, shard.stem, make)
-        return done._replace(model=shard.model)
+    def make(shard: shards.PlannedShard, claim: Claim) -> None:
+        plan = shards.read_plan_shard(shard)
+        inputs = job.pool_inputs(shard.model, plan["uid"].to_pylist())
+        make_shard(
+            job.root,
+            shard.stem,
+            plan,
+            pipeline=lambda: job.pipeline(shard.model),
+            batch_size=job.model_table(shard.model).batch_size,
+            image_format=job.recipe.images.format,
+            record=job.record("generate", inputs) | {"stack": job.stack()},
+            claim=claim,
+            halve=not job.strict,
+        )
 
-    return [unit(shard) for shard in shards.load_plan(job.root)]
+    return [
+        _shard_unit(f"pool/{shard.stem}", folder, shard.stem, partial(make, shard))._replace(
+            model=shard.model
+        )
+        for shard in shards.load_plan(job.root)
+    ]
 
 
 def annotation_units(job: Job) -> list[Unit]:
     """One unit a pool shard, for all annotations: they share the reading and the decoding."""
     from synthgen.annotators.shard import Annotation, annotate_shard
 
-    def unit(pool: Unit, stem: str) -> Unit:
-        def is_done(table: AnnotateTable) -> bool:
-            return storage.exists(shards.record_path(job.root / shards.ANNOTATIONS / table.name, stem))
+    pool = job.root / shards.POOL
+    folders = {table.name: job.root / shards.ANNOTATIONS / table.name for table in job.recipe.annotate}
 
-        def begin(table: AnnotateTable) -> Annotation:
-            annotate = job.annotator(table.name)
-            record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack()}
-            record["fingerprint"] = getattr(annotate, "fingerprint", "")
-            record["pool"] = shards.read_record(job.root / shards.POOL, stem)["files"]
-            return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record)
+    def is_done(stem: str) -> bool:
+        return all(shards.is_done(folder, stem) for folder in folders.values())
 
-        def make(claim: Claim) -> None:
-            missing = [begin(table) for table in job.recipe.annotate if not is_done(table)]
-            annotate_shard(job.root, stem, missing, claim=claim)
+    def begin(table: AnnotateTable, stem: str) -> Annotation:
+        annotate = job.annotator(table.name)
+        record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack()}
+        record["fingerprint"] = getattr(annotate, "fingerprint", "")
+        record["pool"] = shards.read_record(pool, stem)["files"]
+        return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record)
 
-        name = f"annotations/{stem}"
-        return Unit(name, lambda: all(map(is_done, job.recipe.annotate)), make, needs=pool)
+    def make(stem: str, claim: Claim) -> None:
+        missing = [
+            begin(table, stem)
+            for table in job.recipe.annotate
+            if not shards.is_done(folders[table.name], stem)
+        ]
+        annotate_shard(job.root, stem, missing, claim=claim)
 
-    return [unit(pool, stem) for pool, stem in zip(pool_units(job), job.pool_stems(), strict=True)]
+    def unit(stem: str) -> Unit:
+        images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)
+        return Unit(f"annotations/{stem}", partial(is_done, stem), partial(make, stem), needs=images)
+
+    return [unit(stem) for stem in job.pool_stems()]
 
 
 def selection_units(job: Job) -> list[Unit]:

@@ -158,7 +158,8 @@ def test_a_killed_worker_s_unfinished_files_are_removed(tmp_path: Path) -> None:
 LAUNCHERS = {
     "torchrun": "--standalone --nproc_per_node 2",
     # `--cpu` would start one process only
-    "accelerate": "launch --multi_gpu --num_machines 1 --num_processes 2 --mixed_precision no --dynamo_backend no",
+    "accelerate": "launch --multi_gpu --num_machines 1 --num_processes 2 --mixed_precision no "
+    "--dynamo_backend no",
 }
 
 

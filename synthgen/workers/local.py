@@ -50,13 +50,21 @@ class _Worker:
         if status in SETTLED or self.short_lives >= AT_ONCE_TIMES:
             self.settled = True
             return True
-        why = f"signal {-status}" if status < 0 else f"status {status}"
-        last = (self.said().strip().splitlines() or [""])[-1]
+        why = f"signal {-status}" if status < 0 else f"status {status}, {last_words(self.said())}"
         logging.getLogger(__name__).warning(
-            "worker %s died (%s)%s; it is started again", self.arguments[-1], why, f": {last}" if last else ""
+            "worker %s died (%s); it is started again", self.arguments[-1], why
         )
         self.start()
         return False
+
+
+def last_words(log: str) -> str:
+    """The line in which a worker said why it ended; libraries may print after it."""
+    lines = log.strip().splitlines() or ["a worker was killed"]
+    if any(line.startswith("Timeout (") for line in lines):  # faulthandler's word
+        return "a micro-batch took longer than --deadline"
+    own = [line for line in lines if line.startswith("synthgen: ")]
+    return (own or lines)[-1].removeprefix("synthgen: ")
 
 
 def run_workers(
