@@ -179,16 +179,16 @@ def _put_aside(path: Path, lease: Lease) -> bool:
 
 
 def sweep(root: Path) -> None:
-    """Removes stale claims, and unfinished files that nobody can be at work on."""
-    folder, held = root / storage.WORK / "claims", claims(root)
-    for unit, lease in held.items():
-        path = folder / _file_name(unit)
-        if lease["stale"]:
-            _put_aside(path, _lease(path))
-    for name in storage.names(root / storage.WORK / "tmp"):
-        left = root / storage.WORK / "tmp" / name
-        if name.rpartition(".")[0] not in map(_file_name, held) and age(left) > LEASE_SECONDS:
-            storage.remove_staged(left)
+    """Removes stale claims, and the unfinished files that nobody is at work on."""
+    work, held = root / storage.WORK, claims(root)
+    stale = {_file_name(unit) for unit, lease in held.items() if lease["stale"]}
+    for name in storage.names(work / "tmp"):
+        unit = name.rpartition(".")[0]
+        is_old = unit not in map(_file_name, held) and age(work / "tmp" / name) > LEASE_SECONDS
+        if unit in stale or is_old:
+            storage.remove_staged(work / "tmp" / name)
+    for unit in stale:
+        _put_aside(work / "claims" / unit, _lease(work / "claims" / unit))
 
 
 def _file_name(unit: str) -> str:

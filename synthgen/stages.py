@@ -24,10 +24,8 @@ def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[Claim], None
 
 def plan_units(job: Job) -> list[Unit]:
     # the name first: if another worker plans meanwhile, this name is taken and its requests are not added
-    stem = f"{len(shards.records(job.root / shards.PLAN)):03d}-000"
+    rounds, folder = shards.records(job.root / shards.PLAN), job.root / shards.PLAN
     new = job.new_requests()
-    if not new:
-        return []
 
     def make(claim: Claim) -> None:
         cut = planning.cut_shards(new, job.recipe.images.shard_size)
@@ -46,10 +44,11 @@ def plan_units(job: Job) -> list[Unit]:
             "shards": Counter(rows[0].model for rows in cut),
             "models": pinned,
         }
-        with shards.new_unit(job.root, job.root / shards.PLAN, stem, record, claim) as create:
+        with shards.new_unit(job.root, folder, stems[-1], record, claim) as create:
             create(".parquet").write(shards.to_parquet(tables))
 
-    return [_shard_unit(f"plan/{stem}", job.root / shards.PLAN, stem, make)]
+    stems = [*rounds, f"{len(rounds):03d}-000"] if new else rounds
+    return [_shard_unit(f"plan/{stem}", folder, stem, make) for stem in stems]
 
 
 def pool_units(job: Job) -> list[Unit]:
