@@ -1,153 +1,126 @@
-"""Images a second of generating: the bare batched pipeline call, synthgen end to end (claims, seeds, encoding,
-tar, records, fsync), and the usual loop that saves one image at a time; then two workers against one.
+"""Images a second of generating, side by side: the bare batched pipeline call; synthgen end to end (claims,
+encoding, tar, records, fsync); the usual loop that saves one image at a time; two workers against one.
 
-All have the same model in memory, the same requests and, on a CPU, one thread a process. Rounds take turns in
-alternating order, and ratios are medians over rounds, so that a noisy machine does them little harm.
+All have the model in memory, the same requests and, on a CPU, one thread a process. Ratios are medians over
+rounds; those of CPU time are shown beside, as other work on the machine hurts them less.
 
     python scripts/bench/generate.py                      # TIME on two cores
-    python scripts/bench/generate.py --model stabilityai/sd-turbo --dtype bfloat16 --steps 1 --guidance 0 \\
-        --size 512 --batch-size 16 --images 256 --shard-size 256
+    python scripts/bench/generate.py --model stabilityai/sd-turbo --dtype bfloat16 --steps 1 --guidance 0
 """
 
 import argparse
 import json
 import multiprocessing
-import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from statistics import median
+from typing import Any
+
+import torch
 
 import synthgen
 from synthgen import shards
+from synthgen.data import Request
 from synthgen.engine import Worker
-from synthgen.generation.sampling import sample
-from synthgen.job import Job
+from synthgen.job import ALONE, Job
 from synthgen.pipeline import open_job
 from synthgen.stages import pool_units
-from synthgen.workers.place import Place
+from synthgen.workers.place import Place, device_name
 
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+Rate = tuple[float, float]  # images a second, and images a second of CPU time of all threads
+OPTIONS: dict[str, tuple[int | float | str, str]] = {
+    "rounds": (5, "how often each is measured"),
+    "images": (64, "of a round and worker: one shard; a multiple of batch-size"),
+    "model": ("embedded", "an absolute folder or a hub id"),
+    "dtype": ("float32", "of the model"),
+    "steps": (12, "denoising steps"),
+    "guidance": (3.0, "guidance_scale"),
+    "size": (0, "width and height; 0 is the model's own"),
+    "batch-size": (16, "images a call"),
+}
+BARS = {"synthgen / bare": 0.95, "synthgen / usual loop": 0.0, "two workers / one worker": 1.7}
 
-    from synthgen.data import Request
 
-BARE_BAR, WORKERS_BAR = 0.95, 1.7
-
-
-class Rate(NamedTuple):
-    """Images a second, and images a second of CPU time (of all threads), which other processes do not slow."""
-
-    wall: float
-    cpu: float
-
-
-def rate(images: int, work: Callable[[], None]) -> Rate:
+def measure(images: int, work: Callable[[], object]) -> Rate:
     start, cpu = time.perf_counter(), time.process_time()
     work()
-    return Rate(images / (time.perf_counter() - start), images / (time.process_time() - cpu))
+    return images / (time.perf_counter() - start), images / (time.process_time() - cpu)
 
 
-def plan(root: Path, options: argparse.Namespace, images: int) -> list[str]:
-    """Plans so many requests in `root`; returns the settings of their recipe."""
-    given = {"path": options.model, "dtype": options.dtype, "steps": options.steps}
-    given |= {"guidance": options.guidance, "batch_size": options.batch_size}
-    given |= {"width": options.size, "height": options.size} if options.size else {}
+def plan(root: Path, options: argparse.Namespace, n_shards: int) -> list[str]:
+    """Plans the requests of so many shards in `root` and returns their recipe's settings."""
+    given = {key: getattr(options, key) for key in ("dtype", "steps", "guidance", "batch_size")}
+    given |= {"path": options.model, "width": options.size, "height": options.size}
     settings = [f"models.0.{key}={value}" for key, value in given.items()]
-    settings += [f"images.format={options.format}", f"images.shard_size={options.shard_size}"]
-    settings += [f"quota.requests={images}"]  # of each class, of which the limit takes a balanced part
-    synthgen.run("emoji", root, stages=("plan",), settings=settings, limit=images)
+    settings += [f"{key}={options.images}" for key in ("images.shard_size", "quota.requests")]
+    synthgen.run("emoji", root, stages=("plan",), settings=settings, limit=n_shards * options.images)
     return settings
 
 
-def load(root: Path, settings: list[str], images: int, place: Place = Place(0, 1)) -> Job:
-    """The job, its model loaded and called once."""
-    job = open_job("emoji", root, settings=settings, limit=images)
-    job.place = place
-    job.device  # noqa: B018 on a CPU this sets one thread
-    batch_size = job.recipe.models[0].batch_size
-    sample(job.pipeline(job.recipe.models[0].id), requests(job)[:batch_size], batch_size=batch_size)
-    return job
+def load(root: Path, settings: list[str], place: Place = ALONE) -> tuple[Job, list[Request]]:
+    """The job with its model loaded and called once, and the requests of its first shard."""
+    job = open_job("emoji", root, settings=settings, limit=shards.planned_requests(root))
+    job.place = place  # decides the GPU; on a CPU `job.device` sets one thread
+    asked = shards.requests_of(shards.read_plan_shard(shards.load_plan(root)[0]))
+    call(job, asked[: job.recipe.models[0].batch_size], "np")
+    return job, asked
 
 
-def requests(job: Job) -> "list[Request]":
-    return [
-        row
-        for shard in shards.load_plan(job.root)
-        for row in shards.requests_of(shards.read_plan_shard(shard))
-    ]
-
-
-def call(pipe: "DiffusionPipeline", batch: "list[Request]", output_type: str) -> object:
+def call(job: Job, batch: list[Request], output_type: str) -> Any:
     """The pipeline's own call, as its documentation has it."""
-    import torch
-
-    return pipe(
+    size = {"width": batch[0].width, "height": batch[0].height} if batch[0].width else {}
+    return job.pipeline(batch[0].model)(
         [request.text for request in batch],
         generator=[torch.Generator("cpu").manual_seed(request.seed) for request in batch],
         num_inference_steps=batch[0].steps,
         guidance_scale=batch[0].guidance,
-        width=batch[0].width or None,
-        height=batch[0].height or None,
         output_type=output_type,
+        **size,
     ).images
 
 
-def bare(job: Job, asked: "list[Request]", size: int) -> None:
-    pipe = job.pipeline(asked[0].model)
-    for start in range(0, len(asked), size):
-        call(pipe, asked[start : start + size], "np")
-
-
-def usual_loop(job: Job, asked: "list[Request]", folder: Path) -> None:
-    pipe = job.pipeline(asked[0].model)
-    folder.mkdir()
-    for number, request in enumerate(asked):
-        call(pipe, [request], "pil")[0].save(folder / f"{number}.png")
-
-
 def make_own(job: Job) -> None:
-    """This worker's part of the shards, in the loop that every worker runs."""
+    """This worker's part of the shards, made by the loop that every worker runs."""
     Worker(job.root).work(pool_units(job)[job.place.rank :: job.place.world_size])
 
 
-def side_by_side(root: Path, options: argparse.Namespace) -> tuple[Job, dict[str, list[Rate]]]:
-    job = load(root, plan(root, options, options.images), options.images)
-    asked, loop = requests(job), root.parent / "loop"
-    ways: dict[str, Callable[[], None]] = {
-        "bare": lambda: bare(job, asked, options.batch_size),
+def compare(root: Path, options: argparse.Namespace) -> tuple[str, dict[str, list[Rate]]]:
+    """The device's name, and the rates of the three ways in one process."""
+    job, asked = load(root, plan(root, options, 1))
+    loop, size = root.with_name("loop"), options.batch_size
+    ways: dict[str, Callable[[], object]] = {
+        "bare": lambda: sum(len(call(job, asked[k : k + size], "np")) for k in range(0, len(asked), size)),
         "synthgen": lambda: make_own(job),
-        "usual loop": lambda: usual_loop(job, asked, loop),
+        "usual loop": lambda: [call(job, [one], "pil")[0].save(loop / f"{one.uid}.png") for one in asked],
     }
     rates: dict[str, list[Rate]] = {name: [] for name in ways}
+    loop.mkdir()
     for number in range(options.rounds):
         for name in list(ways)[:: 1 if number % 2 else -1]:
-            rates[name].append(rate(len(asked), ways[name]))
+            rates[name].append(measure(len(asked), ways[name]))
         shutil.rmtree(root / shards.POOL)
-        shutil.rmtree(loop)
-    return job, rates
+    return device_name(job.device), rates
 
 
-def serve(root: Path, settings: list[str], images: int, place: Place, pipe: Connection) -> None:
-    """A worker process: for each word from the parent it makes its part and says how fast that was."""
-    job = load(root, settings, images, place)
+def serve(root: Path, settings: list[str], rank: int, pipe: Connection) -> None:
+    """One of two workers: makes its shard whenever it is asked to, and says how fast that was."""
+    job, asked = load(root, settings, Place(rank, 2, rank))
     pipe.send("ready")
-    while pipe.recv():
-        pipe.send(rate(images // place.world_size, lambda: make_own(job)))
+    while pipe.recv() == "go":
+        pipe.send(measure(len(asked), lambda: make_own(job)))
 
 
-def workers(root: Path, options: argparse.Namespace) -> dict[str, list[Rate]]:
-    """Both work at their own part, or the first alone at its part; a pair's rate is the sum of its two."""
-    settings, pipes = plan(root, options, 2 * options.images), []
-    context = multiprocessing.get_context("spawn")
+def compare_workers(root: Path, options: argparse.Namespace) -> dict[str, list[Rate]]:
+    """The first worker alone, and both at once: the sum of their rates."""
+    settings, context, pipes = plan(root, options, 2), multiprocessing.get_context("spawn"), []
     for rank in range(2):
-        pipe, other = context.Pipe()
-        arguments = (root, settings, 2 * options.images, Place(rank, 2, rank), other)
-        context.Process(target=serve, args=arguments, daemon=True).start()
+        pipe, theirs = context.Pipe()
+        context.Process(target=serve, args=(root, settings, rank, theirs), daemon=True).start()
+        theirs.close()  # so that a worker that dies ends the waiting
         pipes.append(pipe)
     assert [pipe.recv() for pipe in pipes] == ["ready", "ready"]
     rates: dict[str, list[Rate]] = {"one worker": [], "two workers": []}
@@ -155,33 +128,43 @@ def workers(root: Path, options: argparse.Namespace) -> dict[str, list[Rate]]:
         for name, used in list(zip(rates, (pipes[:1], pipes), strict=True))[:: 1 if number % 2 else -1]:
             for pipe in used:
                 pipe.send("go")
-            found: list[Rate] = [pipe.recv() for pipe in used]
-            rates[name].append(Rate(sum(r.wall for r in found), statistics.mean(r.cpu for r in found)))
+            wall, cpu = zip(*[pipe.recv() for pipe in used], strict=True)
+            rates[name].append((sum(wall), sum(cpu)))
             shutil.rmtree(root / shards.POOL)
     for pipe in pipes:
-        pipe.send("")
+        pipe.send("end")
     return rates
 
 
-def ratio(rates: dict[str, list[Rate]], above: str, below: str, field: int = 0) -> float:
-    return round(
-        statistics.median(a[field] / b[field] for a, b in zip(rates[above], rates[below], strict=True)), 3
-    )
+def report(found: dict[str, Any]) -> str:
+    about = "{device}, torch {torch}, {dtype}, {rounds} x {images} images".format(**found)
+    lines = [about, "", f"{'images a second (median)':26}    wall    CPU"]
+    for name, each in found["rates"].items():
+        lines.append(f"{name:26}{median(r[0] for r in each):8.2f}{median(r[1] for r in each):7.2f}")
+    lines += ["", f"{'ratio (median of rounds)':26}    wall    CPU"]
+    for name, (wall, cpu) in found["ratios"].items():
+        met = f"  bar {BARS[name]}: {'met' if wall >= BARS[name] else 'MISSED'}" if BARS[name] else ""
+        lines.append(f"{name:26}{wall:8.3f}{cpu:7.3f}{met}")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=64, help="images a round and worker")
-    parser.add_argument("--shard-size", type=int, default=64)
-    parser.add_argument("--model", default="embedded", help="a folder or a hub id")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--size", type=int, default=0, help="width and height; 0 is the model's own")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--format", default="webp")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of the table")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    for name, (value, text) in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"{text} ({value})")
+    parser.add_argument("--json", action="store_true", help="one JSON object; rates are [wall, CPU]")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="synthgen-bench-") as folder:
+        device, rates = compare(Path(folder) / "run", options)
+        if torch.cuda.device_count() != 1:  # two workers are for two GPUs, or for two cores
+            rates |= compare_workers(Path(folder) / "shared", options)
+    ratios = {}
+    for above, below in [name.split(" / ") for name in BARS if name.split(" / ")[0] in rates]:
+        pairs = list(zip(rates[above], rates[below], strict=True))
+        ratios[f"{above} / {below}"] = [median(a[k] / b[k] for a, b in pairs) for k in (0, 1)]
+    found = {**vars(options), "device": device, "torch": torch.__version__, "ratios": ratios, "rates": rates}
+    print(json.dumps(found) if options.json else report(found))
+
+
+if __name__ == "__main__":
+    main()
