@@ -156,8 +156,6 @@ class Worker:
                 made_any = True
                 for follower in followers.get(unit.name, ()):
                     self._try(follower)
-            elif outcome is _Outcome.FAILED:
-                made_any = True  # no waiting: it is tried again
             if outcome in (_Outcome.HELD, _Outcome.FAILED):
                 left.append(unit)
             if self.model != before:  # another model: its units come first from now on
