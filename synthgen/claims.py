@@ -6,6 +6,7 @@ workers do not matter. Who takes over a stale claim notes an attempt of the work
 """
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -20,6 +21,8 @@ from synthgen import storage
 from synthgen.errors import LostClaimError
 
 LEASE_SECONDS = 60.0
+GONE = (errno.ENOENT, errno.ESTALE)
+"""What reading a file gives that another machine removes."""
 MAX_ATTEMPTS = 3
 """A unit that ends badly so many times in one command is given up by it."""
 BEAT_SECONDS = 1.0
@@ -102,32 +105,41 @@ class Claim:
         self.done, self._seconds, self._news = done, time.monotonic() - self._started, True
         self._at_step()
 
+    def is_held(self) -> bool:
+        """Whether no other worker has taken the unit over."""
+        return _lease(self.path).get("token") == self._token
+
     def check(self) -> None:
         """Raises LostClaimError where another worker has taken the unit over."""
-        if _lease(self.path).get("token") != self._token:
+        if not self.is_held():
             raise LostClaimError(f"{self.path.name}: another worker has taken it over")
 
     def release(self) -> None:
         self._stop.set()
         self._thread.join()
-        if _lease(self.path).get("token") == self._token:
+        if self.is_held():
             storage.remove(self.path)
         os.close(self._descriptor)
 
 
 @contextlib.contextmanager
 def claim(
-    root: Path, unit: str, *, command: str = "", at_step: Callable[[], None] = lambda: None
+    root: Path,
+    unit: str,
+    *,
+    command: str = "",
+    at_step: Callable[[], None] = lambda: None,
+    ask_clock: bool = True,
 ) -> Iterator[Claim | None]:
     """Holds a unit ("pool/00000003") while the block runs; None where another worker holds it.
 
     Args:
         command: what this process belongs to; attempts are counted for each.
         at_step: called at each `progress`.
+        ask_clock: whether to ask the file system how old another's claim is; without, only a process that is
+            known to be dead is robbed.
     """
-    folder = root / storage.WORK / "claims"
-    folder.mkdir(parents=True, exist_ok=True)
-    held = _take(folder / _file_name(unit), command, at_step)
+    held = _take(root / storage.WORK / "claims" / _file_name(unit), command, at_step, ask_clock)
     try:
         yield held
     finally:
@@ -135,11 +147,13 @@ def claim(
             held.release()
 
 
-def _take(path: Path, command: str, at_step: Callable[[], None]) -> Claim | None:
+def _take(path: Path, command: str, at_step: Callable[[], None], ask_clock: bool) -> Claim | None:
     if storage.exists(path):
         lease = _lease(path)
-        if not _stale(path, lease) or not _put_aside(path, lease):
+        is_stale = _stale(path, lease) if ask_clock else not _alive(lease)
+        if not is_stale or not _put_aside(path, lease):
             return None
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     made = Claim(path, os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR), command, at_step)
     try:
@@ -180,15 +194,21 @@ def _put_aside(path: Path, lease: Lease) -> bool:
 
 def sweep(root: Path) -> None:
     """Removes stale claims, and the unfinished files that nobody is at work on."""
-    work, held = root / storage.WORK, claims(root)
-    stale = {_file_name(unit) for unit, lease in held.items() if lease["stale"]}
+    work = root / storage.WORK
+    held = [name for name in storage.names(work / "claims") if not name.startswith(".")]
+    for name in storage.names(work / "claims"):  # drafts and clocks of workers that died with them in hand
+        if name.startswith(".") and age(work / "claims" / name) > LEASE_SECONDS:
+            storage.remove(work / "claims" / name)
+    for name in held:
+        path, left = work / "claims" / name, storage.staged(root, name)
+        lease = _lease(path)
+        # the lease that is judged is the one that is removed, and with it what was there before
+        if lease and _stale(path, lease) and _put_aside(path, lease):
+            for folder in left:
+                storage.remove_staged(folder)
     for name in storage.names(work / "tmp"):
-        unit = name.rpartition(".")[0]
-        is_old = unit not in map(_file_name, held) and age(work / "tmp" / name) > LEASE_SECONDS
-        if unit in stale or is_old:
+        if name.rpartition(".")[0] not in held and age(work / "tmp" / name) > LEASE_SECONDS:
             storage.remove_staged(work / "tmp" / name)
-    for unit in stale:
-        _put_aside(work / "claims" / unit, _lease(work / "claims" / unit))
 
 
 def _file_name(unit: str) -> str:
@@ -198,7 +218,9 @@ def _file_name(unit: str) -> str:
 def _lease(path: Path) -> Lease:
     try:
         value = json.loads(path.read_bytes() or b"{}")
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in GONE:
+            raise
         return {}
     return value if isinstance(value, dict) else {}  # type: ignore[return-value]
 
@@ -228,7 +250,9 @@ def age(path: Path) -> float:
     try:
         with open(clock, "xb"):
             return clock.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
         return 0.0
     finally:
         storage.remove(clock)

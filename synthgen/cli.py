@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthgen import __version__
-from synthgen.engine import Stopped, stop
+from synthgen.engine import Stopped, listen
 from synthgen.errors import DeviceError, FolderError, RecipeError, SynthgenError, nearest
 from synthgen.workers.place import find_parent, find_place
 
@@ -145,9 +145,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     options = _parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-        # a terminal's Ctrl-C reaches parent and workers: the parent tells its workers, once
-        signal.signal(signal.SIGINT, signal.SIG_IGN if find_parent() else stop)
+        listen(signal.SIGTERM, signal.SIGINT)
+        if (
+            find_parent()
+        ):  # a terminal's Ctrl-C reaches parent and workers: the parent tells its workers, once
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return _COMMANDS[options.command](options)
     except DeviceError as error:
@@ -188,13 +190,13 @@ def _make(options: argparse.Namespace) -> int:
             strict=options.strict,
             deadline=options.deadline,
         )
-    if find_parent():
+    if _is_quiet():
         return 0
     found = status(root)
     failed, requests = found["failed"], found["requests"]
-    if options.json and not _is_quiet():
+    if options.json:
         print(json.dumps(found, indent=1))
-    elif not _is_quiet():
+    else:
         print(_summary(found, options.subset))
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")

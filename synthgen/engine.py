@@ -8,6 +8,7 @@ import contextlib
 import errno
 import faulthandler
 import logging
+import math
 import os
 import signal
 import sys
@@ -62,10 +63,16 @@ def stop(number: int, frame: object = None) -> None:
 
     A second signal does not wait.
     """
-    if _Stop.is_busy and not _Stop.asked:
-        _Stop.asked = number
-    else:
+    again, _Stop.asked = _Stop.asked, number
+    if again or not _Stop.is_busy:
         raise Stopped(number)
+
+
+def listen(*numbers: int) -> None:
+    """Lets these signals end the process as `stop` does."""
+    _Stop.asked = 0
+    for number in numbers:
+        signal.signal(number, stop)
 
 
 @contextlib.contextmanager
@@ -95,6 +102,7 @@ class Worker:
         command: what this process belongs to; None is a new one. Attempts at a unit are counted for each.
         deadline: seconds that a micro-batch may take; then the process ends, as hung. None is no end.
         parent: the process that this one must not outlive; None is none.
+        on_made: told the name of each unit that this worker has made.
     """
 
     def __init__(
@@ -104,11 +112,14 @@ class Worker:
         command: str | None = None,
         deadline: float | None = None,
         parent: int | None = None,
+        on_made: Callable[[str], None] = lambda unit: None,
     ) -> None:
         self.root, self.command = root, command or uuid.uuid4().hex
         self.deadline, self.parent = deadline, parent
+        self.on_made = on_made
         self.model = ""
         self.given_up: dict[str, str] = {}
+        self._looked: dict[str, float] = {}  # when the age of another's claim was last asked for
 
     def work(self, units: Sequence[Unit]) -> None:
         """Returns when all units are done, by this worker or by others.
@@ -136,6 +147,8 @@ class Worker:
                 f"{error.filename or self.root}: {error.strerror}; what is finished stays; when that is "
                 "mended, the same command goes on"
             ) from error
+        names = {unit.name for unit in units if unit.name in self.given_up and not unit.done()}
+        self.given_up = {name: reason for name, reason in self.given_up.items() if name in names}
         if self.given_up:
             first, reason = next(iter(self.given_up.items()))
             raise WorkError(
@@ -144,11 +157,16 @@ class Worker:
             )
 
     def _pass(self, pending: list[Unit], followers: dict[str, list[Unit]]) -> tuple[list[Unit], bool]:
-        """Tries each unit once, those of the loaded model first; returns those that are left, and whether any
-        was made.
+        """Tries each unit once, those of the loaded model first and those that ended badly last; returns
+        those that are left, and whether any was made.
         """
         left, made_any = list[Unit](), False
-        order = sorted(pending, key=lambda unit: unit.model not in ("", self.model))
+        tried, loaded = set(claims.attempted(self.root)), ("", self.model) if self.model else None
+
+        def rank(unit: Unit) -> tuple[bool, bool]:
+            return unit.name in tried, loaded is not None and unit.model not in loaded
+
+        order = sorted(pending, key=rank)
         for place, unit in enumerate(order):
             before = self.model
             outcome = self._try(unit)
@@ -167,11 +185,15 @@ class Worker:
             return _Outcome.DONE
         if unit.needs and not unit.needs.done():
             return _Outcome.GIVEN_UP if unit.needs.name in self.given_up else _Outcome.HELD
-        with (
-            _busy(),
-            claims.claim(self.root, unit.name, command=self.command, at_step=self._step) as claim,
-        ):
+        now = time.monotonic()
+        ask_clock = now - self._looked.get(unit.name, -math.inf) > claims.LEASE_SECONDS / 4
+        held = claims.claim(
+            self.root, unit.name, command=self.command, at_step=self._step, ask_clock=ask_clock
+        )
+        with _busy(), held as claim:
             if claim is None:
+                if ask_clock:
+                    self._looked[unit.name] = now
                 return _Outcome.HELD
             if unit.done():
                 return _Outcome.DONE
@@ -187,11 +209,13 @@ class Worker:
             unit.make(claim)
         except LostClaimError:
             return _Outcome.HELD
-        except SynthgenError:
-            raise  # what the user has to mend
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in HOPELESS:
+            # what the user has to mend, for all units or for none; a WorkError is about this one
+            is_hopeless = isinstance(error, OSError) and error.errno in HOPELESS
+            if is_hopeless or (isinstance(error, SynthgenError) and type(error) is not WorkError):
                 raise
+            if not claim.is_held():  # its unfinished files went with the claim
+                return _Outcome.HELD
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             claims.note_attempt(
                 self.root,
@@ -208,6 +232,7 @@ class Worker:
             if self.deadline:
                 faulthandler.cancel_dump_traceback_later()
         claims.forget_attempts(self.root, unit.name)
+        self.on_made(unit.name)
         return _Outcome.MADE
 
     def _step(self) -> None:

@@ -50,6 +50,7 @@ class Job:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict = place, threads, strict
+        self._pipelines: dict[str, DiffusionPipeline] = {}
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -279,25 +280,48 @@ class Job:
         Raises:
             FolderError: a shard was made with other values of a key, which is named.
         """
-        plan, folder = shards.load_plan(self.root), self.root / shards.POOL
-        made = set(shards.records(folder))
+        plan, pool = shards.load_plan(self.root), self.root / shards.POOL
+        made = set(shards.records(pool))
         for shard in _spread([shard for shard in plan if shard.stem in made], at_most):
             uids = shards.read_plan_shard(shard)["uid"].to_pylist()
-            shards.require_inputs(folder, shard.stem, self.pool_inputs(shard.model, uids), KEEP)
-            self._check_stack(folder, shard.stem)
+            inputs = self.pool_inputs(shard.model, uids)
+            shards.require_inputs(pool, shard.stem, inputs, KEEP)
+            if self.strict:
+                wanted = self.stack() | {"smallest_batch": inputs[f"models.{shard.model}.batch_size"]}
+                self._check_stack(pool, shard.stem, wanted)
         for table in self.recipe.annotate:
             folder = self.root / shards.ANNOTATIONS / table.name
-            inputs = self.annotation_inputs(table)
+            inputs, fingerprint = self.annotation_inputs(table), None
             for stem in _spread(shards.records(folder), at_most):
                 shards.require_inputs(
                     folder, stem, inputs, "put it back, or give the annotation another name"
                 )
-                self._check_stack(folder, stem)
+                record = shards.read_record(folder, stem)
+                fingerprint = fingerprint or record["fingerprint"]
+                if record["fingerprint"] != fingerprint:
+                    raise FolderError(
+                        f"{folder / stem} was made by a model with the fingerprint {record['fingerprint']}, "
+                        f"others by {fingerprint}; delete the _stats.json of the unwanted ones and run again"
+                    )
+                if stem in made and record["pool"] != shards.read_record(pool, stem)["files"]:
+                    raise FolderError(
+                        f"{folder / stem} was made from other images than the pool holds; delete its "
+                        "_stats.json and run again"
+                    )
+                if self.strict:
+                    self._check_stack(folder, stem, self.stack())
 
-    def _check_stack(self, folder: Path, stem: str) -> None:
-        if self.strict:
-            stack = shards.read_record(folder, stem).get("stack", {})
-            shards.require_equal(folder / stem, stack, self.stack(), f"--strict refuses a mixture; {KEEP}")
+    def _check_stack(self, folder: Path, stem: str, wanted: dict[str, object]) -> None:
+        record = shards.read_record(folder, stem)
+        made = {key: record.get(key, record.get("stack", {}).get(key)) for key in wanted}
+        shards.require_equal(folder / stem, made, wanted, f"--strict refuses a mixture; {KEEP}")
+
+    def check_selected(self) -> None:
+        """Raises FolderError where the subset is not this recipe's: another command has selected since."""
+        path = self.root / shards.SUBSETS / f"{self.subset}.json"
+        made = storage.read_json(path)["inputs"]
+        wanted = self.selection_inputs()
+        shards.require_equal(path, made, wanted, "another command has selected since; add --subset NEW")
 
     def check_final(self) -> None:
         inputs = self.final_inputs()
@@ -355,8 +379,14 @@ class Job:
 
         return find_device(self.threads, self.place.local_rank)
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 one job lives as long as its process
     def pipeline(self, model: str) -> "DiffusionPipeline":
+        """The generator of an id; the one before is dropped first."""
+        if model not in self._pipelines:
+            self._pipelines.clear()
+            self._pipelines[model] = self._load(model)
+        return self._pipelines[model]
+
+    def _load(self, model: str) -> "DiffusionPipeline":
         from synthgen.generation import models
 
         table = self.model_table(model)

@@ -3,6 +3,7 @@ through the stages.
 """
 
 import logging
+import os
 import re
 import time
 import uuid
@@ -13,10 +14,20 @@ from synthgen import recipe, shards, storage
 from synthgen.engine import Unit, Worker
 from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
-from synthgen.stages import STAGES, phases, write_report
+from synthgen.stages import STAGES, phases, plan_units, write_report
 from synthgen.workers import local, ray
-from synthgen.workers.place import Place, default_workers, find_parent, find_place, is_launched
+from synthgen.workers.place import (
+    Place,
+    default_workers,
+    find_command,
+    find_parent,
+    find_place,
+    is_launched,
+    say_made,
+)
 
+SLOW = {"generate", "annotate"}
+"""Stages worth starting processes for."""
 ENGINES = {"local": local.run_workers, "ray": ray.run_workers}
 
 
@@ -29,13 +40,21 @@ def work(job: Job, stages: Sequence[str], *, deadline: float | None = None) -> N
     parent = find_parent()
     worker = Worker(
         job.root,
-        command=parent.command if parent else None,
+        command=find_command(),
         deadline=deadline,
         parent=parent.pid if parent else None,
+        on_made=say_made if parent else lambda unit: None,
     )
+    if {"RANK", "WORLD_SIZE"} & os.environ.keys() and SLOW & set(stages):
+        _ = job.device  # a launcher's processes meet here once: later some may have nothing left to do
     for listings in phases(stages):
         job.check_plan()  # another command may have planned meanwhile
+        while listings == STAGES["plan"] and job.new_requests():  # or less than this one wants
+            worker.work(plan_units(job))
+            job.check_plan()
         worker.work([unit for units_of in listings for unit in _own_first(units_of(job), job.place)])
+        if job.strict:
+            job.check_records()
 
 
 def _own_first(units: list[Unit], place: Place) -> list[Unit]:
@@ -124,6 +143,11 @@ def run(
     """
     if engine not in ENGINES:
         raise SynthgenError(f'--engine "{engine}"{nearest(engine, list(ENGINES))}')
+    if list(stages) not in [list(STAGES)[k : k + len(stages)] for k in range(len(STAGES))]:
+        raise SynthgenError(
+            f"--stages {','.join(stages)}: leaves some out; stages that follow each other are wanted, of "
+            f"{','.join(STAGES)}"
+        )
     job = open_job(
         recipe_name,
         output,
@@ -145,8 +169,7 @@ def run(
             job.root / shards.RECIPES / f"{job.recipe_digest}.json",
             storage.to_json({"time": time.time(), "recipe": job.recipe.resolved()}),
         )
-    slow = {"generate", "annotate"} & set(stages)
-    if is_launched() or not slow or (engine == "local" and (workers or default_workers()) == 1):
+    if is_launched() or not SLOW & set(stages) or (engine == "local" and (workers or default_workers()) == 1):
         work(job, stages, deadline=deadline)
         return job.root
     work(job, [stage for stage in stages if stage == "plan"])

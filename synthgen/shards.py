@@ -227,6 +227,7 @@ def new_unit(
         LostClaimError: another worker took the unit over; what is linked by then is its to remove.
     """
     started = time.monotonic()
+    claim.check()  # staging removes what it finds of this unit
     with storage.staging(root, claim.path.name) as stage:
         files: dict[str, BinaryIO] = {}
 
@@ -265,7 +266,10 @@ def new_unit(
         claim.check()
         with storage.create(stage / "record") as file:
             file.write(storage.to_json(record))
-        storage.publish(stage / "record", record_path(folder, stem))
+        is_ours = storage.publish(stage / "record", record_path(folder, stem))
+        # a worker that had lost the claim was as fast as that; the data is ours, so the record has to be
+        if not is_ours and read_record(folder, stem)["files"] != sums:
+            storage.replace(root, record_path(folder, stem), storage.to_json(record))
 
 
 def require_inputs(folder: Path, stem: str, inputs: dict[str, object], next_step: str) -> None:

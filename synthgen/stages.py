@@ -13,7 +13,7 @@ from synthgen import planning, resharding, selection, shards, storage
 from synthgen.annotators import COLUMNS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
-from synthgen.errors import FolderError
+from synthgen.errors import FolderError, WorkError
 from synthgen.job import Job, source_of, where
 from synthgen.recipe import AnnotateTable
 
@@ -115,8 +115,10 @@ def selection_units(job: Job) -> list[Unit]:
     folder, inputs = job.root / shards.SUBSETS, job.selection_inputs()
 
     def done() -> bool:
-        path = folder / f"{job.subset}.json"
-        return storage.exists(path) and storage.read_json(path).get("inputs") == inputs
+        try:
+            return bool(storage.read_json(folder / f"{job.subset}.json").get("inputs") == inputs)
+        except WorkError:  # not there, or about to be replaced
+            return False
 
     def make(claim: Claim) -> None:
         job.check_records()
@@ -143,7 +145,10 @@ def selection_units(job: Job) -> list[Unit]:
             "funnel": [stage._asdict() for stage in chosen.funnel],
             "files": {name: storage.checksum_of(data) for name, data in files.items()},
         }
-        storage.remove(folder / f"{job.subset}.json")  # while it is away, the others say nothing
+        with storage.staging(job.root) as aside:  # while it is away, the others say nothing
+            storage.move(folder / f"{job.subset}.json", aside / "json")
+            if not claim.is_held():  # what was moved is another's
+                storage.give_name(aside / "json", folder / f"{job.subset}.json")
         for name, data in {**files, f"{job.subset}.json": storage.to_json(funnel)}.items():
             claim.check()
             storage.replace(job.root, folder / name, data)
@@ -168,7 +173,10 @@ def replace_units(job: Job) -> list[Unit]:
 
 def final_units(job: Job) -> list[Unit]:
     """The output shards; the last unit, made when all others are there, describes them."""
+    job.check_selected()
     output, inputs = job.output_shards(), job.final_inputs()
+    job.check_selected()
+    job.check_final()
 
     def unit(shard: resharding.OutputShard) -> Unit:
         def make(claim: Claim) -> None:

@@ -133,14 +133,19 @@ def staging(root: Path, unit: str = "view") -> Iterator[Path]:
     Who holds a unit's claim names the unit: what a killed worker left of it is removed.
     """
     folder = root / WORK / "tmp" / f"{unit}.{uuid.uuid4().hex}"
-    for name in names(folder.parent) if unit != "view" else ():
-        if name.rpartition(".")[0] == unit:
-            remove_staged(folder.parent / name)
+    for left in staged(root, unit) if unit != "view" else ():
+        remove_staged(left)
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         remove_staged(folder)
+
+
+def staged(root: Path, unit: str) -> list[Path]:
+    """The folders that `staging` has made for a unit and not removed."""
+    folder = root / WORK / "tmp"
+    return [folder / name for name in names(folder) if name.rpartition(".")[0] == unit]
 
 
 def remove_staged(folder: Path) -> None:
@@ -166,7 +171,7 @@ def give_name(staged: Path, path: Path) -> bool:
     """Links a file to a name that nothing has yet; False where something has it."""
     try:
         os.link(staged, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):
         return False
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
@@ -192,6 +197,12 @@ def remove(path: Path) -> None:
     """Removes a file that synthgen made, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
+
+
+def move(path: Path, staged: Path) -> None:
+    """Takes a view away into a staging folder, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, staged)
 
 
 def _sync(path: Path) -> None:

@@ -140,6 +140,48 @@ def test_who_takes_over_notes_the_attempt(tmp_path: Path) -> None:
     assert claims.attempted(tmp_path) == claims.attempts(tmp_path, "unit") == []
 
 
+def test_a_sweep_leaves_a_claim_that_was_taken_over_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start_holder(tmp_path)
+    process.kill()
+    process.communicate()
+    is_stale = claims._stale
+
+    def then_another_takes_over(path: Path, lease: claims.Lease) -> bool:
+        monkeypatch.undo()
+        assert is_stale(path, lease)
+        other.append(claims._take(path, "", lambda: None, True))
+        return True
+
+    other: list[claims.Claim | None] = []
+    monkeypatch.setattr(claims, "_stale", then_another_takes_over)
+    claims.sweep(tmp_path)
+    assert other[0]
+    other[0].check()
+    other[0].release()
+    assert [each["error"] for each in claims.attempts(tmp_path, "unit")] == ["the worker died"]
+
+
+def test_a_record_that_a_slow_worker_published_last_is_that_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It made other bytes, on another device, and had looked at its claim just before it lost it."""
+    publish, folder = storage.publish, tmp_path / "pool"
+
+    def just_before(staged: Path, path: Path) -> bool:
+        if path.name == "0_stats.json" and not path.exists():
+            path.write_bytes(storage.to_json({"files": {"0.tar": {"bytes": 5, "sha256": "other"}}}))
+        return publish(staged, path)
+
+    monkeypatch.setattr(storage, "publish", just_before)
+    with claims.claim(tmp_path, "unit") as mine:
+        assert mine
+        with shards.new_unit(tmp_path, folder, "0", {}, mine) as create:
+            create(".tar").write(b"data")
+    assert shards.read_record(folder, "0")["files"] == {"0.tar": storage.checksum(folder / "0.tar")}
+
+
 def test_the_clock_of_the_worker_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with claims.claim(tmp_path, "unit") as mine:
         assert mine

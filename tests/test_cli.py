@@ -316,6 +316,15 @@ def test_every_command_has_help_that_ends_in_an_example() -> None:
         assert command.format_help().rstrip().splitlines()[-1].startswith(f"example: synthgen {name} ")
 
 
+def test_stages_with_a_gap_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(["run", "emoji", "-o", str(tmp_path / "run"), "--stages", "plan,annotate"], capsys)
+    assert error == (
+        "--stages plan,annotate: leaves some out; stages that follow each other are wanted, of "
+        "plan,generate,annotate,select,reshard,report"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_status_reads_a_record_once(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "WORTH_KEEPING", 1)
     first = inspection.status(run_copy)

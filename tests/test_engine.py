@@ -138,6 +138,38 @@ def test_what_the_user_has_to_mend_ends_the_worker_at_once(tmp_path: Path) -> No
     assert claims.claims(tmp_path) == {}
 
 
+def test_a_damaged_file_ends_its_own_unit_only(tmp_path: Path) -> None:
+    def damaged(claim: Claim) -> None:
+        raise WorkError("pool/0.tar: cut")
+
+    units = [unit(tmp_path, "scores/0", damaged), unit(tmp_path, "scores/1")]
+    with pytest.raises(WorkError, match=r"1 units given up .* scores/0 \(WorkError: pool/0\.tar: cut\)"):
+        Worker(tmp_path).work(units)
+    assert units[1].done()
+
+
+def test_a_unit_that_ended_badly_is_tried_last(tmp_path: Path) -> None:
+    made: list[str] = []
+    claims.note_attempt(tmp_path, "pool/0", {"command": "", "host": "", "pid": 0, "error": ""})
+    Worker(tmp_path).work(
+        [unit(tmp_path, f"pool/{k}", lambda claim: made.append(claim.unit)) for k in range(3)]
+    )
+    assert made == ["pool/1", "pool/2", "pool/0"]
+
+
+def test_what_fails_after_the_claim_is_lost_is_no_attempt(tmp_path: Path) -> None:
+    lost: list[int] = []
+
+    def suspended(claim: Claim) -> None:
+        if not lost:
+            lost.append(1)
+            claim.path.unlink()
+            raise FileNotFoundError(2, "the new owner has removed it")
+
+    Worker(tmp_path).work([unit(tmp_path, "pool/0", suspended)])
+    assert (tmp_path / "pool" / "0").exists()
+
+
 def test_a_broken_device_needs_a_new_process(tmp_path: Path) -> None:
     import torch
 
@@ -171,6 +203,7 @@ def test_a_signal_waits_for_the_micro_batch_and_a_second_one_does_not(tmp_path: 
     assert seen == ["the micro-batch goes on"]
     with pytest.raises(Stopped):  # between units there is nothing to wait for
         engine.stop(signal.SIGTERM)
+    engine._Stop.asked = 0
 
 
 def test_a_worker_does_not_outlive_its_parent(tmp_path: Path) -> None:

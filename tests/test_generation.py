@@ -144,7 +144,7 @@ def test_where_memory_runs_out_a_micro_batch_is_made_in_halves(
     alone = [sample(pipeline, requests(6)[k : k + 2], batch_size=2) for k in (0, 2, 4)]
     met = cramp(pipeline, monkeypatch, 2, MESSAGES[message](message))
     halved = sample(pipeline, requests(6), batch_size=7)
-    assert met == [7, 4, 2, 2, 2, 2, 4, 2, 2]  # two steps each; the padding rows are not made
+    assert met == [7, 4, 2, 2, 2, 2, 2, 2]  # two steps each; the padding rows are not made
     assert [each.batch_size for each in halved] == [2] * 6
     expected = [each.image for pair in alone for each in pair]  # fresh generators: as if never tried before
     assert all((each.image == image).all() for each, image in zip(halved, expected, strict=True))
@@ -177,7 +177,7 @@ def test_the_record_says_that_micro_batches_were_halved(
 
     monkeypatch.setattr(sampling, "_call", cramped)
     run = synthgen.run("emoji", tmp_path / "run", settings=SMALL, workers=1, stages=("plan", "generate"))
-    assert tried == [6, 3, 3, 6, 6, 6, 6, 6]
+    assert tried == [6, 3, 3, 3, 3, 6, 6, 6, 6]  # remembered within a shard
     records = [json.loads((run / "pool" / f"{k:08d}_stats.json").read_text()) for k in range(3)]
     assert [record["smallest_batch"] for record in records] == [3, 6, 6]
 
@@ -246,6 +246,16 @@ def test_a_fingerprint_knows_the_weights_and_not_the_place(tmp_path: Path) -> No
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
+    assert models.fingerprint(copy) != models.fingerprint(pipeline_folder())
+
+
+def test_a_fingerprint_knows_the_configuration_and_not_who_wrote_it(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pipeline_folder(), tmp_path / "copy"))
+    config = copy / "scheduler" / "scheduler_config.json"
+    written = json.loads(config.read_text())
+    config.write_text(json.dumps(written | {"_diffusers_version": "9.9", "_name_or_path": "elsewhere"}))
+    assert models.fingerprint(copy) == models.fingerprint(pipeline_folder())
+    config.write_text(json.dumps(written | {"beta_end": 0.013}))
     assert models.fingerprint(copy) != models.fingerprint(pipeline_folder())
 
 

@@ -16,6 +16,7 @@ from conftest import SMALL, command, data_digests
 import synthgen
 from synthgen import claims, job, shards, storage
 from synthgen.inspection import verify
+from synthgen.pipeline import open_job, work
 
 START = {"start_new_session": True, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
 
@@ -193,6 +194,16 @@ def test_launchers_of_two_processes(small_run: Path, tmp_path: Path, launcher: s
     assert len(made_by) == 2
 
 
+def test_a_launched_process_with_nothing_to_do_does_not_stop_the_others(tmp_path: Path) -> None:
+    """Accelerate's processes meet when they look for their device; there is one shard for two of them."""
+    settings = ["--set", "images.shard_size=36", "--stages", "plan,generate"]
+    program = str(Path(sys.executable).parent / "torchrun")
+    arguments = [program, *LAUNCHERS["torchrun"].split(), *command(tmp_path / "run")[1:], *settings]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert shards.records(tmp_path / "run" / "pool") == ["00000000"]
+
+
 def test_a_world_that_accelerate_does_not_see_is_an_error(tmp_path: Path) -> None:
     environment = os.environ | {"WORLD_SIZE": "2", "RANK": "1"}
     done = subprocess.run(
@@ -293,6 +304,52 @@ def test_a_shard_is_annotated_by_its_maker_in_one_pass(
         scored = small_run / "annotations" / "hashes" / f"{k:08d}_stats.json"
         following = small_run / "pool" / f"{k + 1:08d}_stats.json"
         assert scored.stat().st_mtime_ns < following.stat().st_mtime_ns
+
+
+def test_two_commands_that_plan_at_once_both_get_what_they_want(tmp_path: Path) -> None:
+    """The second wants more than the first, and finds the name of its part of the plan taken."""
+    root = tmp_path / "run"
+    larger = open_job("emoji", root, settings=SMALL)
+    larger.check()
+    list_new = larger.new_requests
+
+    def then_another_plans() -> object:
+        found = list_new()
+        larger.new_requests = list_new  # type: ignore[method-assign]
+        synthgen.run("emoji", root, settings=SMALL, stages=("plan",), limit=7)
+        return found
+
+    larger.new_requests = then_another_plans  # type: ignore[method-assign,assignment]
+    work(larger, ["plan"])
+    assert shards.planned_requests(root) == 32
+    assert len(shards.records(root / "plan")) == 2
+
+
+def test_a_final_is_of_one_selection(run_copy: Path) -> None:
+    """Another command has selected by other rules between this one's select and reshard."""
+    settings = ["quota.requests=2"]
+    job = open_job("emoji", run_copy, settings=[*settings, "select.0.minimum=0.15"], subset="other")
+    work(job, ["select"])
+    other = open_job("emoji", run_copy, settings=[*settings, "select.0.minimum=0.2"], subset="other")
+    work(other, ["select"])
+    with pytest.raises(synthgen.SynthgenError, match="another command has selected since; add --subset NEW"):
+        work(job, ["reshard"])
+    assert not storage.names(run_copy / "final" / "other")
+
+
+def test_annotations_by_another_model_or_of_other_images_are_not_selected(run_copy: Path) -> None:
+    record = run_copy / "annotations" / "clip" / "00000000_stats.json"
+    made = json.loads(record.read_text())
+    record.write_text(json.dumps(made | {"pool": {}}))
+    with pytest.raises(synthgen.SynthgenError, match="was made from other images than the pool holds"):
+        synthgen.run("emoji", run_copy, settings=["quota.requests=2"], subset="new", workers=1)
+
+
+def test_strict_refuses_halved_micro_batches(run_copy: Path) -> None:
+    record = run_copy / "pool" / "00000000_stats.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"smallest_batch": 8}))
+    with pytest.raises(synthgen.SynthgenError, match="made with smallest_batch = 8, now it would be 16"):
+        synthgen.run("emoji", run_copy, settings=["quota.requests=2"], workers=1, strict=True)
 
 
 def test_two_commands_that_plan_at_once_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from synthgen import claims, shards
 from synthgen.errors import SynthgenError
 from synthgen.inspection import verify
 from synthgen.workers import local
-from synthgen.workers.place import Parent, Place, find_parent, find_place, is_launched
+from synthgen.workers.place import Parent, Place, find_command, find_parent, find_place, is_launched
 
 
 def kill_a_claimant(root: Path, stop: threading.Event, killed: list[int]) -> None:
@@ -70,26 +70,31 @@ import os, sys
 path = sys.argv[1]
 with open(path, "a") as file:
     file.write("x")
-if len(open(path).read()) < int(sys.argv[2]):
+life, lives = len(open(path).read()), int(sys.argv[2])
+if life < lives:
     os.kill(os.getpid(), 9)
+if life == lives:
+    print("pool/0", flush=True)
 sys.exit(int(sys.argv[3]))
 """
 
 
 @pytest.mark.parametrize(
-    ("lives", "status", "ends"), [(3, 0, (3, 0)), (9, 0, (3, -9)), (2, 1, (3, 1)), (1, 2, (1, 2))]
+    ("lives", "status", "ends"), [(3, 0, (3, 0)), (9, 0, (6, -9)), (2, 1, (8, 1)), (1, 2, (1, 2))]
 )
 def test_how_often_a_process_is_started_again(
     lives: int, status: int, ends: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three deaths at once in a row are enough; statuses that say why are final."""
+    """Six deaths in a row without having made anything are enough; statuses that say why are final. In the
+    third case the process makes something before it first ends with 1.
+    """
     script = tmp_path / "dies.py"
     script.write_text(DIES)
 
     class Worker(local._Worker):
         def start(self) -> None:
-            self.started = time.monotonic()
-            self.process = subprocess.Popen([sys.executable, str(script), *self.arguments])
+            with open(self.made, "wb") as made:
+                self.process = subprocess.Popen([sys.executable, str(script), *self.arguments], stdout=made)
 
     (tmp_path / "log").touch()
     worker = Worker([str(tmp_path / "lives"), str(lives), str(status)], dict(os.environ), tmp_path / "log")
@@ -234,3 +239,27 @@ def test_the_slurm_script_starts_tasks_and_requeues(tmp_path: Path) -> None:
         lines = done.stdout.splitlines()
         assert sorted(lines[:2]) == [f"{k}/2 run prompts/birds -o a folder" for k in range(2)]
         assert lines[2:] == (["scontrol requeue 77"] if requeued else [])
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, None),
+        ({"SYNTHGEN_WORKER": "abc 12", "SLURM_JOB_ID": "7"}, "abc"),
+        ({"RANK": "0", "TORCHELASTIC_RUN_ID": "x1", "TORCHELASTIC_RESTART_COUNT": "2"}, "torch x1 2"),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "3", "SLURM_RESTART_COUNT": "1"}, "slurm 7 3 1"),
+    ],
+)
+def test_processes_of_one_launch_are_one_command(
+    variables: dict[str, str], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that together they try a poison shard three times, and not three times each."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert find_command() == found
+
+
+def test_a_launcher_without_a_name_is_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert (find_command() or "").endswith(f" {os.getppid()}")

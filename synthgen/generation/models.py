@@ -15,6 +15,8 @@ from synthgen.errors import ModelError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+WRITTEN_BY = ("transformers_version", "torch_dtype", "dtype")
+"""Keys of configurations that change when a model is saved again, and nothing else; the dtype is ours."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -83,27 +85,42 @@ def components(folder: Path) -> dict[str, str]:
 
 
 def fingerprint(folder: Path, *, variant: str = "") -> str:
-    """32 hex digits over the names and sha256 of the weight files that are loaded: one model, wherever it
-    lies.
+    """32 hex digits over what decides a model's images: one model, wherever it lies.
+
+    Names and sha256 of the weight files that are loaded, the configurations (without what only says who wrote
+    them), and the tokenizers' files.
 
     Raises:
         ModelError: the folder has no safetensors weights.
     """
-    found = []
-    for part in sorted(components(folder)):
+    weights, others = list[list[str]](), list[list[str]]()
+    for part, kind in sorted(components(folder).items()):
         files = sorted((folder / part).glob("*.safetensors"))
         chosen = [file for file in files if bool(variant) and f".{variant}" in file.name]
         chosen = chosen or [
             file for file in files if re.fullmatch(r"[^.]+(-\d+-of-\d+)?\.safetensors", file.name)
         ]
-        for file in chosen:
-            with open(file, "rb") as data:
-                found.append([f"{part}/{file.name}", hashlib.file_digest(data, "sha256").hexdigest()])
-    if not found:
+        weights += [[f"{part}/{file.name}", _digest(file)] for file in chosen]
+        others.append([part, kind])
+        for file in sorted((folder / part).glob("*")):
+            if file.suffix in (".json", ".txt", ".model") and not file.name.endswith(".index.json"):
+                others.append([f"{part}/{file.name}", _digest(file)])
+    if not weights:
         raise ModelError(
             f"{folder}: no .safetensors weights there; other formats are not loaded (they can run code)"
         )
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()[:32]
+
+
+def _digest(file: Path) -> str:
+    """sha256 of a file; of a configuration, of what it configures."""
+    if file.name.endswith("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config = {key: value for key, value in config.items() if key[0] != "_" or key == "_class_name"}
+        config = {key: value for key, value in config.items() if key not in WRITTEN_BY}
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    with open(file, "rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def scheduler_name(folder: Path, scheduler: str = "") -> str:
@@ -173,9 +190,9 @@ def load(
             pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **options)
         if scheduler:
             pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
-        pipeline.to(device)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{folder}: diffusers cannot load it ({type(error).__name__}: {reason})") from error
+    pipeline.to(device)  # what fails here is the device, not the model
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

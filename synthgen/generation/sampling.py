@@ -64,11 +64,18 @@ def make_generator(seed: int) -> "torch.Generator":
 
 
 def sample(
-    pipeline: "DiffusionPipeline", requests: Sequence[Request], *, batch_size: int, halve: bool = True
+    pipeline: "DiffusionPipeline",
+    requests: Sequence[Request],
+    *,
+    batch_size: int,
+    room: int | None = None,
+    halve: bool = True,
 ) -> list[Sampled]:
     """What the pipeline makes of at most `batch_size` requests of one model, in their order.
 
     Args:
+        room: how many images the memory is known to have room for; a larger micro-batch is made in halves at
+            once. None is unknown.
         halve: where memory runs out, make the micro-batch in halves (and so on, down to single images)
             instead of failing; their bits may differ from those of the whole.
 
@@ -79,25 +86,26 @@ def sample(
             is.
     """
     filled = [*requests, *[requests[-1]] * (batch_size - len(requests))]
-    try:
-        return _call(pipeline, filled)[: len(requests)]
-    except Exception as error:
-        if not _is_out_of_memory(error):
-            raise
-        reason = " ".join(str(error).split())[:200]
-    # out of the except block: the error holds the frames, and they hold the tensors
+    reason = ""
+    if room is None or batch_size <= room:
+        try:
+            return _call(pipeline, filled)[: len(requests)]
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+        # out of the except block: the error holds the frames, and they hold the tensors
+        _free_memory()
     if batch_size == 1 or not halve:
         raise OutOfMemoryError(
             f"a micro-batch of {batch_size} needs more memory than there is ({reason}); "
             + ("use another device or dtype" if batch_size == 1 else "lower batch_size, or drop --strict")
         )
-    _free_memory()
-    half = -(-batch_size // 2)
-    return [
-        sampled
-        for start in range(0, len(requests), half)
-        for sampled in sample(pipeline, requests[start : start + half], batch_size=half)
-    ]
+    half, made = -(-batch_size // 2), list[Sampled]()
+    for start in range(0, len(requests), half):
+        made += sample(pipeline, requests[start : start + half], batch_size=half, room=room, halve=halve)
+        room = made[-1].batch_size
+    return made
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

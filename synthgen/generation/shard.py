@@ -48,7 +48,7 @@ def make_shard(
     """
     requests = shards.requests_of(plan)
     added: dict[str, list[object]] = {name: [] for name in shards.POOL_COLUMNS}
-    sizes: set[int] = set()
+    room = batch_size
     with (
         shards.new_unit(root, root / shards.POOL, stem, record, claim) as create,
         ThreadPoolExecutor(ENCODERS) as encoders,
@@ -64,8 +64,8 @@ def make_shard(
 
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            sampled = sample(model, batch, batch_size=batch_size, halve=halve)
-            sizes |= {each.batch_size for each in sampled}
+            sampled = sample(model, batch, batch_size=batch_size, room=room, halve=halve)
+            room = min(room, sampled[-1].batch_size)
             write()
             encoding = [encoders.submit(_encode, each, image_format) for each in sampled]
             claim.progress(start + len(batch))
@@ -74,7 +74,7 @@ def make_shard(
         columns = {name: pa.array(added[name], kind) for name, kind in shards.POOL_COLUMNS.items()}
         table = pa.table({"uid": plan["uid"], "error": columns.pop("error")} | _columns(plan) | columns)
         create(".parquet").write(shards.to_parquet([table]))
-        record |= _counts(requests, added["error"]) | {"smallest_batch": min(sizes)}
+        record |= _counts(requests, added["error"]) | {"smallest_batch": room}
 
 
 class Encoded(NamedTuple):

@@ -14,26 +14,26 @@ from synthgen.workers.place import SETTLED, WORKER, Place, default_workers
 
 STOP_SECONDS = 60
 POLL_SECONDS = 0.2
-AT_ONCE_SECONDS, AT_ONCE_TIMES = 60, 3
-"""A worker that dies so soon, so many times in a row, is not started again."""
+FRUITLESS_LIVES = 6
+"""A worker that dies so many times in a row without having made a unit is not started again."""
 
 
 class _Worker:
     """One place among the workers, and the process that has it now."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
-        self.arguments, self.environment, self.log = arguments, environment, log
-        self.short_lives, self.settled = 0, False
+        self.arguments, self.environment = arguments, environment
+        self.log, self.made = log, log.with_suffix(".made")
+        self.fruitless_lives, self.settled = 0, False
         self.start()
 
     def start(self) -> None:
-        self.started = time.monotonic()
-        with open(self.log, "wb") as log:
+        with open(self.log, "wb") as log, open(self.made, "wb") as made:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "synthgen", *self.arguments],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=made,
                 stderr=log,
             )
 
@@ -45,9 +45,9 @@ class _Worker:
         status = self.process.poll()
         if self.settled or status is None:
             return self.settled
-        lived = time.monotonic() - self.started
-        self.short_lives = self.short_lives + 1 if lived < AT_ONCE_SECONDS else 0
-        if status in SETTLED or self.short_lives >= AT_ONCE_TIMES:
+        # a worker prints what it has made
+        self.fruitless_lives = 0 if self.made.stat().st_size else self.fruitless_lives + 1
+        if status in SETTLED or self.fruitless_lives >= FRUITLESS_LIVES:
             self.settled = True
             return True
         why = f"signal {-status}" if status < 0 else f"status {status}, {last_words(self.said())}"
@@ -72,9 +72,9 @@ def run_workers(
 ) -> list[tuple[int, str]]:
     """Runs `python -m synthgen <arguments> --share k/n` in `count` processes until all have ended for good.
 
-    A process that dies is started again, unless it dies at once several times. Each sees one of the visible
-    GPUs, if there are any. `place` is this launch's among several, which they divide further. When this
-    process is stopped, so are they.
+    A process that dies is started again, unless it dies several times without having made anything. Each
+    sees one of the visible GPUs, if there are any. `place` is this launch's among several, which they divide
+    further. When this process is stopped, so are they.
 
     Args:
         count: processes; None is one a visible GPU, or one a core.

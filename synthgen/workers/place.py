@@ -1,6 +1,7 @@
 """A worker's place among the workers: it decides the order of claims and the device, never the data."""
 
 import os
+import platform
 from typing import NamedTuple
 
 from synthgen.errors import SynthgenError, WorkError
@@ -29,7 +30,7 @@ class Place(NamedTuple):
 
 
 class Parent(NamedTuple):
-    """What started this worker; `pid` is None where no process here did."""
+    """What synthgen process started this worker; `pid` is None where none on this machine did."""
 
     command: str
     pid: int | None
@@ -70,6 +71,26 @@ def find_parent() -> Parent | None:
         return None
     command, pid = os.environ[WORKER].split()
     return Parent(command, int(pid) or None)
+
+
+def say_made(unit: str) -> None:
+    """Tells the supervisor, which reads a worker's stdout, that this life was of use."""
+    print(unit, flush=True)
+
+
+def find_command() -> str | None:
+    """What is the same in all processes of a launch and in no other launch; None where this is unknown."""
+    variables = os.environ
+    if parent := find_parent():
+        return parent.command
+    if variables.get("TORCHELASTIC_RUN_ID", "none") != "none":
+        return f"torch {variables['TORCHELASTIC_RUN_ID']} {variables.get('TORCHELASTIC_RESTART_COUNT', '')}"
+    if "RANK" in variables:  # the launcher on this machine
+        return f"launcher {platform.node()} {os.getppid()}"
+    if "SLURM_JOB_ID" in variables:
+        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+        return " ".join(["slurm", *(variables.get(name, "0") for name in names)])
+    return None
 
 
 def find_device(threads: int, local_rank: int = 0) -> str:

@@ -8,10 +8,15 @@ import io
 import logging
 import os
 import runpy
+import signal
 import sys
+import threading
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from synthgen.errors import SynthgenError
+from synthgen.workers.local import FRUITLESS_LIVES
 from synthgen.workers.place import SETTLED, WORKER, Place
 
 RESTARTS = 100
@@ -45,27 +50,39 @@ def run_workers(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     started = not ray.is_initialized()
     if started:
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = count or gpus or int(ray.cluster_resources()["CPU"])
+        # an actor whose process or node dies is started elsewhere, and its call made again
         actor = ray.remote(
             max_restarts=RESTARTS, max_task_retries=RESTARTS, num_cpus=1, num_gpus=1 if gpus else 0
         )(_Actor)
-        actors = [actor.remote() for _ in range(count)]
+
+        def start(share: str) -> object:
+            actors[share] = actor.remote()
+            return actors[share].run.remote([*arguments, "--share", share], command)
+
+        actors: dict[str, Any] = {}
         shares = [f"{place.rank * count + k}/{place.world_size * count}" for k in range(count)]
-        calls = {
-            each.run.remote([*arguments, "--share", share], command): each
-            for each, share in zip(actors, shares, strict=True)
-        }
-        results: list[tuple[int, str]] = []
+        calls = {start(share): share for share in shares}
+        lives, results = Counter[str](), list[tuple[int, str]]()
         while calls:
             (call, *_), _ = ray.wait(list(calls))
+            share = calls.pop(call)
             try:
-                results.append(ray.get(call))
+                status, log = ray.get(call)
             except ray.exceptions.RayError as error:
-                results.append((1, str(error)))
-            ray.kill(calls.pop(call))  # what it had is free for actors that still wait for a place
+                status, log = 2, str(error)
+            ray.kill(actors.pop(share))  # what it had is free for actors that still wait for a place
+            lives[share] += 1
+            if status in SETTLED or lives[share] == FRUITLESS_LIVES:
+                results.append((status, log))
+            else:  # a fault of its device: only a new process can go on
+                calls[start(share)] = share
         return results
     finally:
         if started:
@@ -83,7 +100,4 @@ class _Actor:
                 runpy.run_module("synthgen", run_name="__main__", alter_sys=True)
             except SystemExit as end:
                 status = int(end.code or 0)
-        if status not in SETTLED:  # only a new process can go on, and Ray starts it
-            print(errors.getvalue(), file=sys.stderr, flush=True)
-            os._exit(status)
         return status, errors.getvalue()
