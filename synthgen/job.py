@@ -186,6 +186,7 @@ class Job:
         """The start of a unit's record."""
         return {"version": 1, "stage": stage, "inputs": inputs, "digest": shards.digest(inputs)}
 
+    @functools.cached_property
     def stack(self) -> dict[str, object]:
         """What else decides the bytes: versions, kind of device, threads."""
         from synthgen.workers.place import device_name
@@ -287,7 +288,7 @@ class Job:
             inputs = self.pool_inputs(shard.model, uids)
             shards.require_inputs(pool, shard.stem, inputs, KEEP)
             if self.strict:
-                wanted = self.stack() | {"smallest_batch": inputs[f"models.{shard.model}.batch_size"]}
+                wanted = self.stack | {"smallest_batch": inputs[f"models.{shard.model}.batch_size"]}
                 self._check_stack(pool, shard.stem, wanted)
         for table in self.recipe.annotate:
             folder = self.root / shards.ANNOTATIONS / table.name
@@ -309,7 +310,7 @@ class Job:
                         "_stats.json and run again"
                     )
                 if self.strict:
-                    self._check_stack(folder, stem, self.stack())
+                    self._check_stack(folder, stem, self.stack)
 
     def _check_stack(self, folder: Path, stem: str, wanted: dict[str, object]) -> None:
         record = shards.read_record(folder, stem)

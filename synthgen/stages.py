@@ -66,7 +66,7 @@ def pool_units(job: Job) -> list[Unit]:
             pipeline=lambda: job.pipeline(shard.model),
             batch_size=job.model_table(shard.model).batch_size,
             image_format=job.recipe.images.format,
-            record=job.record("generate", inputs) | {"stack": job.stack()},
+            record=job.record("generate", inputs) | {"stack": job.stack},
             claim=claim,
             halve=not job.strict,
         )
@@ -91,7 +91,7 @@ def annotation_units(job: Job) -> list[Unit]:
 
     def begin(table: AnnotateTable, stem: str) -> Annotation:
         annotate = job.annotator(table.name)
-        record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack()}
+        record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack}
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
         return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record)
