@@ -113,7 +113,7 @@ def run(
     threads: int = 1,
     engine: str = "local",
     strict: bool = False,
-    deadline: float | None = None,
+    deadline: int | None = None,
 ) -> Path:
     """Makes what a recipe describes, or goes on where the last run stopped.
 

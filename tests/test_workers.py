@@ -56,7 +56,7 @@ def test_a_worker_that_dies_is_replaced(
 
 def test_a_missing_ray_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SynthgenError, match=r'^engine "ray" needs the package ray; install it with: pip'):
+    with pytest.raises(SynthgenError, match=r'^engine "ray" needs the package ray, which is not'):
         synthgen.run("emoji", tmp_path / "run", settings=SMALL, engine="ray", stages=("plan", "generate"))
 
 

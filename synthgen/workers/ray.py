@@ -45,14 +45,14 @@ def run_workers(
         import ray
     except ImportError:
         raise SynthgenError(
-            'engine "ray" needs the package ray; install it with: pip install "synthgen-datasets[ray]"'
+            'engine "ray" needs the package ray, which is not installed here: pip install ray'
         ) from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     started = not ray.is_initialized()
     if started:
         handler = signal.getsignal(signal.SIGTERM)
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        if threading.current_thread() is threading.main_thread():
+        if handler and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
