@@ -263,3 +263,20 @@ def test_a_launcher_without_a_name_is_its_process(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert (find_command() or "").endswith(f" {os.getppid()}")
+
+
+def test_ctrl_c_ends_a_run_on_ray(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(tmp_path / "run", "--engine", "ray", "--workers", "1", "--set", "models.0.steps=50"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not any(unit.startswith("pool/") for unit in claims.claims(tmp_path / "run")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, error
+    assert error.endswith("synthgen: stopped; the same command goes on from here\n")
+    assert "Error" not in error

@@ -11,12 +11,13 @@ import runpy
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from synthgen.errors import SynthgenError
-from synthgen.workers.local import FRUITLESS_LIVES
+from synthgen.workers.local import FRUITLESS_LIVES, POLL_SECONDS
 from synthgen.workers.place import SETTLED, WORKER, Place
 
 RESTARTS = 100
@@ -71,7 +72,11 @@ def run_workers(
         calls = {start(share): share for share in shares}
         lives, results = Counter[str](), list[tuple[int, str]]()
         while calls:
-            (call, *_), _ = ray.wait(list(calls))
+            time.sleep(POLL_SECONDS)  # here, not in Ray's own waiting, which does not let signals through
+            done, _ = ray.wait(list(calls), timeout=0)
+            if not done:
+                continue
+            call = done[0]
             share = calls.pop(call)
             try:
                 status, log = ray.get(call)
