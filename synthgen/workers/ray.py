@@ -21,7 +21,7 @@ from synthgen.workers.local import FRUITLESS_LIVES, POLL_SECONDS
 from synthgen.workers.place import SETTLED, WORKER, Place
 
 RESTARTS = 100
-"""How often an actor is started again and its call made again, wherever there is room."""
+"""How often an actor is started again, wherever there is room."""
 
 
 def run_workers(
@@ -58,10 +58,11 @@ def run_workers(
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         count = count or gpus or int(ray.cluster_resources()["CPU"])
-        # an actor whose process or node dies is started elsewhere, and its call made again
-        actor = ray.remote(
-            max_restarts=RESTARTS, max_task_retries=RESTARTS, num_cpus=1, num_gpus=1 if gpus else 0
-        )(_Actor)
+        # an actor whose process or node dies is started elsewhere, and its call made again; calls are not
+        # counted, as each look for an actor that is not back yet is one
+        actor = ray.remote(max_restarts=RESTARTS, max_task_retries=-1, num_cpus=1, num_gpus=1 if gpus else 0)(
+            _Actor
+        )
 
         def start(share: str) -> object:
             actors[share] = actor.remote()
