@@ -147,13 +147,11 @@ class Worker:
                 f"{error.filename or self.root}: {error.strerror}; what is finished stays; when that is "
                 "mended, the same command goes on"
             ) from error
-        names = {unit.name for unit in units if unit.name in self.given_up and not unit.done()}
-        self.given_up = {name: reason for name, reason in self.given_up.items() if name in names}
-        if self.given_up:
-            first, reason = next(iter(self.given_up.items()))
+        left = [unit.name for unit in units if unit.name in self.given_up and not unit.done()]
+        if left:
             raise WorkError(
-                f"{self.root}: {len(self.given_up)} units given up after {MAX_ATTEMPTS} attempts each, first "
-                f"{first} ({reason}); what is finished stays, the same command tries again"
+                f"{self.root}: {len(left)} units given up after {MAX_ATTEMPTS} attempts each, first "
+                f"{left[0]} ({self.given_up[left[0]]}); what is finished stays, the same command tries again"
             )
 
     def _pass(self, pending: list[Unit], followers: dict[str, list[Unit]]) -> tuple[list[Unit], bool]:

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from synthgen import planning, resharding, shards, storage
 from synthgen.annotators import ANNOTATORS, CHECKS
@@ -135,26 +135,23 @@ class Job:
             inputs |= flat(f"models.{call.id}", call._asdict())
         return (
             inputs
-            | self._how()
+            | self._how(self.recipe.models)
             | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
         )
 
-    def _how(self) -> dict[str, object]:
-        """What else decides the pool's bytes, besides the requests."""
+    def _how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
+        """What else decides the bytes of images by these models, besides the requests."""
         inputs: dict[str, object] = {"images.format": self.recipe.images.format}
-        for table in self.recipe.models:
+        for table in tables:
             inputs[f"models.{table.id}.batch_size"] = table.batch_size
             inputs[f"models.{table.id}.safety_checker"] = table.safety_checker
         return inputs
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
-        table = self.model_table(model)
         return {
             "plan": shards.digest(list(uids)),
             f"models.{model}.fingerprint": self.models[model].fingerprint,
-            f"models.{model}.batch_size": table.batch_size,
-            f"models.{model}.safety_checker": table.safety_checker,
-            "images.format": self.recipe.images.format,
+            **self._how([self.model_table(model)]),
         }
 
     def annotation_inputs(self, table: AnnotateTable) -> dict[str, object]:
@@ -245,7 +242,7 @@ class Job:
                 if table.use in CHECKS:
                     CHECKS[table.use](**table.keys)
         self.check_plan()
-        self.check_records(SPOT_CHECKS)
+        self.check_records(None if self.strict else SPOT_CHECKS)
         if not self.replace:
             self.check_final()
 
@@ -267,13 +264,13 @@ class Job:
         labels = {request.uid: request.class_id for request in self.requests}
         if all(labels.get(uid) == class_id for uid, class_id in planned.items()):
             made = shards.read_record(folder, stem)["inputs"]
-            kept = {"images.shard_size", "axes", *self._how()} & made.keys()
+            kept = {"images.shard_size", "axes", *self._how(self.recipe.models)} & made.keys()
             inputs = {**made, **{key: inputs[key] for key in kept}}
         shards.require_inputs(folder, stem, inputs, KEEP)
 
     def check_records(self, at_most: int | None = None) -> None:
         """Compares what is made with what the recipe would make now. The plan guards the pool, so at the
-        start of a worker a few shards are enough; selecting looks at all.
+        start of a worker a few shards are enough; selecting looks at all, and so does --strict.
 
         Args:
             at_most: so many of the records of each folder, spread over it; None is all.
@@ -282,40 +279,46 @@ class Job:
             FolderError: a shard was made with other values of a key, which is named.
         """
         plan, pool = shards.load_plan(self.root), self.root / shards.POOL
-        made = set(shards.records(pool))
+        made, files = set(shards.records(pool)), dict[str, object]()
         for shard in _spread([shard for shard in plan if shard.stem in made], at_most):
             uids = shards.read_plan_shard(shard)["uid"].to_pylist()
             inputs = self.pool_inputs(shard.model, uids)
-            shards.require_inputs(pool, shard.stem, inputs, KEEP)
+            record = shards.read_record(pool, shard.stem)
+            shards.require_equal(pool / shard.stem, record["inputs"], inputs, KEEP)
+            files[shard.stem] = record["files"]
             if self.strict:
                 wanted = self.stack | {"smallest_batch": inputs[f"models.{shard.model}.batch_size"]}
-                self._check_stack(pool, shard.stem, wanted)
+                self._check_stack(pool / shard.stem, record, wanted)
         for table in self.recipe.annotate:
             folder = self.root / shards.ANNOTATIONS / table.name
             inputs, fingerprint = self.annotation_inputs(table), None
             for stem in _spread(shards.records(folder), at_most):
-                shards.require_inputs(
-                    folder, stem, inputs, "put it back, or give the annotation another name"
-                )
                 record = shards.read_record(folder, stem)
+                shards.require_equal(
+                    folder / stem,
+                    record["inputs"],
+                    inputs,
+                    "put it back, or give the annotation another name",
+                )
                 fingerprint = fingerprint or record["fingerprint"]
                 if record["fingerprint"] != fingerprint:
                     raise FolderError(
                         f"{folder / stem} was made by a model with the fingerprint {record['fingerprint']}, "
                         f"others by {fingerprint}; delete the _stats.json of the unwanted ones and run again"
                     )
-                if stem in made and record["pool"] != shards.read_record(pool, stem)["files"]:
+                if stem in made and stem not in files:
+                    files[stem] = shards.read_record(pool, stem)["files"]
+                if stem in made and record["pool"] != files[stem]:
                     raise FolderError(
                         f"{folder / stem} was made from other images than the pool holds; delete its "
                         "_stats.json and run again"
                     )
                 if self.strict:
-                    self._check_stack(folder, stem, self.stack)
+                    self._check_stack(folder / stem, record, self.stack)
 
-    def _check_stack(self, folder: Path, stem: str, wanted: dict[str, object]) -> None:
-        record = shards.read_record(folder, stem)
+    def _check_stack(self, unit: Path, record: dict[str, Any], wanted: dict[str, object]) -> None:
         made = {key: record.get(key, record.get("stack", {}).get(key)) for key in wanted}
-        shards.require_equal(folder / stem, made, wanted, f"--strict refuses a mixture; {KEEP}")
+        shards.require_equal(unit, made, wanted, f"--strict refuses a mixture; {KEEP}")
 
     def check_selected(self) -> None:
         """Raises FolderError where the subset is not this recipe's: another command has selected since."""

@@ -53,8 +53,8 @@ def work(job: Job, stages: Sequence[str], *, deadline: float | None = None) -> N
             worker.work(plan_units(job))
             job.check_plan()
         worker.work([unit for units_of in listings for unit in _own_first(units_of(job), job.place)])
-        if job.strict:
-            job.check_records()
+    if job.strict:
+        job.check_records()
 
 
 def _own_first(units: list[Unit], place: Place) -> list[Unit]:

@@ -257,10 +257,9 @@ def phases(stages: Sequence[str]) -> list[list[Callable[[Job], list[Unit]]]]:
     """What is listed together, as the units of it do not wait for each other: a shard is annotated while
     others are generated. Everything else looks at all that was made before it.
     """
-    together = [stage for stage in stages if stage in ("generate", "annotate")]
     found: list[list[Callable[[Job], list[Unit]]]] = []
     for stage in stages:
-        if stage == "annotate" and "generate" in together:
+        if stage == "annotate" and "generate" in stages:
             found[-1] += STAGES[stage]
         else:
             found += [[listing] for listing in STAGES[stage]]

@@ -80,16 +80,15 @@ def say_made(unit: str) -> None:
 
 def find_command() -> str | None:
     """What is the same in all processes of a launch and in no other launch; None where this is unknown."""
-    variables = os.environ
     if parent := find_parent():
         return parent.command
-    if variables.get("TORCHELASTIC_RUN_ID", "none") != "none":
-        return f"torch {variables['TORCHELASTIC_RUN_ID']} {variables.get('TORCHELASTIC_RESTART_COUNT', '')}"
-    if "RANK" in variables:  # the launcher on this machine
+    if os.environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
+        return f"torch {os.environ['TORCHELASTIC_RUN_ID']} {os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
+    if "RANK" in os.environ:  # the launcher on this machine
         return f"launcher {platform.node()} {os.getppid()}"
-    if "SLURM_JOB_ID" in variables:
+    if "SLURM_JOB_ID" in os.environ:
         names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-        return " ".join(["slurm", *(variables.get(name, "0") for name in names)])
+        return " ".join(["slurm", *(os.environ.get(name, "0") for name in names)])
     return None
 
 
