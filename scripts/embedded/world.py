@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from synthgen.errors import WorkError
@@ -30,8 +31,10 @@ from synthgen.errors import WorkError
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Rng = np.random.Generator
+Redraw = Callable[[Image.Image, Rng], Image.Image]  # RGBA to RGBA, squares
 
 SIZE = 64  # of a picture, in pixels
+TILE_SEED = 1  # of the backgrounds that training draws on; those of `compose` alone are new
 TILE = 96  # of a background's drawing, from which pictures are cropped
 SPRITE = 128  # the largest sprite; smaller drawings stay as they are
 _OPAQUE = [0] * 17 + [255] * 239  # alpha -> 255 where a pixel is more than faintly opaque
@@ -421,6 +424,7 @@ def compose(
     pose: Pose = WIDE,
     ground: Bytes | None = None,  # uint8 (96, 96, 3) from `tile` or `tiles`; None: draw a new one
     folder: Path = CACHE,  # where `fetch` has put the drawings
+    redraw: Redraw | None = None,  # changes how the object is drawn; None: as its vendor drew it
 ) -> Picture:
     """An object on a background, with its mask. The object is never clipped: it is moved, or made smaller."""
     if ground is None:
@@ -432,6 +436,8 @@ def compose(
     behind = behind * np.float32(rng.uniform(0.93, 1.06))
 
     drawing = sprite(thing, style, folder)
+    if redraw:
+        drawing = redraw(drawing, rng)
     side = round(SIZE * rng.uniform(*pose.scale))
     # LANCZOS would ring on a reduction this large.
     filtering = Image.Resampling.BOX if 2 * side <= drawing.width else Image.Resampling.LANCZOS
@@ -453,6 +459,32 @@ def compose(
     image = behind * (1 - alpha) + colours.clip(0, 255) * alpha
     mask = np.where(pixels[..., 3] >= 128, 255, 0).astype(np.uint8)
     return Picture(image.clip(0, 255).astype(np.uint8), mask)
+
+
+def draw(
+    rng: Rng,
+    count: int,
+    pairs: Sequence[tuple[int, int]],  # (thing, background), drawn from evenly
+    styles: Sequence[int],  # likewise
+    pose: Pose = WIDE,
+    folder: Path = CACHE,
+    redraw: Redraw | None = None,
+) -> tuple[Bytes, npt.NDArray[np.int64]]:
+    """Pictures for training: uint8 (count, 64, 64, 3), and their thing, background and style, (count, 3)."""
+    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    labels = np.empty((count, 3), np.int64)
+    for i in range(count):
+        (thing, background), style = pairs[rng.integers(len(pairs))], styles[rng.integers(len(styles))]
+        bank = tiles(background, TILE_SEED)
+        ground = bank[rng.integers(len(bank))]
+        images[i] = compose(thing, background, style, rng, pose, ground, folder, redraw).image
+        labels[i] = thing, background, style
+    return images, labels
+
+
+def to_tensor(images: Bytes) -> torch.Tensor:
+    """uint8 (n, 64, 64, 3) as float32 (n, 3, 64, 64) in [-1, 1], which is how all models see pictures."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _hue_turn(angle: float) -> Floats:

@@ -1,0 +1,181 @@
+"""Writes what measure.py found: the page of results, and the cards of the models that ship."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from judge import WEIGHTS
+from safetensors import safe_open
+from world import SOURCES, STYLES, THINGS, TRAINING_STYLES
+
+from synthgen.embedded import clip_folder, pipeline_folder
+from synthgen.generation.models import fingerprint
+
+ROWS = {
+    "generated, seen pairs": "generated, pairs seen in training",
+    "generated, held-out pairs": "generated, pairs held out",
+    "real, seen pairs": "real composites, pairs seen",
+    "real, held-out pairs": "real composites, pairs held out",
+    "real, held-out style": "real composites, held-out style (OpenMoji)",
+}
+HEAD = """\
+| pictures | n | judge: object | background | style | CLIP: object | background |
+|---|---|---|---|---|---|---|
+"""
+LICENCES = {
+    "fluent": "Fluent Emoji, Copyright (c) Microsoft Corporation, MIT",
+    "noto": "Noto Emoji, Copyright Google Inc., Apache 2.0",
+    "twemoji": "Twemoji, Copyright 2019 Twitter, Inc and other contributors, CC BY 4.0",
+}
+Figures = Mapping[str, Any]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def accuracies(figures: Figures) -> str:
+    """The table of accuracies, in %."""
+    lines = []
+    for key, name in ROWS.items():
+        row = figures[key]
+        style = "" if key == "real, held-out style" else percent(row["style"])  # the judge has no word for it
+        cells = [percent(row[k]) for k in ("object", "background")] + [style]
+        cells += [percent(row[k]) for k in ("clip_object", "clip_background")]
+        lines.append(f"| {name} | {row['images']} | {' | '.join(cells)} |\n")
+    return HEAD + "".join(lines)
+
+
+def setting(figures: Figures) -> str:
+    return (
+        f"{figures['steps']} steps of DPM-Solver++, guidance {figures['guidance']}, {figures['dtype']}, "
+        f"torch {figures['torch']}; full captions, each class equally often, nothing chosen by hand."
+    )
+
+
+def write_results(figures: Figures, folder: Path) -> None:
+    """results.md: every row, every class, every miss."""
+    made, held, real = (figures[k] for k in list(ROWS)[:3])
+    strange = figures["real, held-out style"]
+    lines = [
+        "# What the embedded models reach\n",
+        "Written by `python scripts/embedded/measure.py`; as data: [results.json](results.json).",
+        f"Accuracies in %. Generated with {setting(figures)}\n",
+        accuracies(figures),
+        f"The autoencoder gives real composites back at {figures['psnr']:.2f} dB (PSNR, a mean of pictures).\n",
+    ]
+    if beside := figures.get("seconds_an_image"):
+        lines.append(
+            f"Time an image (10 steps with guidance, batch 16, {figures['threads']} threads), in turns "
+            f"with the other pipeline: {1000 * beside['this']:.1f} ms against {1000 * beside['other']:.1f} ms, "
+            f"{beside['ratio']:.2f} times.\n"
+        )
+    lines.append("## The judge and CLIP by class, and diversity\n")
+    lines += [
+        "Vendi: the effective number of different pictures among the "
+        f"{made['images'] // len(THINGS)} of a class, by the judge's features; generated and real show the "
+        "same backgrounds and styles.\n",
+        "| class | generated, seen | held out | CLIP, real | CLIP, OpenMoji | Vendi, generated | real |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for thing in THINGS:
+        name = thing.name
+        cells = [percent(row["object_by_class"][name]) for row in (made, held)]
+        cells += [percent(row["clip_object_by_class"][name]) for row in (real, strange)]
+        cells += [f"{row['vendi_by_class'][name]:.1f}" for row in (made, real)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    scores = [sum(row["vendi_by_class"].values()) / len(THINGS) for row in (made, real)]
+    lines.append(f"| mean | | | | | {scores[0]:.1f} | {scores[1]:.1f} |\n")
+    lines.append("## What was taken for something else\n")
+    for key in list(ROWS)[:3]:
+        misses = ", ".join(f"{a} for {b} ({n})" for a, b, n in figures[key]["taken_for"])
+        lines.append(f"- {ROWS[key]}: {misses or 'nothing'}.")
+    (folder / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_cards(figures: Figures) -> None:
+    """The cards beside the weights: what they are, their numbers, fingerprints, sources and licences."""
+    pipeline, clip = pipeline_folder(), clip_folder() / "open_clip_model.safetensors"
+    drawings = "".join(
+        f"- {LICENCES[style.name]}; npm {SOURCES[style.name].package} {SOURCES[style.name].version}\n"
+        for style in (STYLES[s] for s in TRAINING_STYLES)
+    )
+    folder = pipeline.parent
+    (folder / "README.md").write_text(
+        f"""# The embedded models
+
+A tiny Stable Diffusion (`pipeline/`, loads as `StableDiffusionPipeline`) and a tiny open_clip (`clip/`, loads as
+`local-dir:`), fp16 safetensors, trained from nothing by `scripts/embedded/` of the synthgen repository. They know a
+tiny world: {len(THINGS)} drawn objects on 14 backgrounds in 3 drawing styles, 64x64 pixels. They are there so that
+demo, tests and experiments run offline; for anything else they are of no use. Generator and filter share no weights:
+each began at random.
+
+| model | parameters | bytes |
+|---|---|---|
+| `pipeline/unet` | {_size(pipeline / "unet")} |
+| `pipeline/text_encoder` | {_size(pipeline / "text_encoder")} |
+| `pipeline/vae` | {_size(pipeline / "vae")} |
+| `clip/` | {_size(clip.parent)} |
+
+Fingerprint of the pipeline: `{fingerprint(pipeline)}`. SHA-256 of `clip/open_clip_model.safetensors`:
+`{_sha256(clip)}`.
+
+## Figures
+
+Accuracies in %, judged by an independent CNN and by the tiny open_clip. Generated with {setting(figures)}
+
+{accuracies(figures)}
+The autoencoder: {figures["psnr"]:.2f} dB. All classes, all misses and how it is measured: `scripts/embedded/results/`.
+
+## Limits
+
+The generator knows its training drawings by heart and composes them anew; about a tenth of the pairs of object and
+background, which it was never shown, measure that. It knows no other objects, no numbers, no relations. The
+training saw no drawing of OpenMoji, on which the last row is measured.
+
+## Sources and licences
+
+Trained on composites of these drawings, on backgrounds drawn by code; what is generated resembles them:
+
+{drawings}
+Attribution in full: NOTICE. The weights are under the project's licence, Apache 2.0, as far as they are ours.
+""",
+        encoding="utf-8",
+    )
+    row = figures["real, seen pairs"]
+    (WEIGHTS.parent / "README.md").write_text(
+        f"""# The judge
+
+A CNN that says which of {len(THINGS)} objects, 14 backgrounds and 3 drawing styles a 64x64 picture shows; fp16
+safetensors, {_size(WEIGHTS.parent).replace(" | ", " parameters, ")} bytes, trained by `scripts/embedded/judge.py`. It measures the generator and
+shares nothing with generator or CLIP. SHA-256 of `{WEIGHTS.name}`: `{_sha256(WEIGHTS)}`.
+
+On {row["images"]} new real composites: object {percent(row["object"])} %, background {percent(row["background"])} %, style {percent(row["style"])} %.
+
+```python
+from judge import load, look            # in scripts/embedded/
+
+verdicts = look(load(), images)         # uint8 (n, 64, 64, 3); labels (n, 3): object, background, style
+```
+
+Trained on composites of these drawings:
+
+{drawings}
+Attribution in full: NOTICE.
+""",
+        encoding="utf-8",
+    )
+
+
+def _size(folder: Path) -> str:
+    """Parameters and bytes of the weights in a folder, as two cells."""
+    (path,) = folder.glob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        count = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
+    return f"{count:,} | {path.stat().st_size:,}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
