@@ -13,8 +13,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("quota.requests=1", "models.0.steps=2", "models.0.batch_size=6", "images.shard_size=12")
-"""Overrides that make the emoji recipe small: 32 requests in shards of 12, 12 and 8 (its last micro-batch
+SMALL = ("quota.requests=1", "models.0.steps=2", "models.0.batch_size=5", "images.shard_size=20")
+"""Overrides that make the emoji recipe small: 48 requests in shards of 20, 20 and 8 (its last micro-batch
 padded).
 """
 

@@ -52,7 +52,7 @@ CHANGED = {
     "models.0.steps=13": "plan/000-000 was made with models.tiny.steps = 12, now it would be 13",
     "seed=1": "plan/000-000 was made with seed = 0, now it would be 1",
     "quota.requests=1": "plan/000-000 was made with quota.requests = 2, now it would be 1",
-    'prompts.0.classes=["cat", "dog"]': "plan/000-000 was made with prompts.0.classes = 32 entries, "
+    'prompts.0.classes=["cat", "dog"]': "plan/000-000 was made with prompts.0.classes = 48 entries, "
     "now it would be 2 entries",
     'prompts.0.axes.style=["ink"]': (
         'plan/000-000 was made with prompts.0.axes.style = [0] "3d render", now it would be [0] "ink"'
@@ -194,7 +194,7 @@ def test_check_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_status_and_verify(emoji_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(emoji_run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["requests"], found["written"], found["failed"]) == (64, 64, 0)
+    assert (found["requests"], found["written"], found["failed"]) == (96, 96, 0)
     assert found["stages"] == {
         stage: {"done": 1, "total": 1, "claimed": 0, "stale": 0, "given_up": 0}
         for stage in ("generate", "annotate clip", "annotate image", "annotate hashes")
@@ -283,7 +283,7 @@ def test_a_subset_of_a_smaller_plan_has_no_report(run_copy: Path, capsys: pytest
     settings = ["quota.requests=3"]
     synthgen.run("emoji", run_copy, stages=("plan",), settings=settings, replace=True)
     assert error_of(["report", str(run_copy)], capsys) == (
-        f"{run_copy}: subset main was chosen from 64 of 96 requests; select again"
+        f"{run_copy}: subset main was chosen from 96 of 144 requests; select again"
     )
 
 
@@ -355,7 +355,7 @@ def test_status_while_a_worker_works_and_after_it_died(
     worker.stdout.readline()
     assert main(["status", str(run_copy)]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"64 requested, 0 written, 0 failed, \d\d\.\d images/s, 0:00:0\d left\n", said)
+    assert re.search(r"96 requested, 0 written, 0 failed, \d\d\.\d images/s, 0:00:0\d left\n", said)
     assert "generate: 0 of 1 shards, 1 in work\n" in said
     assert re.search(rf"pool/00000000: in work: process {worker.pid} on \S+, 16 samples done\n", said)
     assert re.search(r"workers seen: 1 on \S+\n", said)

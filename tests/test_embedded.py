@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import webdataset
 from conftest import ROOT
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from synthgen.embedded import clip_folder, pipeline_folder
-from synthgen.generation.models import fingerprint
+from synthgen.generation.models import fingerprint, load
 
 SCRIPTS = ROOT / "scripts" / "embedded"
 sys.path.insert(0, str(SCRIPTS))
@@ -32,7 +33,7 @@ MODELS = ("vae", "vae-decoder", "clip", "generator", "judge")
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawings of every object by every vendor, made here: nothing is fetched. Shape and colour say what it is."""
+    """Drawings of every object by every vendor, made here, so that nothing is fetched."""
     folder = tmp_path_factory.mktemp("drawings")
     for number, thing in enumerate(world.THINGS):
         rng = np.random.default_rng(number)
@@ -118,8 +119,80 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(drawings: Path, t
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     with safe_open(checkpoint, "pt") as file:
-        assert int(file.metadata()["step"]) < 32
+        assert json.loads(file.metadata()["step"]) < 32
     run("judge.py", *options(tmp_path / "cut"))
     whole, cut = load_file(tmp_path / "whole" / "judge.safetensors"), load_file(checkpoint)
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+SHIPPED = [*pipeline_folder().rglob("*.safetensors"), *clip_folder().glob("*.safetensors"), judge.WEIGHTS]
+
+
+def test_what_ships_is_small_and_half_precision() -> None:
+    assert len(SHIPPED) == 5
+    for path in SHIPPED:
+        kinds = {t.dtype for t in load_file(path).values() if t.is_floating_point()}
+        assert kinds == {torch.float16}, path
+    folders = (pipeline_folder().parent, judge.WEIGHTS.parent)
+    assert sum(path.stat().st_size for folder in folders for path in folder.rglob("*")) <= 40e6
+
+
+def test_the_cards_are_of_these_weights() -> None:
+    """Else measure.py was not run after export.py."""
+    card = (pipeline_folder().parent / "README.md").read_text()
+    assert fingerprint(pipeline_folder()) in card
+    assert digest(clip_folder() / "open_clip_model.safetensors") in card
+    assert digest(judge.WEIGHTS) in (judge.WEIGHTS.parent / "README.md").read_text()
+    for path in SHIPPED:
+        place = judge.WEIGHTS.parent if path == judge.WEIGHTS else pipeline_folder().parent
+        assert f"{path.stat().st_size:,}" in (place / "README.md").read_text()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def real(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of the committed real set, and their thing, background and style."""
+    images, labels = [], []
+    names = [[x.name for x in words] for words in (world.THINGS, world.BACKGROUNDS, world.STYLES)]
+    for sample in webdataset.WebDataset(
+        str(ROOT / "shards" / "emoji-real" / split / "00000000.tar"), shardshuffle=False
+    ).decode("pil"):
+        images.append(np.asarray(sample["jpg"].convert("RGB")))
+        row = sample["json"]
+        values = row["class_name"], row["axis_background"], row["axis_style"]
+        labels.append([known.index(value) for known, value in zip(names, values, strict=True)])
+    return np.stack(images), np.array(labels)
+
+
+@pytest.mark.parametrize("split", ["validation", "heldout-pairs"])
+def test_judge_and_clip_read_the_real_set(split: str) -> None:
+    images, labels = real(split)
+    right = (judge.look(judge.load(), images).labels.numpy() == labels).mean(0)
+    assert right[0] >= 0.98
+    assert right[1] >= 0.96
+    assert right[2] >= 0.9
+    assert ((measure.ZeroShot(clip_folder()).look(images) == labels[:, :2]).mean(0) >= 0.95).all()
+
+
+def test_clip_reads_a_style_that_it_has_not_seen() -> None:
+    images, labels = real("heldout-style")
+    assert (measure.ZeroShot(clip_folder()).look(images) == labels[:, :2]).mean(0)[0] >= 0.4
+
+
+def test_the_generator_makes_what_is_asked() -> None:
+    """Of 96 pictures, pairs held out: the judge names object and background."""
+    asked = measure.plan(sorted(world.held_out_pairs()), 2, world.TRAINING_STYLES, seed=7)
+    pipeline = load(pipeline_folder(), device="cpu", dtype="float32")
+    seen = judge.look(judge.load(), measure.generate(pipeline, asked.captions, 7, steps=10))
+    right = (seen.labels.numpy() == asked.labels).mean(0)
+    assert right[0] >= 0.88
+    assert right[1] >= 0.9
+
+
+def test_any_text_can_be_asked_for() -> None:
+    pipeline = load(pipeline_folder(), device="cpu", dtype="float32")
+    for text in ("Zażółć gęślą 猫 🙂 <|endoftext|> xyzzy-42!", "a very long prompt " * 40, ""):
+        assert measure.generate(pipeline, [text], 1, steps=1).shape == (1, 64, 64, 3)

@@ -84,7 +84,7 @@ def test_all_seeds_and_starting_latents_of_a_plan_are_distinct(emoji_run: Path) 
     rows = [row for path in emoji_run.glob("plan/*.parquet") for row in pq.read_table(path).to_pylist()]
     seeds = [row["seed"] for row in rows]
     latents = {torch.randn(4, 8, 8, generator=make_generator(seed)).numpy().tobytes() for seed in seeds}
-    assert len(rows) == len(set(seeds)) == len(latents) == 64
+    assert len(rows) == len(set(seeds)) == len(latents) == 96
 
 
 def test_the_size_asked_for_is_the_size_made(pipeline) -> None:  # type: ignore[no-untyped-def]
@@ -373,6 +373,6 @@ def test_two_models_share_each_class(recipe_folder: Path, tmp_path: Path) -> Non
     assert {(row["class_name"], row["model"]) for row in rows} == {
         (category.name, model) for category in recipe.load(path).classes for model in ("tiny", "other")
     }
-    assert len({row["seed"] for row in rows}) == len(rows) == 64
+    assert len({row["seed"] for row in rows}) == len(rows) == 96
     for table in run.glob("pool/*.parquet"):
         assert len(set(pq.read_table(table)["model"].to_pylist())) == 1

@@ -188,7 +188,7 @@ def test_launchers_of_two_processes(small_run: Path, tmp_path: Path, launcher: s
     arguments = [program, *LAUNCHERS[launcher].split(), *command(tmp_path / "run")[1:]]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("32 requested") == 1  # one of the two speaks
+    assert done.stdout.count("48 requested") == 1  # one of the two speaks
     assert data_digests(tmp_path / "run") == data_digests(small_run)
     made_by = {shards.read_record(tmp_path / "run" / "pool", f"{k:08d}")["pid"] for k in range(3)}
     assert len(made_by) == 2
@@ -219,7 +219,7 @@ def test_a_pilot_is_a_prefix_and_grows(small_run: Path, tmp_path: Path) -> None:
     synthgen.run("emoji", root, settings=SMALL, limit=7, workers=1)
     pilot = data_digests(root)
     with pytest.raises(
-        synthgen.SynthgenError, match=r"made with requests = 7, now it would be 32; add --subset NEW"
+        synthgen.SynthgenError, match=r"made with requests = 7, now it would be 48; add --subset NEW"
     ):
         synthgen.run("emoji", root, settings=SMALL, workers=1)
     assert data_digests(root) == pilot
@@ -234,7 +234,7 @@ def test_a_pilot_is_a_prefix_and_grows(small_run: Path, tmp_path: Path) -> None:
         for run in (root, small_run)
     )
     assert grown == whole
-    with pytest.raises(synthgen.SynthgenError, match="--limit 7: 32 requests are planned already"):
+    with pytest.raises(synthgen.SynthgenError, match="--limit 7: 48 requests are planned already"):
         synthgen.run("emoji", root, settings=SMALL, limit=7, workers=1)
 
 
@@ -297,7 +297,7 @@ def test_a_shard_is_annotated_by_its_maker_in_one_pass(
     synthgen.run("emoji", root, settings=SMALL, stages=("plan", "generate"), workers=1)
     assert not decoded
     synthgen.run("emoji", root, settings=SMALL, stages=("annotate",), workers=1)
-    assert len(decoded) == len(set(decoded)) == 32  # three annotators
+    assert len(decoded) == len(set(decoded)) == 48  # three annotators
     synthgen.run("emoji", root, settings=SMALL, workers=1)
     assert data_digests(root) == data_digests(small_run)
     for k in range(2):  # made while the next pool shard was not there yet
@@ -321,7 +321,7 @@ def test_two_commands_that_plan_at_once_both_get_what_they_want(tmp_path: Path) 
 
     larger.new_requests = then_another_plans  # type: ignore[method-assign,assignment]
     work(larger, ["plan"])
-    assert shards.planned_requests(root) == 32
+    assert shards.planned_requests(root) == 48
     assert len(shards.records(root / "plan")) == 2
 
 

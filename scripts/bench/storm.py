@@ -173,7 +173,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=8, help="images of each of the 32 classes, 4 a shard")
+    parser.add_argument("--requests", type=int, default=8, help="images of each of the 48 classes, 4 a shard")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--pace", type=float, default=4.0, help="mean seconds between kills, without waiting")
     parser.add_argument("--seed", type=int, default=0)
@@ -196,7 +196,7 @@ def main() -> None:
         finally:
             for worker in workers:
                 worker.kill()
-        counts.update(images=options.requests * 32, takeovers=takeovers(root))
+        counts.update(images=options.requests * 48, takeovers=takeovers(root))
         print(f"round {counts['rounds']}: {dict(counts)}", *found, sep="\n", file=sys.stderr)
     end = {"skew": bool(clock), "seconds": round(time.monotonic() - started)}
     print(json.dumps(dict(counts) | end | {"result": found[0] if found else "equal"}))

@@ -7,7 +7,7 @@ from typing import Any
 
 from judge import WEIGHTS
 from safetensors import safe_open
-from world import SOURCES, STYLES, THINGS, TRAINING_STYLES
+from world import BACKGROUNDS, SOURCES, STYLES, THINGS, TRAINING_STYLES
 
 from synthgen.embedded import clip_folder, pipeline_folder
 from synthgen.generation.models import fingerprint
@@ -40,7 +40,7 @@ def accuracies(figures: Figures) -> str:
     lines = []
     for key, name in ROWS.items():
         row = figures[key]
-        style = "" if key == "real, held-out style" else percent(row["style"])  # the judge has no word for it
+        style = "" if row["style"] is None else percent(row["style"])
         cells = [percent(row[k]) for k in ("object", "background")] + [style]
         cells += [percent(row[k]) for k in ("clip_object", "clip_background")]
         lines.append(f"| {name} | {row['images']} | {' | '.join(cells)} |\n")
@@ -63,13 +63,13 @@ def write_results(figures: Figures, folder: Path) -> None:
         "Written by `python scripts/embedded/measure.py`; as data: [results.json](results.json).",
         f"Accuracies in %. Generated with {setting(figures)}\n",
         accuracies(figures),
-        f"The autoencoder gives real composites back at {figures['psnr']:.2f} dB (PSNR, a mean of pictures).\n",
+        f"The autoencoder gives real composites back at {figures['psnr']:.2f} dB (PSNR).\n",
     ]
     if beside := figures.get("seconds_an_image"):
         lines.append(
-            f"Time an image (10 steps with guidance, batch 16, {figures['threads']} threads), in turns "
-            f"with the other pipeline: {1000 * beside['this']:.1f} ms against {1000 * beside['other']:.1f} ms, "
-            f"{beside['ratio']:.2f} times.\n"
+            f"Time an image (10 steps, guidance, batch 16, {figures['threads']} threads), in turns "
+            f"with the other pipeline: {1000 * beside['this']:.1f} ms against "
+            f"{1000 * beside['other']:.1f} ms, {beside['ratio']:.2f} times.\n"
         )
     lines.append("## The judge and CLIP by class, and diversity\n")
     lines += [
@@ -96,42 +96,43 @@ def write_results(figures: Figures, folder: Path) -> None:
 
 def write_cards(figures: Figures) -> None:
     """The cards beside the weights: what they are, their numbers, fingerprints, sources and licences."""
-    pipeline, clip = pipeline_folder(), clip_folder() / "open_clip_model.safetensors"
+    pipeline, clip = pipeline_folder(), clip_folder()
     drawings = "".join(
         f"- {LICENCES[style.name]}; npm {SOURCES[style.name].package} {SOURCES[style.name].version}\n"
         for style in (STYLES[s] for s in TRAINING_STYLES)
     )
-    folder = pipeline.parent
-    (folder / "README.md").write_text(
-        f"""# The embedded models
+    things, backgrounds, styles = (len(words) for words in (THINGS, BACKGROUNDS, TRAINING_STYLES))
+    models = f"""\
+# The embedded models
 
-A tiny Stable Diffusion (`pipeline/`, loads as `StableDiffusionPipeline`) and a tiny open_clip (`clip/`, loads as
-`local-dir:`), fp16 safetensors, trained from nothing by `scripts/embedded/` of the synthgen repository. They know a
-tiny world: {len(THINGS)} drawn objects on 14 backgrounds in 3 drawing styles, 64x64 pixels. They are there so that
-demo, tests and experiments run offline; for anything else they are of no use. Generator and filter share no weights:
-each began at random.
+A tiny Stable Diffusion (`pipeline/`, loads as `StableDiffusionPipeline`) and a tiny open_clip (`clip/`,
+loads as `local-dir:`), fp16 safetensors, trained from nothing by `scripts/embedded/` of the synthgen
+repository. They know a tiny world: {things} drawn objects on {backgrounds} backgrounds in {styles} drawing
+styles, 64x64 pixels. They are there so that demo, tests and experiments run offline; for anything else they
+are of no use. Generator and filter share no weights: each began at random.
 
 | model | parameters | bytes |
 |---|---|---|
 | `pipeline/unet` | {_size(pipeline / "unet")} |
 | `pipeline/text_encoder` | {_size(pipeline / "text_encoder")} |
 | `pipeline/vae` | {_size(pipeline / "vae")} |
-| `clip/` | {_size(clip.parent)} |
+| `clip` | {_size(clip)} |
 
 Fingerprint of the pipeline: `{fingerprint(pipeline)}`. SHA-256 of `clip/open_clip_model.safetensors`:
-`{_sha256(clip)}`.
+`{_sha256(clip / "open_clip_model.safetensors")}`.
 
 ## Figures
 
 Accuracies in %, judged by an independent CNN and by the tiny open_clip. Generated with {setting(figures)}
 
 {accuracies(figures)}
-The autoencoder: {figures["psnr"]:.2f} dB. All classes, all misses and how it is measured: `scripts/embedded/results/`.
+The autoencoder: {figures["psnr"]:.2f} dB. All classes, all misses and how it is measured:
+`scripts/embedded/`.
 
 ## Limits
 
-The generator knows its training drawings by heart and composes them anew; about a tenth of the pairs of object and
-background, which it was never shown, measure that. It knows no other objects, no numbers, no relations. The
+The generator knows its training drawings by heart and composes them anew; the pairs held out, a tenth of
+all pairs of object and background, measure that. It knows no other objects, no numbers, no relations. The
 training saw no drawing of OpenMoji, on which the last row is measured.
 
 ## Sources and licences
@@ -140,18 +141,20 @@ Trained on composites of these drawings, on backgrounds drawn by code; what is g
 
 {drawings}
 Attribution in full: NOTICE. The weights are under the project's licence, Apache 2.0, as far as they are ours.
-""",
-        encoding="utf-8",
-    )
-    row = figures["real, seen pairs"]
-    (WEIGHTS.parent / "README.md").write_text(
-        f"""# The judge
+"""
+    (pipeline.parent / "README.md").write_text(models, encoding="utf-8")
+    real = figures["real, seen pairs"]
+    read = ", ".join(f"{key} {percent(real[key])} %" for key in ("object", "background", "style"))
+    judge = f"""\
+# The judge
 
-A CNN that says which of {len(THINGS)} objects, 14 backgrounds and 3 drawing styles a 64x64 picture shows; fp16
-safetensors, {_size(WEIGHTS.parent).replace(" | ", " parameters, ")} bytes, trained by `scripts/embedded/judge.py`. It measures the generator and
-shares nothing with generator or CLIP. SHA-256 of `{WEIGHTS.name}`: `{_sha256(WEIGHTS)}`.
+A CNN that says which of {things} objects, {backgrounds} backgrounds and {styles} drawing styles a 64x64
+picture shows; fp16 safetensors, trained from nothing by `scripts/embedded/judge.py`. It measures the generator and shares
+nothing with it or with the tiny open_clip. On {real["images"]} new real composites: {read}.
 
-On {row["images"]} new real composites: object {percent(row["object"])} %, background {percent(row["background"])} %, style {percent(row["style"])} %.
+| parameters | bytes | SHA-256 |
+|---|---|---|
+| {_size(WEIGHTS.parent)} | `{_sha256(WEIGHTS)}` |
 
 ```python
 from judge import load, look            # in scripts/embedded/
@@ -159,17 +162,14 @@ from judge import load, look            # in scripts/embedded/
 verdicts = look(load(), images)         # uint8 (n, 64, 64, 3); labels (n, 3): object, background, style
 ```
 
-Trained on composites of these drawings:
+Trained on composites of these drawings (attribution in full: NOTICE):
 
-{drawings}
-Attribution in full: NOTICE.
-""",
-        encoding="utf-8",
-    )
+{drawings}"""
+    (WEIGHTS.parent / "README.md").write_text(judge, encoding="utf-8")
 
 
 def _size(folder: Path) -> str:
-    """Parameters and bytes of the weights in a folder, as two cells."""
+    """Numbers (parameters, and counters of normalisation) and bytes of a folder's weights, as two cells."""
     (path,) = folder.glob("*.safetensors")
     with safe_open(path, "pt") as file:
         count = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118

@@ -10,25 +10,38 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
+import vae
 from clip import configuration
 from diffusers import StableDiffusionPipeline
-from generator import build_text_encoder, build_unet, encoder, scheduler
+from generator import build_text_encoder, build_unet, scheduler
 from judge import WEIGHTS
-from loop import Options, weights
+from loop import Options, start, weights
 from safetensors.torch import save_file
 from tokenizer import folder
 from torch import Tensor
 from transformers import CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from synthgen.embedded import clip_folder, pipeline_folder
 
 
 def export(options: Options, output: Path | None = None) -> None:
-    """Writes all three models; `output` None: to where they ship."""
-    export_pipeline(options, output / "pipeline" if output else pipeline_folder())
-    export_clip(options, output / "clip" if output else clip_folder())
-    export_judge(options, output / "judge" / WEIGHTS.name if output else WEIGHTS)
+    """Writes all three models; `output` None: to where they ship.
+
+    Raises:
+        WorkError: a training is not there or not finished; nothing was written.
+    """
+    disable_progress_bar()
+    for name in ("generator", "vae-decoder", "clip", "judge"):
+        weights(options.checkpoint(name))
+    pipeline = output / "pipeline" if output else pipeline_folder()
+    clip = output / "clip" if output else clip_folder()
+    judge = output / "judge" / WEIGHTS.name if output else WEIGHTS
+    export_pipeline(options, pipeline)
+    export_clip(options, clip)
+    export_judge(options, judge)
+    for path in [*pipeline.rglob("*.safetensors"), *clip.glob("*.safetensors"), judge]:
+        path.chmod(0o644)  # safetensors writes them for the owner alone
     print(json.dumps({"exported": str(output or pipeline_folder().parent)}), flush=True)
 
 
@@ -39,13 +52,15 @@ def halves(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def export_pipeline(options: Options, output: Path) -> None:
     """Everything that StableDiffusionPipeline.from_pretrained wants."""
     tokens = CLIPTokenizer.from_pretrained(folder(options))
-    unet, text_encoder, autoencoder = build_unet(), build_text_encoder(tokens), encoder(options)
+    unet, text_encoder, autoencoder = build_unet(), build_text_encoder(tokens), vae.build()
     unet.load_state_dict(weights(options.checkpoint("generator"), "unet."))
     text_encoder.load_state_dict(weights(options.checkpoint("generator"), "text_encoder."))
+    factor = weights(options.checkpoint("generator"), "scaling_factor")[""]
     # its encoder is that of "vae": only the decoder learnt on
     autoencoder.load_state_dict(weights(options.checkpoint("vae-decoder")))
+    autoencoder.register_to_config(scaling_factor=round(float(factor), 4))
     pipeline = StableDiffusionPipeline(
-        vae=autoencoder.to("cpu"),
+        vae=autoencoder,
         text_encoder=text_encoder,
         tokenizer=tokens,
         unet=unet,
@@ -54,7 +69,9 @@ def export_pipeline(options: Options, output: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(output)
+    for part in (unet, text_encoder, autoencoder):
+        part.half()
+    pipeline.save_pretrained(output)
     # Else, without a dtype given, transformers would load float16 beside the others' float32.
     path = output / "text_encoder" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -89,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

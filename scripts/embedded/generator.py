@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import vae
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
-from loop import Lesson, Options, Step, Training, mixed_precision, parse, train, weights
+from loop import Lesson, Options, Step, Training, digest, mixed_precision, parse, start, train, weights
 from safetensors.torch import load_file, save_file
 from tokenizer import CONTEXT, folder
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from world import NARROW, TRAINING_STYLES, WIDE, Pose, caption, draw, seen_pairs, to_tensor
+from world import NARROW, TRAINING_STYLES, WIDE, Pose, caption, compose_batch, seen_pairs, to_tensor
 
 WIDTH = 192  # of the text encoder, and so of the cross attention
 POSES = {"narrow": NARROW, "wide": WIDE}
@@ -71,7 +71,7 @@ def build_text_encoder(tokens: CLIPTokenizer) -> CLIPTextModel:
 
 def scheduler() -> DPMSolverMultistepScheduler:
     """DPM-Solver++; made from this, DDIM and others too must not clip latents, which their default would."""
-    made = DPMSolverMultistepScheduler(**NOISE)
+    made = DPMSolverMultistepScheduler(**NOISE, steps_offset=1)  # as the pipeline wants it
     made.register_to_config(clip_sample=False)
     return made
 
@@ -91,9 +91,9 @@ def _encode(
 ) -> tuple[Tensor, Tensor]:
     """Means of the latents of new pictures, float32 (count, 4, 16, 16), unscaled; their labels (count, 3)."""
     latents, labels = [], []
-    for start in range(0, count, 64):
-        n = min(64, count - start)
-        images, numbers = draw(rng, n, seen_pairs(), TRAINING_STYLES, pose, options.drawings)
+    for done in range(0, count, 64):
+        n = min(64, count - done)
+        images, numbers = compose_batch(rng, n, seen_pairs(), TRAINING_STYLES, pose, options.drawings)
         with mixed_precision(options.device):
             distribution = model.encode(to_tensor(images).to(options.device)).latent_dist
         latents.append(distribution.mean.float().cpu())
@@ -103,11 +103,11 @@ def _encode(
 
 def _cached(model: AutoencoderKL, part: str, count: int, options: Options, rank: int) -> dict[str, Tensor]:
     """Scaled latents of this process, float16, and their labels; kept in a file."""
-    path = options.work / f"latents-{part}-{count}-{rank}.safetensors"
+    source = digest(options.checkpoint(GENERATOR.after))
+    path = options.work / f"latents-{part}-{source}-{options.seed}-{count}-{rank}.safetensors"
     if not path.exists():
-        latents, labels = _encode(
-            model, np.random.default_rng((options.seed, 2, rank)), count, POSES[part], options
-        )
+        rng = np.random.default_rng((options.seed, *part.encode(), rank + 1))
+        latents, labels = _encode(model, rng, count, POSES[part], options)
         new = path.with_suffix(".new")
         save_file({"latents": (latents * model.config.scaling_factor).half(), "labels": labels}, new)
         new.replace(path)
@@ -129,11 +129,10 @@ def learn(options: Options, rank: int) -> Lesson:
         options.device
     )
     parts["unet"].to(memory_format=torch.channels_last)
-    trial = options.steps is not None
     model = encoder(options)
-    pool = {
-        part: _cached(model, part, 256 if trial else count, options, rank) for part, count in PICTURES.items()
-    }
+    parts.register_buffer("scaling_factor", torch.tensor(model.config.scaling_factor))  # for export.py
+    enough = (options.steps or GENERATOR.steps) * (options.batch_size or GENERATOR.batch_size)
+    pool = {part: _cached(model, part, min(count, enough), options, rank) for part, count in PICTURES.items()}
     signal = DDPMScheduler(**NOISE).alphas_cumprod.to(options.device)
 
     def loss(step: Step) -> dict[str, Tensor]:
@@ -157,12 +156,14 @@ def learn(options: Options, rank: int) -> Lesson:
     return Lesson(parts, loss)
 
 
-GENERATOR = Training("generator", learn, steps=5600, batch_size=48, lr=2e-3)
+GENERATOR = Training("generator", learn, steps=5400, batch_size=48, lr=2e-3, after="vae")
 
 
 def main() -> None:
-    train(GENERATOR, parse(__doc__))
+    options = parse(__doc__)
+    folder(options)  # before the processes, who would all make it
+    train(GENERATOR, options)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -2,8 +2,8 @@
 
     python scripts/embedded/judge.py
 
-It measures the generator and shares nothing with it or with CLIP: no weights, no text, no pictures. It is an
-instrument, so it has also learnt the pairs of object and background that the other models never see.
+It measures the generator and shares only the world with it and with CLIP: no weights, no text, no latents.
+An instrument, it has also learnt the pairs of object and background that the other models never see.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from loop import Lesson, Options, Step, Training, mixed_precision, parse, train
+from loop import Lesson, Options, Step, Training, mixed_precision, parse, start, train
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from world import BACKGROUNDS, THINGS, TRAINING_STYLES, WIDE, Bytes, draw, to_tensor
+from world import BACKGROUNDS, THINGS, TRAINING_STYLES, WIDER, Bytes, compose_batch, to_tensor
 
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 WIDTHS = (32, 64, 128, 256)
-POSE = WIDE._replace(scale=(0.45, 0.9))
 ALL_PAIRS = [(t, b) for t in range(len(THINGS)) for b in range(len(BACKGROUNDS))]
 
 
@@ -85,7 +84,9 @@ def learn(options: Options, rank: int) -> Lesson:
     judge = Judge().to(options.device, memory_format=torch.channels_last)
 
     def loss(step: Step) -> dict[str, Tensor]:
-        images, numbers = draw(step.rng, step.batch_size, ALL_PAIRS, TRAINING_STYLES, POSE, options.drawings)
+        images, numbers = compose_batch(
+            step.rng, step.batch_size, ALL_PAIRS, TRAINING_STYLES, WIDER, options.drawings
+        )
         labels = torch.from_numpy(numbers).to(options.device)
         worn = _wear(to_tensor(images).to(options.device), step.generator)
         with mixed_precision(options.device):
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -1,7 +1,7 @@
 """Measures the models as they ship, on new prompts and pictures; writes the results and the model cards.
 
     python scripts/embedded/measure.py
-    python scripts/embedded/measure.py --beside FOLDER    # also the time an image, beside another pipeline's
+    python scripts/embedded/measure.py --beside FOLDER    # and the time an image, beside another pipeline
 
 The results are scripts/embedded/results/: results.json, results.md (all classes and misses), generated.jpg.
 """
@@ -13,14 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import judge
 import numpy as np
 import open_clip
 import torch
 from card import write_cards, write_results
 from diffusers import StableDiffusionPipeline
-from judge import Judge, load, look
+from loop import count, fast_half, start
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -36,16 +37,20 @@ from world import (
     Bytes,
     caption,
     compose,
+    fetch,
     held_out_pairs,
     seen_pairs,
     sheet,
     to_tensor,
+    with_article,
 )
 
 from synthgen import make_generator
 from synthgen.embedded import clip_folder, pipeline_folder
+from synthgen.generation.models import fingerprint, load
 
 RESULTS = Path(__file__).parent / "results"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS, GUIDANCE, BATCH = 15, 3.0, 16
 PLAIN = ("a photo of {}", "an image of {}", "{}")  # captions of an object alone
 
@@ -80,28 +85,14 @@ def generate(
 ) -> Bytes:
     """A picture for each caption, each from noise of its own."""
     images = []
-    for start in range(0, len(captions), BATCH):
-        texts = list(captions[start : start + BATCH])
-        generators = [make_generator((seed << 32) + start + i) for i in range(len(texts))]
+    for done in range(0, len(captions), BATCH):
+        texts = list(captions[done : done + BATCH])
+        generators = [make_generator((seed << 32) + done + i) for i in range(len(texts))]
         made = pipeline(
             texts, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators, output_type="np"
         )
         images.append((made.images * 255).round().astype(np.uint8))
     return np.concatenate(images)
-
-
-def precision() -> torch.dtype:
-    """bfloat16 where the hardware has it."""
-    capable = torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return torch.bfloat16 if capable else torch.float32
-
-
-def open_pipeline(folder: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    if type(pipeline) is not StableDiffusionPipeline:
-        raise TypeError(f"{folder}: {type(pipeline).__name__}, not StableDiffusionPipeline")
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class ZeroShot:
@@ -112,7 +103,7 @@ class ZeroShot:
         self.model, _ = open_clip.create_model_from_pretrained(name)
         self.model.eval()
         self._tokenize = open_clip.get_tokenizer(name)
-        nouns = [f"{'an' if t.name[0] in 'aeiou' else 'a'} {t.name}" for t in THINGS]
+        nouns = [with_article(thing.name) for thing in THINGS]
         self._things = self._ensemble([[p.format(noun) for p in PLAIN] for noun in nouns])
         self._backgrounds = self._ensemble(
             [[f"a photo of {noun} {phrase}" for noun in nouns for phrase in b.phrases] for b in BACKGROUNDS]
@@ -141,9 +132,16 @@ def vendi(features: Tensor) -> float:
     return float(torch.exp(-(values * values.log()).sum()))
 
 
-def judged(judge: Judge, zero_shot: ZeroShot, images: Bytes, labels: np.ndarray) -> dict[str, object]:
+def rounded(value: Any) -> Any:
+    """The same with all numbers of four decimals."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(float(value), 4) if isinstance(value, float) else value
+
+
+def judged(umpire: judge.Judge, zero_shot: ZeroShot, images: Bytes, labels: np.ndarray) -> dict[str, Any]:
     """Accuracies of the judge and of CLIP, for all and by class; what the judge took for something else."""
-    verdicts = look(judge, images)
+    verdicts = judge.look(umpire, images)
     right = verdicts.labels.numpy() == labels
     clip_right = zero_shot.look(images) == labels[:, :2]
     things = labels[:, 0]
@@ -152,26 +150,25 @@ def judged(judge: Judge, zero_shot: ZeroShot, images: Bytes, labels: np.ndarray)
         for t, g in zip(things, verdicts.labels[:, 0], strict=True)
         if t != g
     )
+    styles = sorted({*labels[:, 2].tolist()} & {*TRAINING_STYLES})  # the judge knows no others
     return {
         "images": len(images),
         "object": right[:, 0].mean(),
         "background": right[:, 1].mean(),
-        "style": right[:, 2].mean(),
+        "style": right[:, 2].mean() if styles else None,
         "clip_object": clip_right[:, 0].mean(),
         "clip_background": clip_right[:, 1].mean(),
         "object_by_class": {t.name: right[things == i, 0].mean() for i, t in enumerate(THINGS)},
-        "style_by_style": {
-            STYLES[s].name: right[labels[:, 2] == s, 2].mean() for s in sorted({*labels[:, 2]})
-        },
+        "style_by_style": {STYLES[s].name: right[labels[:, 2] == s, 2].mean() for s in styles},
         "clip_object_by_class": {t.name: clip_right[things == i, 0].mean() for i, t in enumerate(THINGS)},
         "vendi_by_class": {t.name: vendi(verdicts.features[things == i]) for i, t in enumerate(THINGS)},
         "taken_for": [[a, b, n] for (a, b), n in misses.most_common()],
     }
 
 
-def seconds_an_image(folders: Sequence[Path], dtype: torch.dtype, rounds: int = 7) -> list[float]:
+def seconds_an_image(folders: Sequence[Path], dtype: str, rounds: int = 7) -> list[float]:
     """The median over rounds, in turns: 10 steps with guidance, a batch of 16."""
-    pipelines = [open_pipeline(folder, dtype) for folder in folders]
+    pipelines = [load(folder, device=DEVICE, dtype=dtype) for folder in folders]
     texts = plan(seen_pairs(), 1, TRAINING_STYLES, 5).captions[:BATCH]
     times: list[list[float]] = [[] for _ in folders]
     for number in range(rounds + 1):
@@ -182,16 +179,21 @@ def seconds_an_image(folders: Sequence[Path], dtype: torch.dtype, rounds: int = 
     return [float(np.median(taken[1:])) for taken in times]  # the first round warms up
 
 
-def measure(drawings: Path, per_class: int, models: Path | None, beside: Path | None) -> dict[str, object]:
-    """All figures, and the pictures for the contact sheet."""
+def measure(
+    drawings: Path, per_class: int, models: Path | None, beside: Path | None
+) -> tuple[dict[str, Any], Image.Image]:
+    """All figures, and a contact sheet of the first six pictures of each class."""
+    fetch(drawings)
     pipeline_path = models / "pipeline" if models else pipeline_folder()
     clip_path = models / "clip" if models else clip_folder()
-    judge = load(models / "judge" / "judge.safetensors") if models else load()
-    zero_shot, dtype = ZeroShot(clip_path), precision()
-    pipeline = open_pipeline(pipeline_path, dtype)
-    figures: dict[str, object] = {
+    umpire = judge.load(models / "judge" / judge.WEIGHTS.name if models else judge.WEIGHTS)
+    zero_shot = ZeroShot(clip_path)
+    dtype = "bfloat16" if fast_half(DEVICE) else "float32"
+    pipeline = load(pipeline_path, device=DEVICE, dtype=dtype)
+    figures: dict[str, Any] = {
+        "pipeline": fingerprint(pipeline_path),
         "torch": torch.__version__,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
         "steps": STEPS,
         "guidance": GUIDANCE,
         "threads": torch.get_num_threads(),
@@ -201,19 +203,19 @@ def measure(drawings: Path, per_class: int, models: Path | None, beside: Path | 
     held_out = plan(sorted(held_out_pairs()), per_class, TRAINING_STYLES, 2)
     unseen_style = plan(seen_pairs(), per_class, (HELD_OUT_STYLE,), 3)
     pictures = generate(pipeline, seen.captions, 1)
-    figures["generated, seen pairs"] = judged(judge, zero_shot, pictures, seen.labels)
+    figures["generated, seen pairs"] = judged(umpire, zero_shot, pictures, seen.labels)
     figures["generated, held-out pairs"] = judged(
-        judge, zero_shot, generate(pipeline, held_out.captions, 2), held_out.labels
+        umpire, zero_shot, generate(pipeline, held_out.captions, 2), held_out.labels
     )
     real = compose_all(seen.labels, 3, drawings)
-    figures["real, seen pairs"] = judged(judge, zero_shot, real, seen.labels)
+    figures["real, seen pairs"] = judged(umpire, zero_shot, real, seen.labels)
     figures["real, held-out pairs"] = judged(
-        judge, zero_shot, compose_all(held_out.labels, 4, drawings), held_out.labels
+        umpire, zero_shot, compose_all(held_out.labels, 4, drawings), held_out.labels
     )
     strange = compose_all(unseen_style.labels, 5, drawings)
-    figures["real, held-out style"] = judged(judge, zero_shot, strange, unseen_style.labels)
+    figures["real, held-out style"] = judged(umpire, zero_shot, strange, unseen_style.labels)
 
-    autoencoder = open_pipeline(pipeline_path, torch.float32).vae
+    autoencoder = load(pipeline_path, device=DEVICE, dtype="float32").vae
     with torch.inference_mode():
         target = to_tensor(real[:: max(1, len(real) // 512)]).to(autoencoder.device)
         back = torch.cat(
@@ -224,8 +226,7 @@ def measure(drawings: Path, per_class: int, models: Path | None, beside: Path | 
         mine, other = seconds_an_image([pipeline_path, beside], dtype)
         figures["seconds_an_image"] = {"this": mine, "other": other, "ratio": mine / other}
     kinds = [k for t in range(len(THINGS)) for k in np.flatnonzero(seen.labels[:, 0] == t)[:6]]
-    figures["sheet"] = sheet([pictures[k] for k in kinds], columns=18)
-    return figures
+    return rounded(figures), sheet([pictures[k] for k in kinds], columns=18)
 
 
 def main() -> None:
@@ -233,7 +234,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--drawings", type=Path, default=CACHE, metavar="DIR")
-    parser.add_argument("--per-class", type=int, default=20, help="pictures a row and class (default: 20)")
+    parser.add_argument("--per-class", type=count, default=20, help="pictures a row and class (default: 20)")
     parser.add_argument(
         "--models", type=Path, metavar="DIR", help="what export.py -o wrote (default: the shipped)"
     )
@@ -243,19 +244,18 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    figures = measure(options.drawings, options.per_class, options.models, options.beside)
+    if options.models and options.output == RESULTS:
+        parser.error("--models: the results of other models than those that ship need -o DIR")
+    figures, page = measure(options.drawings, options.per_class, options.models, options.beside)
     options.output.mkdir(parents=True, exist_ok=True)
-    page = figures.pop("sheet")
-    assert isinstance(page, Image.Image)
     page.save(options.output / "generated.jpg", quality=92, subsampling=0)
-    text = json.dumps(figures, indent=1, default=lambda value: round(float(value), 4))
+    text = json.dumps(figures, indent=1)
     (options.output / "results.json").write_text(text + "\n", encoding="utf-8")
-    rounded = json.loads(text)
-    write_results(rounded, options.output)
+    write_results(figures, options.output)
     if not options.models:
-        write_cards(rounded)
+        write_cards(figures)
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

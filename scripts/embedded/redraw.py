@@ -63,7 +63,7 @@ def _bend(drawing: Image.Image, rng: Rng) -> Image.Image:
     amount, phase = rng.uniform(0, 2.2), rng.uniform(0, 2 * np.pi, 2)
     sx = x * wide + shear * y + amount * np.sin(y / 11 + phase[0]) + centre
     sy = y * tall + amount * np.sin(x / 11 + phase[1]) + centre
-    # Margins so that what is bent outwards is kept: the caller crops to what is visible.
+    # A transparent rim for what comes from outside; what little is bent outwards is lost.
     data = np.pad(np.asarray(small), ((1, 1), (1, 1), (0, 0)))
     column, row = np.rint(sx).clip(-1, SIDE).astype(int) + 1, np.rint(sy).clip(-1, SIDE).astype(int) + 1
     return Image.fromarray(data[row, column])

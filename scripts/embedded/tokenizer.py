@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from loop import Options, parse
+from loop import Options, parse, start
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -34,8 +34,10 @@ digital art"""
 def folder(options: Options) -> Path:
     """Where the tokenizer is; made if it is not there."""
     path = options.work / "tokenizer"
-    if not (path / "tokenizer.json").exists():
-        learn(options.seed).save_pretrained(path)
+    if not path.exists():
+        new = path.with_suffix(".new")
+        learn(options.seed).save_pretrained(new)
+        new.rename(path)  # last: a folder that is there is complete
     return path
 
 
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

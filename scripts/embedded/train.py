@@ -9,17 +9,17 @@ The weights that ship are untouched until export.py.
 from clip import CLIP
 from generator import GENERATOR
 from judge import JUDGE
-from loop import parse, train
+from loop import parse, start, train
+from tokenizer import folder
 from vae import BOTH, DECODER
-from world import fetch
 
 
 def main() -> None:
     options = parse(__doc__)
-    fetch(options.drawings)
+    folder(options)
     for training in (BOTH, DECODER, CLIP, GENERATOR, JUDGE):
         train(training, options)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

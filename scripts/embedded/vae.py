@@ -10,12 +10,11 @@ from itertools import chain
 
 import torch
 from diffusers import AutoencoderKL
-from loop import Lesson, Options, Step, Training, mixed_precision, parse, train, weights
+from loop import Lesson, Options, Step, Training, mixed_precision, parse, start, train, weights
 from torch import Tensor
 from torch.nn import functional
-from world import TRAINING_STYLES, WIDE, draw, seen_pairs, to_tensor
+from world import TRAINING_STYLES, WIDER, compose_batch, seen_pairs, to_tensor
 
-POSE = WIDE._replace(scale=(0.45, 0.9))
 KL_WEIGHT = 5e-4
 
 
@@ -41,7 +40,9 @@ def psnr(made: Tensor, real: Tensor) -> Tensor:
 
 
 def _pictures(step: Step, options: Options) -> Tensor:
-    images, _ = draw(step.rng, step.batch_size, seen_pairs(), TRAINING_STYLES, POSE, options.drawings)
+    images, _ = compose_batch(
+        step.rng, step.batch_size, seen_pairs(), TRAINING_STYLES, WIDER, options.drawings
+    )
     return to_tensor(images).to(options.device)
 
 
@@ -104,7 +105,7 @@ def learn_decoder(options: Options, rank: int) -> Lesson:
 
 
 BOTH = Training("vae", learn_both, steps=3000, batch_size=16, lr=2e-3)
-DECODER = Training("vae-decoder", learn_decoder, steps=1000, batch_size=16, lr=1e-3)
+DECODER = Training("vae-decoder", learn_decoder, steps=1000, batch_size=16, lr=1e-3, after="vae")
 
 
 def main() -> None:
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -89,7 +89,7 @@ class Caption(NamedTuple):
     names_background: bool
 
 
-# (name, synonym, code point). The index is the class id: the trained weights fix names and order.
+# (name, synonym, code point). The trained weights fix names and order.
 # fmt: off
 _TABLE = (
     ("cat", "kitty", "1f431"), ("dog", "puppy", "1f436"), ("pig", "piglet", "1f437"),
@@ -142,24 +142,22 @@ SOURCES = {
     "openmoji": Source("openmoji", "17.0.0", "color/svg", ("LICENSE.txt", "README.md")),
 }
 # fmt: off
-_NOT_TAUGHT = {
+# Class ids are append-only: these came later, so theirs are the last.
+_LATER = {
     "elephant", "whale", "octopus", "crab", "butterfly", "palm tree", "ice cream", "bus", "fire truck",
     "bicycle", "airplane", "tractor", "guitar", "umbrella", "house", "snowman",
 }
 # fmt: on
 _CODEPOINTS = frozenset(thing.codepoint for thing in THINGS)
-TAUGHT = tuple(i for i, thing in enumerate(THINGS) if thing.name not in _NOT_TAUGHT)  # to the generator: 32
-
-LABEL_ORDER = (
-    *TAUGHT,
-    *(i for i in range(len(THINGS)) if i not in TAUGHT),
-)  # class ids: prompts/emoji has the first
+LABEL_ORDER = tuple(sorted(range(len(THINGS)), key=lambda i: THINGS[i].name in _LATER))  # things by class id
 WIDE = Pose(scale=(0.5, 0.9), rotation=15, position=0.5, flip=True)
-NARROW = Pose(scale=(0.68, 0.9), rotation=6, position=0.3, flip=False)  # what the generator was taught
+WIDER = WIDE._replace(scale=(0.45, 0.9))  # what the models that look at pictures have learnt on
+NARROW = Pose(scale=(0.68, 0.9), rotation=6, position=0.3, flip=False)  # what the generator is taught first
 
 
 def held_out_pairs(fraction: float = 0.10, seed: int = 7) -> frozenset[tuple[int, int]]:
-    """The (thing, background) pairs that no model sees: one or two of each thing, 4 or 5 of each background.
+    """The (thing, background) pairs that no model but the judge sees: one or two of each thing, 4 or 5 of
+    each background.
 
     The defaults give the pairs that the shipped weights have not met.
     """
@@ -461,7 +459,7 @@ def compose(
     return Picture(image.clip(0, 255).astype(np.uint8), mask)
 
 
-def draw(
+def compose_batch(
     rng: Rng,
     count: int,
     pairs: Sequence[tuple[int, int]],  # (thing, background), drawn from evenly
@@ -499,7 +497,7 @@ def _pick(options: Sequence[str], rng: Rng) -> str:
     return options[rng.integers(len(options))]
 
 
-def _with_article(noun: str) -> str:
+def with_article(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
@@ -509,7 +507,7 @@ def caption(thing: int, background: int, style: int, rng: Rng, full: bool = Fals
     `full` mentions style and background always. The held-out style has no words and is never mentioned.
     """
     name, synonyms, _ = THINGS[thing]
-    noun = _with_article(_pick(synonyms, rng) if synonyms and rng.random() < 0.35 else name)
+    noun = with_article(_pick(synonyms, rng) if synonyms and rng.random() < 0.35 else name)
     place = _pick(BACKGROUNDS[background].phrases, rng)
     names_style = bool(STYLES[style].phrases) and (full or rng.random() < 0.60)
     names_background = full or rng.random() < 0.85
@@ -517,7 +515,7 @@ def caption(thing: int, background: int, style: int, rng: Rng, full: bool = Fals
         text = _pick((noun, noun, f"a photo of {noun}", f"an image of {noun}", f"a picture of {noun}"), rng)
         return Caption(f"{text} {place}" if names_background else text, False, names_background)
     medium = _pick(STYLES[style].phrases, rng)
-    before, after = f"{_with_article(medium)} of {noun}", f", {medium}"
+    before, after = f"{with_article(medium)} of {noun}", f", {medium}"
     if names_background:
         text = f"{noun} {place}{after}" if rng.random() < 0.3 else f"{before} {place}"
     else:

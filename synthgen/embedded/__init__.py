@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def pipeline_folder() -> Path:
-    """The tiny Stable Diffusion: 64 x 64 pictures of 32 objects; loads as a StableDiffusionPipeline."""
+    """The tiny Stable Diffusion: 64 x 64 pictures of 48 objects; loads as a StableDiffusionPipeline."""
     return Path(__file__).parent / "pipeline"
 
 
