@@ -22,11 +22,15 @@ from synthgen.embedded import clip_folder, pipeline_folder
 from synthgen.generation.models import fingerprint, load
 
 SCRIPTS = ROOT / "scripts" / "embedded"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.append(str(SCRIPTS))
 
+import clip  # noqa: E402
+import generator  # noqa: E402
 import judge  # noqa: E402
 import measure  # noqa: E402
+import vae  # noqa: E402
 import world  # noqa: E402
+from loop import Options, Step  # noqa: E402
 
 MODELS = ("vae", "vae-decoder", "clip", "generator", "judge")
 
@@ -108,22 +112,61 @@ def test_what_was_trained_is_exported_and_measured(trial: Path, drawings: Path, 
 
 def test_a_training_that_was_killed_ends_with_the_same_weights(drawings: Path, tmp_path: Path) -> None:
     def options(work: Path) -> tuple[object, ...]:
-        return ("--work", work, "--drawings", drawings, "--processes", 2, "--steps", 32, "--batch-size", 4)
+        return ("--work", work, "--drawings", drawings, "--processes", 2, "--steps", 24, "--batch-size", 4)
 
-    run("judge.py", *options(tmp_path / "whole"))
-    checkpoint = tmp_path / "cut" / "judge.safetensors"
-    process = subprocess.Popen(command("judge.py", *options(tmp_path / "cut")), start_new_session=True)
+    run("clip.py", *options(tmp_path / "whole"))
+    checkpoint = tmp_path / "cut" / "clip.safetensors"
+    process = subprocess.Popen(command("clip.py", *options(tmp_path / "cut")), start_new_session=True)
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     with safe_open(checkpoint, "pt") as file:
-        assert json.loads(file.metadata()["step"]) < 32
-    run("judge.py", *options(tmp_path / "cut"))
-    whole, cut = load_file(tmp_path / "whole" / "judge.safetensors"), load_file(checkpoint)
+        assert json.loads(file.metadata()["step"]) < 24
+    run("clip.py", *options(tmp_path / "cut"))
+    whole, cut = load_file(tmp_path / "whole" / "clip.safetensors"), load_file(checkpoint)
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_another_training_does_not_go_on_from_this_one(trial: Path, drawings: Path) -> None:
+    arguments = ("--work", trial, "--drawings", drawings, "--processes", 1, "--steps", 32)
+    done = subprocess.run(command("judge.py", *arguments), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {trial / 'judge.safetensors'}: was begun with {{")
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_export_without_all_trainings(tmp_path: Path) -> None:
+    arguments = ("--work", tmp_path / "none", "-o", tmp_path / "models")
+    done = subprocess.run(command("export.py", *arguments), capture_output=True, text=True)
+    assert done.returncode == 1
+    missing = tmp_path / "none" / "generator.safetensors"
+    assert done.stderr == f"error: {missing}: not trained to the end; run train.py first\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_training_but_the_judge_s_sees_what_is_held_out(
+    trial: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def spy(rng, count, pairs, styles, *more):
+        asked.append((set(pairs), set(styles)))
+        return compose_batch(rng, count, pairs, styles, *more)
+
+    compose_batch = world.compose_batch
+    for module in (vae, clip, generator):
+        monkeypatch.setattr(module, "compose_batch", spy)
+    options = Options(work=trial, drawings=drawings, processes=1)
+    step = Step(np.random.default_rng(0), torch.Generator().manual_seed(0), 0.0, 8)
+    for lesson in (vae.learn_both, vae.learn_decoder, clip.learn):
+        lesson(options, 0).loss(step)
+    generator.encoder(options)
+    assert len(asked) > 4
+    assert not any(pairs & world.held_out_pairs() for pairs, _ in asked)
+    assert not any(world.HELD_OUT_STYLE in styles for _, styles in asked)
 
 
 SHIPPED = [*pipeline_folder().rglob("*.safetensors"), *clip_folder().glob("*.safetensors"), judge.WEIGHTS]

@@ -149,8 +149,9 @@ Attribution in full: NOTICE. The weights are under the project's licence, Apache
 # The judge
 
 A CNN that says which of {things} objects, {backgrounds} backgrounds and {styles} drawing styles a 64x64
-picture shows; fp16 safetensors, trained from nothing by `scripts/embedded/judge.py`. It measures the generator and shares
-nothing with it or with the tiny open_clip. On {real["images"]} new real composites: {read}.
+picture shows; fp16 safetensors, trained from nothing by `scripts/embedded/judge.py`. It measures the
+generator and shares only the world with it and with the tiny open_clip. On {real["images"]} new real
+composites: {read}.
 
 | parameters | bytes | SHA-256 |
 |---|---|---|
