@@ -15,7 +15,10 @@ from synthgen.selection import RULES
 
 README = (ROOT / "README.md").read_text()
 RECIPES = (ROOT / "prompts" / "README.md").read_text()
-PAGES = ["README.md", "prompts/README.md", "shards/README.md", "shards/emoji-real/README.md"]
+PAGES = [
+    "README.md", "prompts/README.md", "shards/README.md", "shards/emoji-real/README.md",
+    "scripts/embedded/README.md", "scripts/embedded/results/results.md",
+]  # fmt: skip
 
 
 def test_the_readme_begins_with_its_two_commands() -> None:

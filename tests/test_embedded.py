@@ -102,11 +102,11 @@ def test_what_was_trained_is_exported_and_measured(trial: Path, drawings: Path, 
     }
     assert kinds == {"torch.float16"}
     before = {path: path.read_bytes() for path in ROOT.glob("s*/embedded/**/*.md")}
-    options = ("--models", models, "--per-class", 1, "--beside", pipeline_folder(), "-o", results)
+    options = ("--models", models, "--per-class", 1, "-o", results)
     figures = json.loads(run("measure.py", "--drawings", drawings, *options))
     assert before == {path: path.read_bytes() for path in before}  # the cards are of what ships
     assert figures["generated, seen pairs"]["images"] == len(world.THINGS)
-    assert figures["seconds_an_image"]["ratio"] > 0
+    assert measure.seconds_an_image([models / "pipeline"], "float32", rounds=1)[0] > 0
     assert {path.name for path in results.iterdir()} == {"results.json", "results.md", "generated.jpg"}
 
 
@@ -222,7 +222,7 @@ def test_judge_and_clip_read_the_real_set(split: str) -> None:
 
 def test_clip_reads_a_style_that_it_has_not_seen() -> None:
     images, labels = real("heldout-style")
-    assert (measure.ZeroShot(clip_folder()).look(images) == labels[:, :2]).mean(0)[0] >= 0.4
+    assert (measure.ZeroShot(clip_folder()).look(images) == labels[:, :2]).mean(0)[0] >= 0.6
 
 
 def test_the_generator_makes_what_is_asked() -> None:
@@ -231,8 +231,8 @@ def test_the_generator_makes_what_is_asked() -> None:
     pipeline = load(pipeline_folder(), device="cpu", dtype="float32")
     seen = judge.look(judge.load(), measure.generate(pipeline, asked.captions, 7, steps=10))
     right = (seen.labels.numpy() == asked.labels).mean(0)
-    assert right[0] >= 0.88
-    assert right[1] >= 0.9
+    assert right[0] >= 0.95
+    assert right[1] >= 0.93
 
 
 def test_any_text_can_be_asked_for() -> None:

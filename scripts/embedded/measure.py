@@ -173,9 +173,9 @@ def seconds_an_image(folders: Sequence[Path], dtype: str, rounds: int = 7) -> li
     times: list[list[float]] = [[] for _ in folders]
     for number in range(rounds + 1):
         for pipeline, taken in zip(pipelines, times, strict=True):
-            start = time.perf_counter()
+            begun = time.perf_counter()
             generate(pipeline, texts, number, steps=10)
-            taken.append((time.perf_counter() - start) / BATCH)
+            taken.append((time.perf_counter() - begun) / BATCH)
     return [float(np.median(taken[1:])) for taken in times]  # the first round warms up
 
 
