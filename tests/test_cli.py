@@ -110,7 +110,7 @@ def test_classes_keep_their_ids(recipe_folder: Path, tmp_path: Path) -> None:
         synthgen.run(recipe_folder, run, stages=("plan",))
     classes.write_text("cat\ndog\npig\n")
     synthgen.run(recipe_folder, run, stages=("plan",))
-    assert synthgen.status(run)["requests"] == 24
+    assert synthgen.status(run)["requests"] == 18
 
 
 def test_axes_stay(recipe_folder: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_stages_in_the_wrong_order(
     )
     assert not root.exists()
     assert main(["plan", str(recipe_folder), "-o", str(root)]) == 0
-    assert "`generate` is not finished (4 left" in error_of(
+    assert "`generate` is not finished (5 left" in error_of(
         ["annotate", str(recipe_folder), "-o", str(root)], capsys
     )
 
@@ -196,12 +196,12 @@ def test_status_and_verify(emoji_run: Path, capsys: pytest.CaptureFixture[str]) 
     found = json.loads(capsys.readouterr().out)
     assert (found["requests"], found["written"], found["failed"]) == (96, 96, 0)
     assert found["stages"] == {
-        stage: {"done": 1, "total": 1, "claimed": 0, "stale": 0, "given_up": 0}
+        stage: {"done": 2, "total": 2, "claimed": 0, "stale": 0, "given_up": 0}
         for stage in ("generate", "annotate clip", "annotate image", "annotate hashes")
     }
     assert sum(found["final"]["main"].values()) == found["subsets"]["main"]
     assert main(["status", str(emoji_run)]) == 0
-    assert "generate: 1 of 1 shards" in capsys.readouterr().out
+    assert "generate: 2 of 2 shards" in capsys.readouterr().out
     assert main(["verify", str(emoji_run)]) == 0
     assert "everything is as its record says" in capsys.readouterr().out
 
@@ -356,7 +356,7 @@ def test_status_while_a_worker_works_and_after_it_died(
     assert main(["status", str(run_copy)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"96 requested, 0 written, 0 failed, \d\d\.\d images/s, 0:00:0\d left\n", said)
-    assert "generate: 0 of 1 shards, 1 in work\n" in said
+    assert "generate: 0 of 2 shards, 1 in work\n" in said
     assert re.search(rf"pool/00000000: in work: process {worker.pid} on \S+, 16 samples done\n", said)
     assert re.search(r"workers seen: 1 on \S+\n", said)
     worker.kill()
@@ -364,5 +364,5 @@ def test_status_while_a_worker_works_and_after_it_died(
     assert main(["status", str(run_copy)]) == 0
     said = capsys.readouterr().out
     assert "images/s" not in said
-    assert "generate: 0 of 1 shards, 1 left unfinished\n" in said
+    assert "generate: 0 of 2 shards, 1 left unfinished\n" in said
     assert f"pool/00000000: left unfinished by process {worker.pid} on " in said

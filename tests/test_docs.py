@@ -60,7 +60,7 @@ def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("https://") or ((ROOT / page).parent / link).exists(), link
-    for script in re.findall(r"\bscripts/[\w/]+(?:\.py|\.sbatch)?", text):
+    for script in re.findall(r"\bscripts/[\w/]+(?:\.py|\.sbatch|\.md)?", text):
         assert (ROOT / script).exists(), script
 
 

@@ -196,7 +196,7 @@ def test_launchers_of_two_processes(small_run: Path, tmp_path: Path, launcher: s
 
 def test_a_launched_process_with_nothing_to_do_does_not_stop_the_others(tmp_path: Path) -> None:
     """Accelerate's processes meet when they look for their device; there is one shard for two of them."""
-    settings = ["--set", "images.shard_size=36", "--stages", "plan,generate"]
+    settings = ["--set", "images.shard_size=50", "--stages", "plan,generate"]
     program = str(Path(sys.executable).parent / "torchrun")
     arguments = [program, *LAUNCHERS["torchrun"].split(), *command(tmp_path / "run")[1:], *settings]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
