@@ -158,9 +158,9 @@ composites: {read}.
 | {_size(WEIGHTS.parent)} | `{_sha256(WEIGHTS)}` |
 
 ```python
-from judge import load, look            # in scripts/embedded/
+from judge import load, look  # in scripts/embedded/
 
-verdicts = look(load(), images)         # uint8 (n, 64, 64, 3); labels (n, 3): object, background, style
+verdicts = look(load(), images)  # uint8 (n, 64, 64, 3); labels (n, 3): object, background, style
 ```
 
 Trained on composites of these drawings (attribution in full: NOTICE):
