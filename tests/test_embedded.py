@@ -93,7 +93,7 @@ def test_every_model_learns_in_a_short_training(trial: Path, name: str) -> None:
 
 def test_what_was_trained_is_exported_and_measured(trial: Path, drawings: Path, tmp_path: Path) -> None:
     models, results = tmp_path / "models", tmp_path / "results"
-    run("export.py", "--work", trial, "--drawings", drawings, "-o", models)
+    run("export.py", "--work", trial, "-o", models)
     kinds = {
         str(tensor.dtype)
         for path in models.rglob("*.safetensors")

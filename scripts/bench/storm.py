@@ -173,7 +173,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--requests", type=int, default=8, help="images of each of the 48 classes, 4 a shard")
+    parser.add_argument("--requests", type=int, default=5, help="images of each of the 48 classes, 4 a shard")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--pace", type=float, default=4.0, help="mean seconds between kills, without waiting")
     parser.add_argument("--seed", type=int, default=0)

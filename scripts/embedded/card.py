@@ -28,6 +28,7 @@ LICENCES = {
     "noto": "Noto Emoji, Copyright Google Inc., Apache 2.0",
     "twemoji": "Twemoji, Copyright 2019 Twitter, Inc and other contributors, CC BY 4.0",
 }
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # no parameters
 Figures = Mapping[str, Any]
 
 
@@ -56,8 +57,7 @@ def setting(figures: Figures) -> str:
 
 def write_results(figures: Figures, folder: Path) -> None:
     """results.md: every row, every class, every miss."""
-    made, held, real = (figures[k] for k in list(ROWS)[:3])
-    strange = figures["real, held-out style"]
+    made, made_held, real, real_held, strange = (figures[key] for key in ROWS)
     lines = [
         "# What the embedded models reach\n",
         "Written by `python scripts/embedded/measure.py`; as data: [results.json](results.json).",
@@ -76,19 +76,25 @@ def write_results(figures: Figures, folder: Path) -> None:
         "Vendi: the effective number of different pictures among the "
         f"{made['images'] // len(THINGS)} of a class, by the judge's features; generated and real show the "
         "same backgrounds and styles.\n",
-        "| class | generated, seen | held out | CLIP, real | CLIP, OpenMoji | Vendi, generated | real |",
-        "|---|---|---|---|---|---|---|",
+        "| class | judge: generated, seen | held out | CLIP: real, seen | held out | OpenMoji "
+        "| generated, seen | held out | Vendi: generated, seen | real, seen |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for thing in THINGS:
         name = thing.name
-        cells = [percent(row["object_by_class"][name]) for row in (made, held)]
-        cells += [percent(row["clip_object_by_class"][name]) for row in (real, strange)]
+        cells = [percent(row["object_by_class"][name]) for row in (made, made_held)]
+        rows = (real, real_held, strange, made, made_held)
+        cells += [percent(row["clip_object_by_class"][name]) for row in rows]
         cells += [f"{row['vendi_by_class'][name]:.1f}" for row in (made, real)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     scores = [sum(row["vendi_by_class"].values()) / len(THINGS) for row in (made, real)]
-    lines.append(f"| mean | | | | | {scores[0]:.1f} | {scores[1]:.1f} |\n")
-    lines.append("## What was taken for something else\n")
-    for key in list(ROWS)[:3]:
+    lines.append(f"| mean | | | | | | | | {scores[0]:.1f} | {scores[1]:.1f} |\n")
+    lines.append("## Styles, by the judge\n")
+    for key in list(ROWS)[:4]:
+        styles = ", ".join(f"{a} {percent(b)}" for a, b in figures[key]["style_by_style"].items())
+        lines.append(f"- {ROWS[key]}: {styles}.")
+    lines.append("\n## What the judge took for something else\n")
+    for key in ROWS:
         misses = ", ".join(f"{a} for {b} ({n})" for a, b, n in figures[key]["taken_for"])
         lines.append(f"- {ROWS[key]}: {misses or 'nothing'}.")
     (folder / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -150,8 +156,9 @@ Attribution in full: NOTICE. The weights are under the project's licence, Apache
 
 A CNN that says which of {things} objects, {backgrounds} backgrounds and {styles} drawing styles a 64x64
 picture shows; fp16 safetensors, trained from nothing by `scripts/embedded/judge.py`. It measures the
-generator and shares only the world with it and with the tiny open_clip. On {real["images"]} new real
-composites: {read}.
+generator and shares only the world with it and with the tiny open_clip. An instrument, it has also learnt the
+pairs of object and background that those never see.
+On {real["images"]} new real composites: {read}.
 
 | parameters | bytes | SHA-256 |
 |---|---|---|
@@ -170,10 +177,11 @@ Trained on composites of these drawings (attribution in full: NOTICE):
 
 
 def _size(folder: Path) -> str:
-    """Numbers (parameters, and counters of normalisation) and bytes of a folder's weights, as two cells."""
+    """Parameters and bytes of a folder's weights, as two cells."""
     (path,) = folder.glob("*.safetensors")
     with safe_open(path, "pt") as file:
-        count = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
+        names = [k for k in file.keys() if not k.endswith(STATISTICS)]  # noqa: SIM118
+        count = sum(file.get_tensor(name).numel() for name in names)
     return f"{count:,} | {path.stat().st_size:,}"
 
 

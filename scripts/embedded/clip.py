@@ -8,7 +8,7 @@ Two fifths of the pictures are redrawn in styles that no vendor has (redraw.py);
 import numpy as np
 import open_clip
 import torch
-from loop import Lesson, Options, Step, Training, mixed_precision, parse, start, train
+from loop import Lesson, Options, Step, Training, mixed_precision, parse, train
 from redraw import redraw
 from tokenizer import CONTEXT, folder
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from world import (
     caption,
     compose_batch,
     seen_pairs,
+    start,
     to_tensor,
 )
 

@@ -15,12 +15,13 @@ from clip import configuration
 from diffusers import StableDiffusionPipeline
 from generator import build_text_encoder, build_unet, scheduler
 from judge import WEIGHTS
-from loop import Options, start, weights
+from loop import Options, weights
 from safetensors.torch import save_file
 from tokenizer import folder
 from torch import Tensor
 from transformers import CLIPTokenizer
 from transformers.utils.logging import disable_progress_bar
+from world import start
 
 from synthgen.embedded import clip_folder, pipeline_folder
 
@@ -99,10 +100,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path, default=Options.work, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--drawings", type=Path, default=Options.drawings, metavar="DIR")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: where the weights ship")
     known = parser.parse_args()
-    export(Options(work=known.work, drawings=known.drawings), known.output)
+    export(Options(work=known.work), known.output)
 
 
 if __name__ == "__main__":

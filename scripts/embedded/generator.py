@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import vae
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
-from loop import Lesson, Options, Step, Training, digest, mixed_precision, parse, start, train, weights
+from loop import Lesson, Options, Step, Training, digest, mixed_precision, parse, train, weights
 from safetensors.torch import load_file, save_file
 from tokenizer import CONTEXT, folder
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from world import NARROW, TRAINING_STYLES, WIDE, Pose, caption, compose_batch, seen_pairs, to_tensor
+from world import NARROW, TRAINING_STYLES, WIDE, Pose, caption, compose_batch, seen_pairs, start, to_tensor
 
 WIDTH = 192  # of the text encoder, and so of the cross attention
 POSES = {"narrow": NARROW, "wide": WIDE}

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from loop import Lesson, Options, Step, Training, mixed_precision, parse, start, train
+from loop import Lesson, Options, Step, Training, mixed_precision, parse, train
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from world import BACKGROUNDS, THINGS, TRAINING_STYLES, WIDER, Bytes, compose_batch, to_tensor
+from world import BACKGROUNDS, THINGS, TRAINING_STYLES, WIDER, Bytes, compose_batch, start, to_tensor
 
 WEIGHTS = Path(__file__).parent / "judge" / "judge.safetensors"
 WIDTHS = (32, 64, 128, 256)

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +98,10 @@ def parse(description: str | None) -> Options:
         "--drawings", type=Path, default=Options.drawings, metavar="DIR", help="npm's, fetched once"
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+        "--device",
+        choices=("cpu", "cuda"),
+        default=Options.device,
+        help="default: cpu; cuda was not tried yet",
     )
     parser.add_argument("--processes", type=count, help="default: 2; on a GPU 1")
     parser.add_argument("--seed", type=int, choices=range(1000), default=Options.seed, metavar="N")
@@ -111,14 +113,6 @@ def parse(description: str | None) -> Options:
     if known["device"] != "cpu" and known["processes"] > 1:
         parser.error("--processes: one is allowed on a GPU")
     return Options(**known)
-
-
-def start(main: Callable[[], None]) -> None:
-    """Runs a script; what a user can mend ends it in one line."""
-    try:
-        main()
-    except WorkError as error:
-        sys.exit(f"error: {error}")
 
 
 def count(text: str) -> int:

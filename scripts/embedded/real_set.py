@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +33,11 @@ from world import (
     compose,
     fetch,
     held_out_pairs,
+    start,
 )
 
 from synthgen import tars
-from synthgen.errors import FolderError, SynthgenError
+from synthgen.errors import FolderError
 
 SEED = 0
 PER_CLASS = 10
@@ -234,13 +234,10 @@ def main() -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=OUTPUT, metavar="DIR", help="default: %(default)s"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="keeps the drawings")
+    parser.add_argument("--drawings", type=Path, default=CACHE, metavar="DIR", help="keeps the drawings")
     options = parser.parse_args()
-    print(json.dumps(write_set(options.output, options.cache)))
+    print(json.dumps(write_set(options.output, options.drawings)))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SynthgenError as error:
-        sys.exit(f"error: {error}")
+    start(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
-from world import CACHE, THINGS, TRAINING_STYLES, Floats, Rng, fetch, sheet, sprite
+from world import CACHE, THINGS, TRAINING_STYLES, Floats, Rng, fetch, sheet, sprite, start
 
 SIDE = 72
 
@@ -117,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

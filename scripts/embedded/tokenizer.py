@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from loop import Options, parse, start
+from loop import Options, parse
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
-from world import STYLES, caption, seen_pairs
+from world import STYLES, caption, seen_pairs, start
 
 CONTEXT = 32  # tokens, the two special ones included
 LARGEST = 1100  # vocabulary

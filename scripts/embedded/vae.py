@@ -10,10 +10,10 @@ from itertools import chain
 
 import torch
 from diffusers import AutoencoderKL
-from loop import Lesson, Options, Step, Training, mixed_precision, parse, start, train, weights
+from loop import Lesson, Options, Step, Training, mixed_precision, parse, train, weights
 from torch import Tensor
 from torch.nn import functional
-from world import TRAINING_STYLES, WIDER, compose_batch, seen_pairs, to_tensor
+from world import TRAINING_STYLES, WIDER, compose_batch, seen_pairs, start, to_tensor
 
 KL_WEIGHT = 5e-4
 

@@ -1,7 +1,7 @@
 """The tiny world: 48 drawn objects on 14 backgrounds, as 64x64 pictures with captions and true masks.
 
 The embedded models were trained on it and `shards/emoji-real/` is cut from it. Every random choice comes from
-the generator that the caller passes. This file knows neither models nor shards.
+the generator that the caller passes. This file knows no model's weights and no shards.
 
     python scripts/embedded/world.py --sheet world.png    # fetches 150 MB of drawings, once
 """
@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from synthgen.errors import WorkError
+from synthgen.errors import SynthgenError, WorkError
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -532,13 +532,21 @@ def sheet(images: Sequence[Bytes], columns: int) -> Image.Image:
     return page
 
 
+def start(main: Callable[[], None]) -> None:
+    """Runs a script; what a user can mend ends it in one line."""
+    try:
+        main()
+    except SynthgenError as error:
+        sys.exit(f"error: {error}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fetch the tiny world's drawings and draw a contact sheet.")
     parser.add_argument("--sheet", type=Path, required=True, metavar="PNG", help="the contact sheet to write")
-    parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help="keeps the drawings")
+    parser.add_argument("--drawings", type=Path, default=CACHE, metavar="DIR", help="keeps the drawings")
     parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: 0)")
     options = parser.parse_args()
-    rng, folder = np.random.default_rng(options.seed), fetch(options.cache)
+    rng, folder = np.random.default_rng(options.seed), fetch(options.drawings)
     pictures = [
         compose(thing, (thing + 3 * style) % len(BACKGROUNDS), style, rng, folder=folder)
         for style in range(len(STYLES))
@@ -549,7 +557,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except WorkError as error:
-        sys.exit(f"error: {error}")
+    start(main)
