@@ -533,11 +533,14 @@ def sheet(images: Sequence[Bytes], columns: int) -> Image.Image:
 
 
 def start(main: Callable[[], None]) -> None:
-    """Runs a script; what a user can mend ends it in one line."""
+    """Runs a script; what a user can mend ends it in one line, Ctrl-C with status 130."""
     try:
         main()
     except SynthgenError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def main() -> None:
