@@ -37,12 +37,8 @@ def configuration(tokens: CLIPTokenizer) -> dict[str, object]:
         "embed_dim": WIDTH,
         "vision_cfg": {
             "image_size": 64,
-            "layers": [
-                1,
-                2,
-                2,
-                1,
-            ],  # a list makes it a ModifiedResNet: in this little training a ViT learns nothing
+            # a list makes it a ModifiedResNet: in so short a training a ViT learns nothing
+            "layers": [1, 2, 2, 1],
             "width": 24,
             "head_width": 64,
             "patch_size": None,
@@ -125,11 +121,10 @@ def learn(options: Options, rank: int) -> Lesson:
         matches = same[..., 0] & (same[..., 1] | ~named[:, 0]) & (same[..., 2] | ~named[:, 1])
         scale = parts["clip"].logit_scale.exp().clamp(max=100)
         guesses = parts["thing"](seen)
-        heads = functional.cross_entropy(guesses, labels[:, 0]) + functional.cross_entropy(
-            parts["background"](seen), labels[:, 1]
-        )
+        thing_loss = functional.cross_entropy(guesses, labels[:, 0])
+        background_loss = functional.cross_entropy(parts["background"](seen), labels[:, 1])
         return {
-            "loss": _contrast(seen, read, scale, matches) + 0.3 * heads,
+            "loss": _contrast(seen, read, scale, matches) + 0.3 * (thing_loss + background_loss),
             "accuracy": (guesses.argmax(1) == labels[:, 0]).float().mean(),
         }
 
