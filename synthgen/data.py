@@ -8,13 +8,20 @@ import numpy.typing as npt
 
 
 class Category(NamedTuple):
-    """A class: `id` is its label, `name` what joins it with other datasets, `prompt` how templates call
-    it.
+    """A class: `id` is its label, `name` what joins it with other datasets, `prompt` how templates call it.
+
+    The rest is "" or () where it is not known: `synset` (WordNet 3.0, "n02084071"), other words for it, a
+    definition, the word for what it is a kind of, and its plural.
     """
 
     id: int
     name: str
     prompt: str
+    synset: str = ""
+    synonyms: tuple[str, ...] = ()
+    definition: str = ""
+    hypernym: str = ""
+    plural: str = ""
 
 
 @dataclass(frozen=True)
