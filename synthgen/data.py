@@ -24,10 +24,21 @@ class Category(NamedTuple):
     plural: str = ""
 
 
-@dataclass(frozen=True)
+class Word(NamedTuple):
+    """A word of an axis. `only` names the classes that it is for: a class, or a WordNet noun for all that
+    are a kind of it; "" is for all.
+    """
+
+    text: str
+    only: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
-    """What to ask of a model for one class. `axes` are the words chosen for it, `group` ties
-    counterfactuals.
+    """What to ask of a model for one class. `axes` are the words chosen for it.
+
+    `group` ties what must stay on one side of a split; "" is the prompt itself. `noise`, where it is given,
+    decides the seed in place of the text: prompts with the same are counterfactuals of each other.
     """
 
     text: str
@@ -35,9 +46,10 @@ class Prompt:
     negative: str = ""
     group: str = ""
     axes: dict[str, str] = field(default_factory=dict)
+    noise: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One image to be made: everything that decides its pixels, and its labels.
 

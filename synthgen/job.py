@@ -15,7 +15,8 @@ from synthgen import planning, resharding, shards, storage
 from synthgen.annotators import ANNOTATORS, CHECKS
 from synthgen.errors import FolderError, ModelError, RecipeError
 from synthgen.prompts import SOURCES
-from synthgen.recipe import AnnotateTable, ModelTable, Recipe
+from synthgen.prompts.templates import cells
+from synthgen.recipe import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.workers.place import Place
 
 if TYPE_CHECKING:
@@ -107,8 +108,9 @@ class Job:
         calls, sources = list(self.models.values()), []
         for number, table in enumerate(self.recipe.prompts):
             with where(self.recipe_path, f"prompts.{number}"):
-                prompts = SOURCES[table.use](table.classes, seed=self.recipe.seed, **table.keys)
-            sources.append(planning.Source(prompts, frozenset(category.name for category in table.classes)))
+                prompts = SOURCES[table.use](table.categories, seed=self.recipe.seed, **table.keys)
+                cells = self._cells(table)
+            sources.append(planning.Source(prompts, cells))
         with where(self.recipe_path, ""):
             return planning.make_requests(
                 sources,
@@ -116,9 +118,15 @@ class Job:
                 calls,
                 seed=self.recipe.seed,
                 requests=self.recipe.quota.requests,
-                per_class=self.recipe.quota.per == "class",
+                per=self.recipe.quota.cell,
                 limit=self.limit,
             )
+
+    def _cells(self, table: PromptsTable) -> dict[str, int]:
+        """Into how many cells the quota of each class is cut."""
+        if set(self.recipe.quota.cell) - {"class"}:
+            return cells(table.categories, **table.keys)
+        return {category.name: 1 for category in table.categories}
 
     def plan_inputs(self) -> dict[str, object]:
         """What decides the requests, by the recipe's own keys."""
@@ -129,7 +137,7 @@ class Job:
         }
         for number, prompts in enumerate(self.recipe.prompts):
             inputs |= flat(
-                f"prompts.{number}", {"use": prompts.use, "classes": prompts.classes, **prompts.keys}
+                f"prompts.{number}", {"use": prompts.use, "classes": prompts.categories, **prompts.keys}
             )
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())

@@ -1,8 +1,8 @@
 """Stage 2: prompts x models -> requests, in the order in which they are made. Pure: no file, no model."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import NamedTuple
 
 from synthgen.data import Category, Prompt, Request
@@ -11,10 +11,11 @@ from synthgen.shards import digest, make_seed, make_uid
 
 
 class Source(NamedTuple):
-    """Endless prompts, and the names of the classes that they are for."""
+    """Endless prompts, and the classes that they are for: name -> into how many cells its quota is cut (1, or
+    the combinations of a grid)."""
 
     prompts: Iterator[Prompt]
-    class_names: frozenset[str]
+    cells: Mapping[str, int]
 
 
 class ModelCall(NamedTuple):
@@ -38,36 +39,54 @@ def make_requests(
     *,
     seed: int,
     requests: int,
-    per_class: bool,
+    per: Sequence[str],
     limit: int | None = None,
 ) -> list[Request]:
     """The requests of a dataset. Any prefix is balanced: the classes take turns, within a class the sources
-    and models do.
+    and models do. The prompts of a group go to one model.
 
     Args:
         sources: where prompts come from; each class is in one of them at least.
-        requests: how many, for each class or (`per_class=False`) in total.
+        requests: how many, in each cell.
+        per: what makes a cell: "class" and axes, nothing for all of it.
         limit: at most so many in total; None means all.
 
     Raises:
         RecipeError: a source ended before a class had its number.
     """
-    total = requests * len(classes) if per_class else requests
+    cells = {name: number for source in sources for name, number in source.cells.items()}
+    total = requests * sum(cells.values()) if per else requests
     total = total if limit is None else min(total, limit)
     ids = {category.name: category.id for category in classes}
     made: list[Request] = []
-    turns, asked = Counter[str](), Counter[tuple[str, ...]]()
-    for prompt in islice(_interleave(sources, classes), total):
-        model = models[turns[prompt.class_name] % len(models)]
-        turns[prompt.class_name] += 1
+    turns, asked, filled = Counter[str](), Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    groups, met, full = dict[str, ModelCall](), set[tuple[str, str]](), 0
+    prompts = _interleave(sources, classes)
+    while len(made) < total:
+        prompt = next(prompts, None)
+        if prompt is None:
+            raise RecipeError(
+                f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
+            )
+        if per:
+            cell = tuple(prompt.class_name if axis == "class" else prompt.axes[axis] for axis in per)
+            full = full + 1 if filled[cell] == requests else 0
+            if full > total:
+                raise RecipeError(f"prompts: {len(made)} of {total} requests, then all were for full cells")
+            if full:
+                continue
+            filled[cell] += 1
+        model = groups.get(prompt.group) or models[turns[prompt.class_name] % len(models)]
+        if prompt.group and len(models) > 1:
+            groups[prompt.group] = model
+            turns[prompt.class_name] += (prompt.class_name, prompt.group) not in met
+            met.add((prompt.class_name, prompt.group))
+        else:
+            turns[prompt.class_name] += 1
         negative = prompt.negative or model.negative
         same = (prompt.class_name, prompt.text, negative, model.id)
         made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same]))
         asked[same] += 1
-    if len(made) < total:
-        raise RecipeError(
-            f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
-        )
     return made
 
 
@@ -75,9 +94,9 @@ def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Itera
     """One prompt for each class in turn, round after round; a class's prompts come from its sources in
     turn.
     """
-    waiting = [{name: deque[Prompt]() for name in source.class_names} for source in sources]
+    waiting = [{name: deque[Prompt]() for name in source.cells} for source in sources]
     own = {
-        category.name: [k for k, s in enumerate(sources) if category.name in s.class_names]
+        category.name: [k for k, s in enumerate(sources) if category.name in s.cells]
         for category in classes
     }
     for turn in count():
@@ -99,15 +118,17 @@ def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Itera
 def _request(
     prompt: Prompt, class_id: int, model: ModelCall, negative: str, seed: int, replicate: int
 ) -> Request:
+    prompt_id = digest([prompt.class_name, prompt.text, negative])[:16]
+    what = (prompt.noise,) if prompt.noise else (prompt.class_name, prompt.text, negative, replicate)
     about = {
         "class_name": prompt.class_name,
         "text": prompt.text,
         "negative": negative,
-        "group": prompt.group,
+        "group": prompt.group or prompt_id,
         "axes": prompt.axes,
         "model": model.id,
         "fingerprint": model.fingerprint,
-        "seed": make_seed(seed, model.id, prompt.class_name, prompt.text, negative, replicate),
+        "seed": make_seed(seed, model.id, *what),
         "replicate": replicate,
         "steps": model.steps,
         "guidance": model.guidance,
@@ -116,12 +137,7 @@ def _request(
         "width": model.width,
         "height": model.height,
     }
-    return Request(
-        uid=make_uid(about),
-        class_id=class_id,
-        prompt_id=digest([prompt.class_name, prompt.text, negative])[:16],
-        **about,  # type: ignore[arg-type]
-    )
+    return Request(uid=make_uid(about), class_id=class_id, prompt_id=prompt_id, **about)  # type: ignore[arg-type]
 
 
 def cut_shards(requests: Sequence[Request], shard_size: int) -> list[list[Request]]:

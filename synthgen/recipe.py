@@ -5,15 +5,13 @@ The keys of a `use = "..."` table are the keyword-only parameters of the functio
 function is one entry in a dict. A string where a list of strings is wanted names a file with one a line.
 """
 
-import csv
-import difflib
 import inspect
-import io
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
 
 import numpy as np
 from pydantic import (
@@ -30,9 +28,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from synthgen.annotators import ANNOTATORS, COLUMNS
-from synthgen.data import Category
+from synthgen.data import Category, Word
+from synthgen.diversity import Embed, word_vectors
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts import SOURCES
+from synthgen.prompts.categories import extra as add_classes
+from synthgen.prompts.lists import name_classes, read_classes, read_lines, read_words, source_classes
+from synthgen.prompts.templates import CLASS_SLOTS
 from synthgen.selection import RULES, columns_read
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 
@@ -44,69 +46,55 @@ def _problem(message: str) -> PydanticCustomError:
     return PydanticCustomError("recipe", message)
 
 
-def _read_lines(name: str, folder: Path) -> list[str]:
-    path = folder / name
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        files = sorted(p.name for p in folder.glob("*.txt")) + sorted(p.name for p in folder.glob("*.csv"))
-        close = difflib.get_close_matches(name, files, n=1)
-        hint = f'; did you mean "{close[0]}"?' if close else "; give a file, or the list itself"
-        raise _problem(f'no file "{name}" in {folder}{hint}') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _problem(f'cannot read "{name}" in {folder} ({error})') from None
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+class Place(NamedTuple):
+    """Where a recipe is, to which the files that it names are relative, and the paths of its sources."""
+
+    folder: Path
+    sources: dict[str, str]
 
 
-def _folder(info: ValidationInfo) -> Path:
-    """The recipe's folder, to which the files that it names are relative."""
-    folder: Path = (info.context or {})["folder"]
-    return folder
+def _reader(read: Callable[[str, Place], object], make: Callable[[list[str]], object]) -> BeforeValidator:
+    """Reads what a string names; makes the same of a list of strings."""
+
+    def validate(value: object, info: ValidationInfo) -> object:
+        try:
+            if isinstance(value, str):
+                return read(value, cast(Place, info.context))
+            if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+                return make(value)
+        except RecipeError as error:
+            raise _problem(str(error)) from None
+        return value
+
+    return BeforeValidator(validate)
 
 
-def _lines(value: object, info: ValidationInfo) -> object:
-    if isinstance(value, str):
-        return _read_lines(value, _folder(info))
-    return value
+def _read_classes(name: str, place: Place) -> list[Category]:
+    kind, _, source = name.partition(".")
+    if kind != "sources":
+        return read_classes(name, place.folder)
+    if source not in place.sources:
+        raise _problem(f'unknown source "{source}"{nearest(source, list(place.sources))}')
+    return source_classes(place.folder / place.sources[source])
 
 
 def _distinct(values: list[str]) -> list[str]:
     if not values:
         raise _problem("the list is empty; put one entry a line")
-    twice = next((value for k, value in enumerate(values) if value in values[:k]), None)
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
     if twice is not None:
         raise _problem(f'"{twice}" is there twice; each entry may be there once')
     return values
 
 
-def _categories(value: object, info: ValidationInfo) -> object:
-    folder = _folder(info)
-    if isinstance(value, str) and value.endswith(".csv"):
-        rows = list(csv.DictReader(io.StringIO("\n".join(_read_lines(value, folder)))))
-        columns = {str(column) for row in rows for column in row}
-        if rows and not {"id", "name"} <= columns <= {"id", "name", "prompt"}:
-            raise _problem(
-                f'"{value}" has columns {", ".join(sorted(columns))}; id and name are needed, '
-                f"prompt is optional"
-            )
-        if not all((row["id"] or "").isdecimal() and int(row["id"]) < 2**31 for row in rows):
-            raise _problem(f'"{value}": column id holds something else than whole numbers below 2**31')
-        names = [(row["name"] or "").strip() for row in rows]
-        prompts = [(row.get("prompt") or "").strip() for row in rows]
-        value = [
-            Category(int(row["id"]), name, prompt or name)
-            for row, name, prompt in zip(rows, names, prompts, strict=True)
-        ]
-    elif isinstance(value, str):
-        value = [Category(k, name, name) for k, name in enumerate(_read_lines(value, folder))]
-    elif isinstance(value, list) and all(isinstance(name, str) for name in value):
-        value = [Category(k, name, name) for k, name in enumerate(value)]
-    if value == []:
-        raise _problem("no classes; put one a line")
-    return value
+def _distinct_words(words: list[Word]) -> list[Word]:
+    _distinct([f"{word.text} for {word.only}" if word.only else word.text for word in words])
+    return words
 
 
 def _distinct_categories(categories: list[Category]) -> list[Category]:
+    if not categories:
+        raise _problem("no classes; put one a line")
     for category in categories:
         if not category.name.strip() or not category.name.isprintable():
             raise _problem(
@@ -118,8 +106,17 @@ def _distinct_categories(categories: list[Category]) -> list[Category]:
 
 
 Functions = Mapping[str, Callable[..., Any]]
-Lines = Annotated[list[str], BeforeValidator(_lines), AfterValidator(_distinct)]
-Categories = Annotated[list[Category], BeforeValidator(_categories), AfterValidator(_distinct_categories)]
+Lines = Annotated[list[str], _reader(lambda name, place: read_lines(name, place.folder), list), AfterValidator(_distinct)]
+Words = Annotated[
+    list[Word],
+    _reader(lambda name, place: read_words(name, place.folder), lambda texts: [Word(text) for text in texts]),
+    AfterValidator(_distinct_words),
+]
+Categories = Annotated[
+    list[Category], _reader(_read_classes, name_classes), AfterValidator(_distinct_categories)
+]
+FILES: dict[object, Any] = {list[str]: Lines, dict[str, list[Word]]: dict[Identifier, Words]}
+"""What a function's parameter is in a recipe, where that is a list which a file may hold."""
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -144,9 +141,7 @@ def _keys_model(function: Callable[..., object], use: str) -> type[Table]:
     hints, fields = get_type_hints(function), dict[str, Any]()
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in GIVEN:
-            kind = {list[str]: Lines, dict[str, list[str]]: dict[Identifier, Lines]}.get(
-                hints[name], hints[name]
-            )
+            kind = FILES.get(hints[name], hints[name])
             fields[name] = (kind, ... if parameter.default is inspect.Parameter.empty else parameter.default)
     return create_model(use, __base__=Table, **fields)
 
@@ -168,20 +163,72 @@ def _function_keys(value: object, functions: Functions, what: str, own: set[str]
     return {**{key: entry for key, entry in value.items() if key in own}, "keys": keys}
 
 
+class SourceTable(Table):
+    path: str
+
+
+class ExtraTable(Table):
+    from_: str = Field(alias="from")
+    below: float | None = None
+    choose: Literal["all", "first", "farthest"] = "farthest"
+    by: Literal["wordnet", "text"] = "wordnet"
+    count: int | None = Field(default=None, ge=1)
+
+
+def _extra(value: object, info: ValidationInfo) -> object:
+    """The classes that the table `extra` adds to `classes`."""
+    known = info.data.get("classes")
+    if not isinstance(value, dict) or known is None:  # `classes` has its own error
+        return value
+    table = ExtraTable.model_validate(value, context=info.context)
+    try:
+        candidates = _read_classes(table.from_, cast(Place, info.context))
+        return add_classes(
+            known,
+            candidates,
+            below=table.below,
+            choose=table.choose,
+            count=table.count,
+            embed=embed_definitions([*known, *candidates]) if table.by == "text" else None,
+        )
+    except RecipeError as error:
+        raise _problem(str(error)) from None
+
+
+def embed_definitions(categories: Sequence[Category]) -> Embed:
+    """Prompts of classes as vectors of what they say and what WordNet says of them."""
+    texts = {
+        one.prompt: " ".join([one.prompt, *one.synonyms, one.hypernym, one.definition]) for one in categories
+    }
+    embed = word_vectors(list(texts.values()))
+    return lambda prompts: embed([texts[prompt] for prompt in prompts])
+
+
 class PromptsTable(Table):
     use: str
     classes: Categories
+    extra: Annotated[list[Category], BeforeValidator(_extra), AfterValidator(_distinct_categories)] = []
     keys: dict[str, Any]
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: object) -> object:
-        return _function_keys(value, SOURCES, "source of prompts", {"use", "classes"})
+        return _function_keys(value, SOURCES, "source of prompts", {"use", "classes", "extra"})
+
+    @property
+    def categories(self) -> list[Category]:
+        """The classes, and those that were added to them."""
+        return [*self.classes, *self.extra]
 
 
 class QuotaTable(Table):
-    per: Literal["class"] | None = None
+    per: Literal["class"] | list[str] | None = None
     requests: int = Field(ge=1)
+
+    @property
+    def cell(self) -> list[str]:
+        """What makes a cell: "class" and axes; nothing where the quota is of the whole."""
+        return [self.per] if isinstance(self.per, str) else self.per or []
 
 
 class ImagesTable(Table):
@@ -238,6 +285,7 @@ class Recipe(Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     seed: int = Field(default=0, ge=0, lt=2**63)
     max_failed: float = Field(default=0.01, ge=0, le=1)
+    sources: dict[Identifier, SourceTable] = {}
     prompts: list[PromptsTable] = Field(min_length=1)
     quota: QuotaTable
     images: ImagesTable = ImagesTable()
@@ -250,7 +298,7 @@ class Recipe(Table):
     def classes(self) -> list[Category]:
         """All classes, by id."""
         return sorted(
-            {category.name: category for table in self.prompts for category in table.classes}.values()
+            {category.name: category for table in self.prompts for category in table.categories}.values()
         )
 
     @property
@@ -309,7 +357,10 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     for setting in settings:
         _override(values, setting)
-    context = {"folder": path.parent}
+    tables = values.get("sources")
+    sources = tables.items() if isinstance(tables, dict) else ()
+    paths = {name: str(table.get("path")) for name, table in sources if isinstance(table, dict)}
+    context = Place(path.parent, paths)
     try:
         recipe = Recipe.model_validate(values, context=context)
     except ValidationError as error:
@@ -410,16 +461,23 @@ def _check(recipe: Recipe) -> None:
             raise RecipeError(f'{what} "{twice}" is there twice; each needs its own')
     ids: dict[str, Category] = {}
     for number, prompts in enumerate(recipe.prompts):
-        for category in prompts.classes:
+        for category in prompts.categories:
             other = ids.setdefault(category.name, category)
             if other.id != category.id:
                 raise RecipeError(
                     f'prompts.{number}.classes: "{category.name}" has id {category.id} here and '
                     f"{other.id} before"
                 )
-    for axis in ("class", "model"):
+    for axis in ("model", *CLASS_SLOTS):
         if axis in recipe.axes:
             raise RecipeError(f'axes.{axis}: "{axis}" means something else already; choose another name')
+    for number, prompts in enumerate(recipe.prompts):
+        crossed, wanted = {"class", *prompts.keys.get("grid", [])}, set(recipe.quota.cell)
+        if wanted - {"class"} and wanted != crossed:
+            raise RecipeError(
+                f"quota.per: {json.dumps(recipe.quota.per)}, but prompts.{number}.grid crosses "
+                f'{json.dumps(sorted(crossed - {"class"}))}; a quota a cell is of "class" and all of these'
+            )
     if len({category.id for category in ids.values()}) < len(ids):
         raise RecipeError("prompts: two classes have one id; give a .csv with columns id and name")
     for number, model in enumerate(recipe.models):

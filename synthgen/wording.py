@@ -1,9 +1,17 @@
-"""Filling templates: "a {style} of a {class} {background}", for prompts and for plain label captions."""
+"""Templates: "a [large |]{style} of a {class}", for prompts and for plain label captions."""
 
+import functools
 import re
+from collections.abc import Mapping
+
+from synthgen.errors import RecipeError
 
 SLOT = re.compile(r"\{([^{}]*)\}")
 ARTICLE = re.compile(r"\b([Aa])n? \{([^{}]*)\}")
+CHOICE = re.compile(r"\[([^\[\]]*)\]")
+VOWEL = re.compile(r"[aeio]|u|8|1[18]\b|hour|honest|honou?r|heir", re.I)
+NO_VOWEL = re.compile(r"eu|ewe|one\b|once\b|uni(?![nm])|u[bcfhjkqrst][aeiou]", re.I)
+MOST_WORDINGS = 1000
 
 
 def slots(template: str) -> list[str]:
@@ -11,13 +19,48 @@ def slots(template: str) -> list[str]:
     return SLOT.findall(template)
 
 
-def fill(template: str, words: dict[str, str]) -> str:
-    """The template with a word in each slot. "a {slot}" becomes "an" before a, e, i, o or u, and the
+def wordings(template: str) -> list[str]:
+    """Every wording of a template: "[a|b]" is one of these, "[a]" is a or nothing.
+
+    Raises:
+        RecipeError: a bracket has no partner, or there are more than 1,000 wordings.
+    """
+    found = [template]
+    while (choice := CHOICE.search(found[0])) is not None:
+        options = choice[1].split("|")
+        options += [""] if len(options) == 1 else []
+        found = [
+            text[: start.start()] + option + text[start.end() :]
+            for text in found
+            if (start := CHOICE.search(text))
+            for option in options
+        ]
+        if len(found) > MOST_WORDINGS:
+            raise RecipeError(f'"{template}" has more than {MOST_WORDINGS} wordings; use an axis for some')
+    if any("[" in text or "]" in text for text in found):
+        raise RecipeError(f'"{template}": a bracket without a partner; [a|b] is one of a and b')
+    return list(dict.fromkeys(" ".join(text.split()) for text in found))
+
+
+def fill(template: str, words: Mapping[str, str]) -> str:
+    """The template with a word in each slot. "a {slot}" becomes "an" before the sound of a vowel, and the
     reverse.
     """
 
     def article(match: re.Match[str]) -> str:
         letter, slot = match.groups()
-        return f"{letter}{'n' if words[slot][:1].lower() in set('aeiou') else ''} {{{slot}}}"
+        vowel = VOWEL.match(words[slot]) and not NO_VOWEL.match(words[slot])
+        return f"{letter}{'n' if vowel else ''} {{{slot}}}"
 
     return SLOT.sub(lambda match: words[match[1]], ARTICLE.sub(article, template))
+
+
+@functools.cache
+def plural(noun: str) -> str:
+    """The plural of an English noun or noun phrase; of "sunglasses" that itself."""
+    import inflect  # takes a second
+
+    engine = inflect.engine()
+    singular = engine.singular_noun(noun)  # type: ignore[arg-type]
+    is_plural = singular and not re.search(r"([aiu]s|lens)$", noun)  # it takes "bus" for one
+    return engine.plural_noun(singular if is_plural else noun)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ STAGES = ("prompts", "planning", "generation", "annotators", "selection", "resha
 LOW = {
     "data": set(),
     "errors": set(),
-    "wording": set(),
+    "wording": {"errors"},
     "embedded": set(),
     "tars": {"errors"},
     "storage": {"errors"},

@@ -1,83 +1,291 @@
-"""Prompts from templates with axes: "a {style} of a {class} {background}".
+"""Prompts from templates with axes: "a {style} of a {class} {place}".
 
-Each class walks through the templates, and through the words of each axis, in rounds: a round is every value
-once, in an order of its own. So over any prefix of a class's prompts the counts of two values of an axis
-differ by at most one (among the prompts whose template has that axis), and no class is tied to a word.
+`allocation` orders what they meet: over any prefix of a class's prompts the counts of two words of an axis
+differ by at most one (among the prompts whose template has that axis), and pairs of words repeat as late as
+can be. A class's prompts depend on the seed and on that class alone.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, product
+from typing import NamedTuple, TypeVar
 
-from synthgen.data import Category, Prompt
-from synthgen.errors import RecipeError
-from synthgen.shards import make_seed
-from synthgen.wording import fill, slots
+from synthgen.data import Category, Prompt, Word
+from synthgen.errors import RecipeError, nearest
+from synthgen.prompts.allocation import Design
+from synthgen.prompts.categories import matches
+from synthgen.shards import digest
+from synthgen.wording import fill, plural, slots, wordings
+
+CLASS_SLOTS = ("class", "classes", "synonym", "definition", "hypernym")
+"""Slots that a class fills by itself: how templates call it, the plural of that, that or a synonym, ..."""
+
+Entry = TypeVar("Entry")
+Never = Mapping[str, str | list[str]]
+Rule = dict[str, frozenset[str]]
+"""Words, by axis, of which no prompt may have one of each axis at once."""
 
 
 def templates(
-    classes: Sequence[Category], *, seed: int, templates: list[str], axes: dict[str, list[str]]
+    classes: Sequence[Category],
+    *,
+    seed: int,
+    templates: list[str],
+    axes: dict[str, list[Word]] = {},  # noqa: B006
+    never: list[dict[str, str | list[str]]] = [],  # noqa: B006
+    grid: list[str] = [],  # noqa: B006
+    same_noise: bool = False,
 ) -> Iterator[Prompt]:
     """Endless prompts, one for each class in turn.
 
     Args:
-        classes: whom to ask for; `{class}` in a template becomes the category's `prompt`.
+        classes: whom to ask for.
         seed: orders templates and words.
-        templates: one prompt each, with slots `{class}` (required) and `{axis}`. "a {slot}" becomes "an"
-            before a word that begins with a, e, i, o or u.
+        templates: one prompt each, with a slot for the class and slots `{axis}`. "[a|b]" is one of these,
+            "[a]" is a or nothing. "a {slot}" becomes "an" before the sound of a vowel.
         axes: the words of each axis.
+        never: what may not stand together: {"place": "in the sea", "weather": ["in fog", "in snow"]}; with
+            "class", of those classes (a name, or a WordNet noun for all that are a kind of it).
+        grid: axes that are crossed: everything else in a prompt is met once with every combination of their
+            words, which are one group. "class" among them: the groups hold all classes.
+        same_noise: the prompts of a group start from the same noise: they are counterfactuals.
 
     Raises:
-        RecipeError: a template has no `{class}`, or a slot without a list, or an axis is in no template.
+        RecipeError: a template names no class, or has a slot without a list; an axis is in no template; a
+            class is left without a word.
     """
-    slot_names = [slots(template) for template in templates]
-    for template, names in zip(templates, slot_names, strict=True):
-        if "class" not in names:
-            raise RecipeError(
-                f'templates: "{template}" has no slot {{class}}; each template must name the class'
-            )
-        for name in names:
-            if name != "class" and name not in axes:
-                known = ", ".join(["class", *axes])
-                raise RecipeError(
-                    f'templates: "{template}" has a slot {{{name}}} without a list; lists: {known}. '
-                    f'Add axes.{name} = "FILE" or correct the slot'
-                )
-    for axis in axes:
-        if all(axis not in names for names in slot_names):
-            raise RecipeError(
-                f"axes.{axis}: no template has a slot {{{axis}}}; add it to one or remove the list"
-            )
-    return _turns(classes, seed, templates, slot_names, axes)
+    return _Plans(classes, seed, templates, axes, never, grid, same_noise).prompts()
 
 
-def _turns(
+def cells(
     classes: Sequence[Category],
-    seed: int,
+    *,
     templates: list[str],
-    slot_names: list[list[str]],
-    axes: dict[str, list[str]],
-) -> Iterator[Prompt]:
-    texts = {category.name: _rounds(len(templates), seed, category.name, "") for category in classes}
-    words = {
-        (category.name, axis): _rounds(len(values), seed, category.name, axis)
-        for category in classes
-        for axis, values in axes.items()
-    }
-    while True:
-        for category in classes:
-            chosen = next(texts[category.name])
-            used = {
-                axis: axes[axis][next(words[category.name, axis])]
-                for axis in axes
-                if axis in slot_names[chosen]
-            }
-            yield Prompt(
-                fill(templates[chosen], {**used, "class": category.prompt}), category.name, axes=used
-            )
+    axes: dict[str, list[Word]] = {},  # noqa: B006
+    never: list[dict[str, str | list[str]]] = [],  # noqa: B006
+    grid: list[str] = [],  # noqa: B006
+    same_noise: bool = False,
+) -> dict[str, int]:
+    """How many cells of the grid each class has."""
+    plans = _Plans(classes, 0, templates, axes, never, grid, same_noise)
+    return {category.name: len(plans.plan(category).cells) for category in classes}
 
 
-def _rounds(count: int, seed: int, class_name: str, axis: str) -> Iterator[int]:
-    """Endless numbers below `count`: round after round of all of them, each round in its own order."""
-    number = 0
+class _Plan(NamedTuple):
+    """What one class may meet: the words of the axes that are not crossed, rules among them, and the cells of
+    the crossed ones.
+    """
+
+    words: dict[str, list[str]]
+    rules: list[Rule]
+    cells: list[dict[str, str]]
+
+
+class _Plans:
+    """The plans of all classes; those without rules share their designs."""
+
+    def __init__(
+        self,
+        classes: Sequence[Category],
+        seed: int,
+        templates: Sequence[str],
+        axes: Mapping[str, Sequence[Word]],
+        never: Sequence[Never],
+        grid: Sequence[str],
+        same_noise: bool,
+    ) -> None:
+        self._classes, self._seed, self._axes, self._never = classes, seed, axes, never
+        self._grid, self._same_noise = [axis for axis in grid if axis != "class"], same_noise
+        self._is_across = "class" in grid
+        self._texts = [text for template in templates for text in wordings(template)]
+        self._texts.sort(key=lambda text: sorted(slots(text)))  # alike beside alike, to be put in order
+        self._slots = {text: frozenset(slots(text)) for text in self._texts}
+        self._designs: dict[object, Design] = {}
+        self._check(grid)
+
+    def _check(self, grid: Sequence[str]) -> None:
+        for text, names in self._slots.items():
+            if not names & {"class", "classes", "synonym"}:
+                raise RecipeError(
+                    f'templates: "{text}" has no slot {{class}}; each template must name the class'
+                )
+            for name in sorted(names - {*CLASS_SLOTS, *self._axes}):
+                raise RecipeError(
+                    f'templates: "{text}" has a slot {{{name}}} without a list; lists: '
+                    f'{", ".join(["class", *self._axes])}. Add axes.{name} = "FILE" or correct the slot'
+                )
+        for axis in self._axes:
+            if not any(axis in names for names in self._slots.values()):
+                raise RecipeError(
+                    f"axes.{axis}: no template has a slot {{{axis}}}; add it to one or remove the list"
+                )
+        for axis in grid:
+            if axis != "class" and axis not in self._axes:
+                raise RecipeError(f'grid: unknown axis "{axis}"{nearest(axis, ["class", *self._axes])}')
+            without = next((text for text in self._texts if axis not in self._slots[text]), None)
+            if axis != "class" and without is not None:
+                raise RecipeError(f'grid: "{axis}" is crossed, but the template "{without}" has no slot for it')
+        if self._same_noise and not self._grid:
+            raise RecipeError('same_noise: there are no groups; name the axis that differs, grid = ["place"]')
+        for number, rule in enumerate(self._never):
+            for axis, words in rule.items():
+                known = [word.text for word in self._axes.get(axis, ())]
+                if axis != "class" and axis not in self._axes:
+                    raise RecipeError(
+                        f'never.{number}: unknown axis "{axis}"{nearest(axis, ["class", *self._axes])}'
+                    )
+                for word in _listed(words) if axis != "class" else []:
+                    if word not in known:
+                        raise RecipeError(f'never.{number}.{axis}: "{word}" is not in the list{nearest(word, known)}')
+            if not rule.keys() - {"class"}:
+                raise RecipeError(f"never.{number}: names no axis; leave the class out of the list of classes")
+
+    def plan(self, category: Category) -> _Plan:
+        """What a class may meet.
+
+        Raises:
+            RecipeError: nothing is left for it.
+        """
+        words = {
+            axis: [word.text for word in entries if not word.only or matches(category, word.only)]
+            for axis, entries in self._axes.items()
+        }
+        rules = [
+            {axis: frozenset(_listed(entry)) for axis, entry in rule.items() if axis != "class"}
+            for rule in self._never
+            if "class" not in rule or any(matches(category, what) for what in _listed(rule["class"]))
+        ]
+        rules = _strike(words, rules)
+        crossed = [words.pop(axis) for axis in self._grid]
+        cells = [dict(zip(self._grid, combination, strict=True)) for combination in product(*crossed)]
+        inside = [rule for rule in rules if rule.keys() <= set(self._grid)]
+        cells = [cell for cell in cells if not any(_has(rule, cell) for rule in inside)]
+        # a row meets every cell, so what one of them forbids is forbidden
+        rules = [
+            {axis: rule[axis] for axis in rule if axis in words}
+            for rule in rules
+            if rule not in inside and any(_has(rule, cell) for cell in cells)
+        ]
+        rules = _strike(words, rules)
+        for axis, left in [*words.items(), *zip(self._grid, crossed, strict=True), ("grid", cells)]:
+            if not left:
+                raise RecipeError(
+                    f'axes.{axis}: no word is left for "{category.name}"; give it one, or take a rule of '
+                    "`never` back"
+                )
+        if any("synonym" in self._slots[text] for text in self._texts):
+            words["synonym"] = list(dict.fromkeys([category.prompt, *category.synonyms]))
+        return _Plan(words, rules, cells)
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Endless prompts, one for each class in turn; each class is looked at at once."""
+        return _in_turn([self._walk(category, self.plan(category)) for category in self._classes])
+
+    def _walk(self, category: Category, plan: _Plan) -> Iterator[Prompt]:
+        """The endless prompts of a class."""
+        who = "" if self._is_across else category.name
+        # small axes first: a round of few rows leaves little choice, so the large ones see to the pairs
+        axes = sorted(plan.words, key=lambda axis: len(plan.words[axis]))
+        words = [_shuffled(plan.words[axis], self._seed, who, axis) for axis in axes]
+        alike: dict[frozenset[str], list[str]] = {}
+        for text in self._texts:
+            alike.setdefault(self._slots[text], []).append(text)
+        texts = [text for group in alike.values() for text in _shuffled(group, self._seed, who, "")]
+        cells = _shuffled(plan.cells, self._seed, who, "grid")
+        return self._rows(category, self._about(category), texts, axes, words, plan.rules, cells)
+
+    def _rows(
+        self,
+        category: Category,
+        about: dict[str, str],
+        texts: Sequence[str],
+        axes: Sequence[str],
+        words: Sequence[Sequence[str]],
+        rules: Sequence[Rule],
+        cells: Sequence[dict[str, str]],
+    ) -> Iterator[Prompt]:
+        who = "" if self._is_across else category.name
+        design = self._design(texts, axes, words, rules)
+        for number in count():
+            try:
+                template, *chosen = design.row(number)
+            except ValueError as error:
+                raise RecipeError(
+                    f'axes.{axes[error.args[0] - 1]}: no word may stand beside some others for '
+                    f'"{category.name}"; take a rule of `never` back'
+                ) from None
+            row = {axis: own[k] for axis, own, k in zip(axes, words, chosen, strict=True) if k >= 0}
+            group = ""
+            if self._grid or self._is_across:
+                group = digest(["grid", who, number, texts[template], row])[:16]
+            for cell in cells:
+                used = row | cell
+                text = fill(texts[template], about | used)
+                used = {axis: used[axis] for axis in self._axes if axis in used}
+                yield Prompt(text, category.name, group=group, axes=used, noise=group * self._same_noise)
+
+    def _design(
+        self, texts: Sequence[str], axes: Sequence[str], words: Sequence[Sequence[str]], rules: Sequence[Rule]
+    ) -> Design:
+        uses = tuple((True, *(axis in self._slots[text] for axis in axes)) for text in texts)
+        sizes = (len(texts), *map(len, words))
+        if not rules:
+            key = (sizes, uses)
+            if key not in self._designs:
+                self._designs[key] = Design(sizes, uses, self._seed, None)
+            return self._designs[key]
+        numbers = [
+            {axes.index(axis) + 1: {k for k, word in enumerate(words[axes.index(axis)]) if word in entries}
+             for axis, entries in rule.items()}
+            for rule in rules
+        ]  # fmt: skip
+
+        def is_allowed(chosen: dict[int, int]) -> bool:
+            return not any(all(chosen.get(axis) in own for axis, own in rule.items()) for rule in numbers)
+
+        return Design(sizes, uses, self._seed, is_allowed)
+
+    def _about(self, category: Category) -> dict[str, str]:
+        """What the class itself fills in."""
+        wanted = {name for names in self._slots.values() for name in names}
+        about = {"class": category.prompt}
+        if "classes" in wanted:
+            about["classes"] = category.plural or plural(category.prompt)
+        for name in sorted(wanted & {"definition", "hypernym"}):
+            about[name] = getattr(category, name)
+            if not about[name]:
+                raise RecipeError(
+                    f'templates: {{{name}}} is not known for "{category.name}"; give a .csv of classes with a '
+                    f"column {name}, or synset"
+                )
+        return about
+
+
+def _in_turn(walks: Sequence[Iterator[Prompt]]) -> Iterator[Prompt]:
     while True:
-        yield from sorted(range(count), key=lambda value: make_seed(seed, class_name, axis, number, value))
-        number += 1
+        for walk in walks:
+            yield next(walk)
+
+
+def _listed(words: str | Sequence[str]) -> Sequence[str]:
+    return [words] if isinstance(words, str) else words
+
+
+def _has(rule: Rule, words: Mapping[str, str]) -> bool:
+    """Whether the words fulfil all of the rule that is about their axes."""
+    return all(words[axis] in rule[axis] for axis in rule if axis in words)
+
+
+def _strike(words: dict[str, list[str]], rules: Sequence[Rule]) -> list[Rule]:
+    """Takes the words of rules about a single axis out of its list; returns the other rules."""
+    for rule in rules:
+        if len(rule) == 1:
+            (axis, own), = rule.items()
+            words[axis] = [word for word in words[axis] if word not in own]
+    return [rule for rule in rules if len(rule) > 1]
+
+
+def _shuffled(entries: Sequence[Entry], *parts: str | int) -> list[Entry]:
+    """The entries in an order that a hash of the parts decides."""
+    bits = hashlib.shake_128("\0".join(map(str, parts)).encode()).digest(8 * len(entries))
+    return [entries[k] for k in sorted(range(len(entries)), key=lambda k: bits[8 * k : 8 * k + 8])]

@@ -1,0 +1,278 @@
+"""How diverse texts are, and how evenly classes meet the words of axes: planned, and again of what was kept.
+
+Figures are of a seeded sample where a whole dataset would take long; balance is of all rows.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from synthgen.errors import SynthgenError, nearest
+
+Vectors = npt.NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Vectors]
+SAMPLE, WIDTH, NEIGHBOURS, LEAST_EXPECTED = 10_000, 512, 5, 5.0
+SIGNATURE, SHINGLE, NEAR = 128, 5, 0.7
+
+
+def measure(
+    texts: Sequence[str],
+    class_names: Sequence[str],
+    axes: Mapping[str, Sequence[str]],
+    *,
+    embed: Embed | None = None,
+    reference: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The figures of a set of prompts, by name; NaN where one is not defined.
+
+    `distinct_texts`, `distinct_1`, `distinct_2` (share of different texts, words, pairs of words), `self_bleu`,
+    `commonest_opener`, `near_duplicates` (shares, less is more diverse), `vendi`, `vendi_class` (in effect so
+    many different texts: of all, of a class on average), `coverage` of the reference, `cramers_v_<axis>` (0 is
+    no tie between class and axis).
+
+    Args:
+        texts: the prompts.
+        class_names: the class of each.
+        axes: each axis's word of each prompt, "" where it has none.
+        embed: gives n texts as unit vectors of shape (n, width); None counts words and pairs of words.
+        reference: what `coverage` asks for; None is the texts themselves.
+        seed: of the samples of at most 10,000 texts.
+    """
+    if not texts:
+        raise SynthgenError("diversity: there are no texts to measure")
+    rows = sample_of(len(texts), seed)
+    some = [texts[row] for row in rows]
+    names = [class_names[row] for row in rows]
+    others = some if reference is None else [reference[row] for row in sample_of(len(reference), seed)]
+    embed = embed or word_vectors([*some, *others])
+    vectors = embed(some)
+    found = {
+        "texts": float(len(texts)),
+        "distinct_texts": len(set(zip(class_names, texts, strict=True))) / len(texts),
+        "distinct_1": distinct(some, 1),
+        "distinct_2": distinct(some, 2),
+        "self_bleu": self_bleu(some),
+        "commonest_opener": commonest_opener(some),
+        "near_duplicates": float(np.mean(near_duplicates(some, names))),
+        "vendi": vendi(vectors),
+        "vendi_class": _mean_by_class(vectors, names),
+        "coverage": coverage(vectors, embed(others)),
+    }
+    for axis, words in axes.items():
+        there = [(name, word) for name, word in zip(class_names, words, strict=True) if word]
+        found[f"cramers_v_{axis}"] = cramers_v(there)
+    return found
+
+
+def require(found: Mapping[str, float], bounds: Sequence[str], *, least: bool) -> list[str]:
+    """The bounds "KEY=VALUE" that do not hold, in words. A figure that is not defined holds no bound.
+
+    Raises:
+        SynthgenError: a bound is malformed, or of an unknown figure.
+    """
+    failed, option = [], "--fail-under" if least else "--fail-over"
+    for bound in bounds:
+        key, _, text = bound.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            raise SynthgenError(f"{option} {bound}: KEY=VALUE is wanted, such as vendi=20") from None
+        if key not in found:
+            raise SynthgenError(f'{option} {bound}: unknown figure "{key}"{nearest(key, list(found))}')
+        if not (found[key] >= value if least else found[key] <= value):
+            failed.append(f"{key} is {found[key]:.4g}, {'at least' if least else 'at most'} {text} is wanted")
+    return failed
+
+
+def sample_of(count: int, seed: int) -> list[int]:
+    """At most 10,000 different numbers below `count`, sorted; all of them where there are no more."""
+    if count <= SAMPLE:
+        return list(range(count))
+    bits = hashlib.shake_128(f"{seed} {count}".encode()).digest(8 * count)
+    return sorted(np.argsort(np.frombuffer(bits, "<u8"), kind="stable")[:SAMPLE].tolist())
+
+
+def words_of(text: str) -> list[str]:
+    """A text's words in lower case, without punctuation."""
+    return [word for word in ("".join(c if c.isalnum() else " " for c in text.lower())).split() if word]
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Different n-grams of words among all of them, 0 to 1. Source: Li et al., arXiv 1510.03055."""
+    grams = [gram for text in texts for gram in _grams(words_of(text), n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def commonest_opener(texts: Sequence[str]) -> float:
+    """The share of the texts that begin with the commonest first three words."""
+    openers = Counter(tuple(words_of(text)[:3]) for text in texts)
+    return max(openers.values()) / len(texts)
+
+
+def self_bleu(texts: Sequence[str]) -> float:
+    """The mean BLEU-4 of each text with all others as its references: 1 is all alike, 0 nothing in common.
+
+    A clipped count is by the most of any other text, so the two greatest of each n-gram are all that is
+    needed. An n-gram length without a match counts as 0.1 matches, one longer than the text is left out.
+    Source: Zhu et al., arXiv 1802.01886.
+    """
+    if len(texts) < 2:
+        return 0.0
+    split = [words_of(text) for text in texts]
+    logs, orders = np.zeros(len(texts)), np.zeros(len(texts))
+    for n in range(1, 5):
+        counts = [Counter(_grams(words, n)) for words in split]
+        most: dict[tuple[str, ...], tuple[int, int, int]] = {}  # greatest, whose, second
+        for k, own in enumerate(counts):
+            for gram, count in own.items():
+                first, who, second = most.get(gram, (0, -1, 0))
+                most[gram] = (count, k, first) if count > first else (first, who, max(second, count))
+        for k, own in enumerate(counts):
+            if not own:
+                continue
+            matched = 0
+            for gram, count in own.items():
+                first, who, second = most[gram]
+                matched += min(count, second if who == k else first)
+            logs[k] += np.log(max(matched, 0.1) / own.total())
+            orders[k] += 1
+    lengths = np.array([len(words) for words in split])
+    known = np.unique(lengths, return_counts=True)
+    scores = [
+        _brevity(int(length), known) * np.exp(log / order) if order else 0.0
+        for length, log, order in zip(lengths, logs, orders, strict=True)
+    ]
+    return float(np.mean(scores))
+
+
+def _brevity(length: int, known: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]) -> float:
+    """BLEU's penalty of a text that is shorter than the other whose length is nearest."""
+    lengths, counts = known
+    others = lengths[counts - (lengths == length) > 0]
+    nearest_length = others[np.lexsort((others, np.abs(others - length)))[0]]
+    return float(min(1.0, np.exp(1 - nearest_length / max(length, 1))))
+
+
+def near_duplicates(texts: Sequence[str], groups: Sequence[str], threshold: float = NEAR) -> list[bool]:
+    """Whether each text is nearly an earlier one of its group that was none: Jaccard similarity of the sets of
+    five words in a row (of a shorter text: all of it), of those that MinHash with 128 permutations finds.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    index, known, found = MinHashLSH(threshold, SIGNATURE), list[set[bytes]](), list[bool]()
+    first = MinHash(SIGNATURE, scheme="affine32")
+    for text, group in zip(texts, groups, strict=True):
+        words = words_of(text)
+        # the group is in every shingle, so that only texts of one group are alike
+        shingles = {"\0".join([group, *gram]).encode() for gram in _grams(words, SHINGLE) or [tuple(words)]}
+        # drawing new permutations would take milliseconds
+        minhash = MinHash(SIGNATURE, scheme=first.scheme, permutations=first.permutations)
+        minhash.update_batch(shingles)
+        likely = (known[hit] for hit in index.query(minhash))
+        found.append(any(len(other & shingles) >= threshold * len(other | shingles) for other in likely))
+        known.append(shingles)
+        if not found[-1]:
+            index.insert(len(known) - 1, minhash)
+    return found
+
+
+def word_vectors(corpus: Sequence[str]) -> Embed:
+    """An embedding that needs no model: words and pairs of words, hashed to 512 numbers, the rarer in the
+    corpus the heavier. Texts with no word in common are about orthogonal.
+    """
+    seen = Counter(gram for text in corpus for gram in set(_words_and_pairs(text)))
+    weights = {gram: np.log((1 + len(corpus)) / count) for gram, count in seen.items()}
+    places = {gram: int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=8).digest()) for gram in seen}
+
+    def embed(texts: Sequence[str]) -> Vectors:
+        vectors = np.zeros((len(texts), WIDTH), np.float32)
+        for row, text in enumerate(texts):
+            for gram in _words_and_pairs(text):
+                place = places.get(gram, 0)
+                vectors[row, place % WIDTH] += weights.get(gram, 0.0) * (1 if place >> 32 & 1 else -1)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    return embed
+
+
+def vendi(vectors: Vectors) -> float:
+    """How many different rows there are in effect, 1 to n: the exponential of the entropy of the eigenvalues of
+    the cosine kernel, of unit vectors (n, width).
+
+    Source: Friedman and Dieng, arXiv 2210.02410, definition 3.1. The kernel and the covariance have the same
+    eigenvalues, so the smaller of the two is taken.
+    """
+    unit = vectors.astype(np.float64)
+    kernel = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
+    values = np.linalg.eigvalsh(kernel / len(unit)).clip(1e-12)
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def coverage(vectors: Vectors, reference: Vectors) -> float:
+    """The share of the reference that has one of the vectors no farther off than its fifth neighbour in the
+    reference, 0 to 1. Source: Naeem et al., arXiv 2002.09797, equation 5.
+    """
+    k, near = min(NEIGHBOURS, len(reference) - 1), 0
+    for start in range(0, len(reference), 1000):
+        part = reference[start : start + 1000]
+        own = part @ reference.T
+        # itself is the nearest
+        radius = -np.partition(-own, k, axis=1)[:, k]
+        near += int(((part @ vectors.T).max(axis=1) >= radius - 1e-6).sum())
+    return near / len(reference)
+
+
+def farthest_points(vectors: Vectors, count: int) -> list[int]:
+    """The rows of a diverse choice, in the order chosen: the first row, then always the one that is least like
+    any chosen one (cosine of unit vectors; a tie falls to the earlier row).
+    """
+    chosen = [0] if len(vectors) else []
+    likeness = np.full(len(vectors), -np.inf, np.float32)
+    while len(chosen) < min(count, len(vectors)):
+        likeness = np.maximum(likeness, vectors @ vectors[chosen[-1]])
+        likeness[chosen[-1]] = np.inf
+        chosen.append(int(likeness.argmin()))
+    return chosen[:count]
+
+
+def cramers_v(pairs: Sequence[tuple[str, str]]) -> float:
+    """How closely two labels go together, 0 to 1, corrected for the bias of small counts.
+
+    NaN where a count expected of independence is below 5, where chi-squared means little, or there is but one
+    value. Source: Bergsma, J. Korean Stat. Soc. 42 (2013).
+    """
+    rows, columns = ({value: k for k, value in enumerate(dict.fromkeys(side))} for side in zip(*pairs, strict=True))
+    if min(len(rows), len(columns)) < 2:
+        return float("nan")
+    table = np.zeros((len(rows), len(columns)))
+    for (row, column), count in Counter(pairs).items():
+        table[rows[row], columns[column]] = count
+    n = table.sum()
+    expected = table.sum(1, keepdims=True) @ table.sum(0, keepdims=True) / n
+    if expected.min() < LEAST_EXPECTED:
+        return float("nan")
+    phi = ((table - expected) ** 2 / expected).sum() / n
+    r, c = table.shape
+    phi = max(0.0, phi - (r - 1) * (c - 1) / (n - 1))
+    r, c = r - (r - 1) ** 2 / (n - 1), c - (c - 1) ** 2 / (n - 1)
+    return float(np.sqrt(phi / min(r - 1, c - 1)))
+
+
+def _mean_by_class(vectors: Vectors, names: Sequence[str]) -> float:
+    """The mean Vendi score of the rows of a class."""
+    order = np.argsort(np.array(names), kind="stable")
+    _, starts = np.unique(np.array(names)[order], return_index=True)
+    return float(np.mean([vendi(part) for part in np.split(vectors[order], starts[1:])]))
+
+
+def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
+
+
+def _words_and_pairs(text: str) -> list[str]:
+    words = words_of(text)
+    return words + [" ".join(gram) for gram in _grams(words, 2)]
