@@ -29,10 +29,10 @@ def measure(
 ) -> dict[str, float]:
     """The figures of a set of prompts, by name; NaN where one is not defined.
 
-    `distinct_texts`, `distinct_1`, `distinct_2` (share of different texts, words, pairs of words), `self_bleu`,
-    `commonest_opener`, `near_duplicates` (shares, less is more diverse), `vendi`, `vendi_class` (in effect so
-    many different texts: of all, of a class on average), `coverage` of the reference, `cramers_v_<axis>` (0 is
-    no tie between class and axis).
+    `distinct_texts`, `distinct_1`, `distinct_2` (share of different texts, words, pairs of words),
+    `self_bleu`, `commonest_opener`, `near_duplicates` (shares, less is more diverse), `vendi`, `vendi_class`
+    (in effect so many different texts: of all, of a class on average), `coverage` of the reference,
+    `cramers_v_<axis>` (0 is no tie between class and axis).
 
     Args:
         texts: the prompts.
@@ -158,8 +158,9 @@ def _brevity(length: int, known: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp
 
 
 def near_duplicates(texts: Sequence[str], groups: Sequence[str], threshold: float = NEAR) -> list[bool]:
-    """Whether each text is nearly an earlier one of its group that was none: Jaccard similarity of the sets of
-    five words in a row (of a shorter text: all of it), of those that MinHash with 128 permutations finds.
+    """Whether each text is nearly an earlier one of its group that was none: by the Jaccard similarity of the
+    sets of five words in a row (of a shorter text: all of it), of those that MinHash, with 128 permutations,
+    finds.
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -194,14 +195,15 @@ def word_vectors(corpus: Sequence[str]) -> Embed:
             for gram in _words_and_pairs(text):
                 place = places.get(gram, 0)
                 vectors[row, place % WIDTH] += weights.get(gram, 0.0) * (1 if place >> 32 & 1 else -1)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     return embed
 
 
 def vendi(vectors: Vectors) -> float:
-    """How many different rows there are in effect, 1 to n: the exponential of the entropy of the eigenvalues of
-    the cosine kernel, of unit vectors (n, width).
+    """How many different rows there are in effect, 1 to n: the exponential of the entropy of the eigenvalues
+    of the cosine kernel, of unit vectors (n, width).
 
     Source: Friedman and Dieng, arXiv 2210.02410, definition 3.1. The kernel and the covariance have the same
     eigenvalues, so the smaller of the two is taken.
@@ -227,8 +229,8 @@ def coverage(vectors: Vectors, reference: Vectors) -> float:
 
 
 def farthest_points(vectors: Vectors, count: int) -> list[int]:
-    """The rows of a diverse choice, in the order chosen: the first row, then always the one that is least like
-    any chosen one (cosine of unit vectors; a tie falls to the earlier row).
+    """The rows of a diverse choice, in the order chosen: the first row, then always the one that is least
+    like any chosen one (cosine of unit vectors; a tie falls to the earlier row).
     """
     chosen = [0] if len(vectors) else []
     likeness = np.full(len(vectors), -np.inf, np.float32)
@@ -245,7 +247,9 @@ def cramers_v(pairs: Sequence[tuple[str, str]]) -> float:
     NaN where a count expected of independence is below 5, where chi-squared means little, or there is but one
     value. Source: Bergsma, J. Korean Stat. Soc. 42 (2013).
     """
-    rows, columns = ({value: k for k, value in enumerate(dict.fromkeys(side))} for side in zip(*pairs, strict=True))
+    rows, columns = (
+        {value: k for k, value in enumerate(dict.fromkeys(side))} for side in zip(*pairs, strict=True)
+    )
     if min(len(rows), len(columns)) < 2:
         return float("nan")
     table = np.zeros((len(rows), len(columns)))

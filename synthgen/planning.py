@@ -96,8 +96,7 @@ def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Itera
     """
     waiting = [{name: deque[Prompt]() for name in source.cells} for source in sources]
     own = {
-        category.name: [k for k, s in enumerate(sources) if category.name in s.cells]
-        for category in classes
+        category.name: [k for k, s in enumerate(sources) if category.name in s.cells] for category in classes
     }
     for turn in count():
         for category in classes:

@@ -106,7 +106,9 @@ def _distinct_categories(categories: list[Category]) -> list[Category]:
 
 
 Functions = Mapping[str, Callable[..., Any]]
-Lines = Annotated[list[str], _reader(lambda name, place: read_lines(name, place.folder), list), AfterValidator(_distinct)]
+Lines = Annotated[
+    list[str], _reader(lambda name, place: read_lines(name, place.folder), list), AfterValidator(_distinct)
+]
 Words = Annotated[
     list[Word],
     _reader(lambda name, place: read_words(name, place.folder), lambda texts: [Word(text) for text in texts]),
@@ -115,9 +117,9 @@ Words = Annotated[
 Categories = Annotated[
     list[Category], _reader(_read_classes, name_classes), AfterValidator(_distinct_categories)
 ]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 FILES: dict[object, Any] = {list[str]: Lines, dict[str, list[Word]]: dict[Identifier, Words]}
 """What a function's parameter is in a recipe, where that is a list which a file may hold."""
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class Table(BaseModel):
@@ -378,7 +380,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
                 )
             except ValidationError as error:
                 raise RecipeError(f"{path}: {_first(error, f'{where}.{number}')}") from None
-            table.keys.update(keys.model_dump())
+            table.keys.update({name: getattr(keys, name) for name in type(keys).model_fields})
     try:
         _check(recipe)
     except RecipeError as error:

@@ -61,6 +61,7 @@ def plural(noun: str) -> str:
     import inflect  # takes a second
 
     engine = inflect.engine()
-    singular = engine.singular_noun(noun)  # type: ignore[arg-type]
-    is_plural = singular and not re.search(r"([aiu]s|lens)$", noun)  # it takes "bus" for one
-    return engine.plural_noun(singular if is_plural else noun)  # type: ignore[arg-type]
+    singular = engine.singular_noun(noun)
+    if not singular or re.search(r"([aiu]s|lens)$", noun):  # it takes "bus" for a plural
+        singular = noun
+    return engine.plural_noun(singular)

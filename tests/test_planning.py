@@ -2,14 +2,15 @@ from collections import Counter
 
 import pytest
 
-from synthgen.data import Category, Prompt
+from synthgen.data import Category, Prompt, Word
 from synthgen.errors import RecipeError
 from synthgen.planning import ModelCall, Source, cut_shards, make_requests
 from synthgen.prompts import templates
 from synthgen.wording import fill
 
 CLASSES = [Category(0, "cat", "cat"), Category(1, "owl", "owl"), Category(2, "apple", "apple")]
-AXES = {"style": ["cartoon", "photo"], "place": ["on grass", "at sea", "in snow"]}
+PLACES = ["on grass", "at sea", "in snow"]
+AXES = {"style": [Word("cartoon"), Word("photo")], "place": [Word(place) for place in PLACES]}
 
 
 def call(name: str, fingerprint: str = "f") -> ModelCall:
@@ -20,7 +21,7 @@ def source(classes: list[Category] = CLASSES, seed: int = 0) -> Source:
     texts = ["a {style} of a {class} {place}", "a {class} {place}"]
     return Source(
         templates(classes, seed=seed, templates=texts, axes=AXES),
-        frozenset(category.name for category in classes),
+        {category.name: 1 for category in classes},
     )
 
 
@@ -29,7 +30,7 @@ def requests(
 ):  # type: ignore[no-untyped-def]
     calls = [call(name) for name in models]
     return make_requests(
-        [source(classes, seed)], classes, calls, seed=seed, requests=n, per_class=True, **keys
+        [source(classes, seed)], classes, calls, seed=seed, requests=n, per=["class"], **keys
     )
 
 
@@ -49,9 +50,9 @@ def test_each_class_meets_each_word_equally_often() -> None:
         own = [r for r in made if r.class_name == category.name]
         for end in range(1, len(own)):
             places = Counter(r.axes["place"] for r in own[:end])
-            assert max(places.values()) - min(places[word] for word in AXES["place"]) <= 1
+            assert max(places.values()) - min(places[word] for word in PLACES) <= 1
             styles = Counter(r.axes["style"] for r in own[:end] if "style" in r.axes)
-            assert not styles or max(styles.values()) - min(styles[word] for word in AXES["style"]) <= 1
+            assert not styles or max(styles.values()) - min(styles[word] for word in ["cartoon", "photo"]) <= 1
 
 
 def test_a_class_is_asked_the_same_whatever_the_others_are() -> None:
@@ -82,25 +83,25 @@ def test_the_same_prompt_again_is_a_replicate_with_another_seed() -> None:
 
 
 def test_a_uid_is_known_by_the_weights() -> None:
-    one, other = ([source()], CLASSES), {"seed": 0, "requests": 1, "per_class": True}
+    one, other = ([source()], CLASSES), {"seed": 0, "requests": 1, "per": ["class"]}
     made = [make_requests(*one, [call("m", print_)], **other)[0] for print_ in ("f", "f", "g")]  # type: ignore[arg-type]
     # the first source is spent by the first call: these are the three classes' first prompts
     assert len({r.uid for r in made}) == 3
-    again = make_requests([source()], CLASSES, [call("m", "g")], seed=0, requests=1, per_class=True)
+    again = make_requests([source()], CLASSES, [call("m", "g")], seed=0, requests=1, per=["class"])
     assert (
         again[0].uid
-        != make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per_class=True)[0].uid
+        != make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per=["class"])[0].uid
     )
     assert (
         again[0].seed
-        == make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per_class=True)[0].seed
+        == make_requests([source()], CLASSES, [call("m")], seed=0, requests=1, per=["class"])[0].seed
     )
 
 
 def test_a_source_that_ends_is_an_error() -> None:
-    short = Source(iter([Prompt("a cat", "cat")]), frozenset({"cat"}))
+    short = Source(iter([Prompt("a cat", "cat")]), {"cat": 1})
     with pytest.raises(RecipeError, match="1 of 2 requests, then the prompts ran out"):
-        make_requests([short], CLASSES[:1], [call("m")], seed=0, requests=2, per_class=True)
+        make_requests([short], CLASSES[:1], [call("m")], seed=0, requests=2, per=["class"])
 
 
 def test_shards_hold_one_model_and_all_requests() -> None:

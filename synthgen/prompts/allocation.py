@@ -91,10 +91,10 @@ class Design:
             if (one, other, axis) in self._triples:
                 cost += TRIPLE * self._triples[one, other, axis][before[one], before[other]]
         if self._is_allowed:
-            for place, values in enumerate(zip(*before, strict=True)):
-                chosen = {other: int(value) for other, value in enumerate(values) if value >= 0}
+            for place, values in enumerate(np.transpose(before).tolist()):
+                there = {other: value for other, value in enumerate(values) if value >= 0}
                 for word in range(self._sizes[axis]):
-                    if not self._is_allowed({**chosen, axis: word}):
+                    if not self._is_allowed({**there, axis: word}):
                         cost[place, word] += NEVER
         cost += self._noise(axis, len(rows))
         chosen = words[linear_sum_assignment(cost[:, words])[1]]
@@ -108,7 +108,7 @@ class Design:
         """Rows that no round fits: each takes the least used word that may stand there. The next rounds give
         the others what they lack.
         """
-        met, chosen = self._met[axis].astype(np.float64), chosen.copy()
+        met = self._met[axis].astype(np.float64)
         for row, word in enumerate(chosen.tolist()):
             if cost[row, word] >= NEVER:
                 if (cost[row] >= NEVER).all():
@@ -126,7 +126,8 @@ class Design:
     def _count(self, axis: int, rows: list[int], chosen: list[int]) -> None:
         self._met[axis] += np.bincount(chosen, minlength=self._sizes[axis])
         for row, word in zip(rows, chosen, strict=True):
-            there = [(other, self._values[other][row]) for other in range(axis) if self._values[other][row] >= 0]
+            values = [(other, self._values[other][row]) for other in range(axis)]
+            there = [(other, value) for other, value in values if value >= 0]
             for other, value in there:
                 self._pairs[other, axis][value, word] += 1
             for (one, a), (other, b) in combinations(there, 2):

@@ -79,13 +79,13 @@ def source_classes(path: Path) -> list[Category]:
 def _coco_classes(path: Path) -> list[Category]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["categories"]
-        classes = [
-            Category(int(one["id"]), str(one["name"]), str(one["name"]).replace("_", " "), one.get("synset", ""))
-            for one in found
+        names = [str(one["name"]) for one in found]
+        return [
+            Category(int(one["id"]), name, name.replace("_", " "), str(one.get("synset", "")))
+            for one, name in zip(found, names, strict=True)
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise RecipeError(f"{path}: no COCO or LVIS file: {type(error).__name__} {error}") from None
-    return classes
 
 
 def _read(name: str, folder: Path) -> str:

@@ -124,7 +124,9 @@ class _Plans:
                 raise RecipeError(f'grid: unknown axis "{axis}"{nearest(axis, ["class", *self._axes])}')
             without = next((text for text in self._texts if axis not in self._slots[text]), None)
             if axis != "class" and without is not None:
-                raise RecipeError(f'grid: "{axis}" is crossed, but the template "{without}" has no slot for it')
+                raise RecipeError(
+                    f'grid: "{axis}" is crossed, but the template "{without}" has no slot for it'
+                )
         if self._same_noise and not self._grid:
             raise RecipeError('same_noise: there are no groups; name the axis that differs, grid = ["place"]')
         for number, rule in enumerate(self._never):
@@ -136,9 +138,13 @@ class _Plans:
                     )
                 for word in _listed(words) if axis != "class" else []:
                     if word not in known:
-                        raise RecipeError(f'never.{number}.{axis}: "{word}" is not in the list{nearest(word, known)}')
+                        raise RecipeError(
+                            f'never.{number}.{axis}: "{word}" is not in the list{nearest(word, known)}'
+                        )
             if not rule.keys() - {"class"}:
-                raise RecipeError(f"never.{number}: names no axis; leave the class out of the list of classes")
+                raise RecipeError(
+                    f"never.{number}: names no axis; leave the class out of the list of classes"
+                )
 
     def plan(self, category: Category) -> _Plan:
         """What a class may meet.
@@ -211,7 +217,7 @@ class _Plans:
                 template, *chosen = design.row(number)
             except ValueError as error:
                 raise RecipeError(
-                    f'axes.{axes[error.args[0] - 1]}: no word may stand beside some others for '
+                    f"axes.{axes[error.args[0] - 1]}: no word may stand beside some others for "
                     f'"{category.name}"; take a rule of `never` back'
                 ) from None
             row = {axis: own[k] for axis, own, k in zip(axes, words, chosen, strict=True) if k >= 0}
@@ -280,7 +286,7 @@ def _strike(words: dict[str, list[str]], rules: Sequence[Rule]) -> list[Rule]:
     """Takes the words of rules about a single axis out of its list; returns the other rules."""
     for rule in rules:
         if len(rule) == 1:
-            (axis, own), = rule.items()
+            ((axis, own),) = rule.items()
             words[axis] = [word for word in words[axis] if word not in own]
     return [rule for rule in rules if len(rule) > 1]
 
