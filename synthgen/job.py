@@ -9,11 +9,11 @@ import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-from synthgen import planning, resharding, shards, storage
-from synthgen.annotators import ANNOTATORS, CHECKS
-from synthgen.errors import FolderError, ModelError, RecipeError
+from synthgen import planning, resharding, shards
+from synthgen.annotators import ANNOTATORS
+from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import AnnotateTable, ModelTable, PromptsTable, Recipe
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
 
-Entry = TypeVar("Entry")
 ALONE = Place(0, 1)
-SPOT_CHECKS = 16
-KEEP = "what is there stays: put the recipe back, or use another folder with -o DIR"
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
 
@@ -143,11 +140,11 @@ class Job:
             inputs |= flat(f"models.{call.id}", call._asdict())
         return (
             inputs
-            | self._how(self.recipe.models)
+            | self.how(self.recipe.models)
             | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
         )
 
-    def _how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
+    def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
         """What else decides the bytes of images by these models, besides the requests."""
         inputs: dict[str, object] = {"images.format": self.recipe.images.format}
         for table in tables:
@@ -159,7 +156,7 @@ class Job:
         return {
             "plan": shards.digest(list(uids)),
             f"models.{model}.fingerprint": self.models[model].fingerprint,
-            **self._how([self.model_table(model)]),
+            **self.how([self.model_table(model)]),
         }
 
     def annotation_inputs(self, table: AnnotateTable) -> dict[str, object]:
@@ -219,12 +216,12 @@ class Job:
 
     def new_requests(self) -> "list[Request]":
         """The requests that the recipe wants and that are not in the plan."""
-        if self._is_planned():
+        if self.is_planned():
             return []
         planned = self.planned
         return [request for request in self.requests if request.uid not in planned]
 
-    def _is_planned(self) -> bool:
+    def is_planned(self) -> bool:
         """Whether the plan was made from this very recipe: then no request has to be compared."""
         folder = self.root / shards.PLAN
         for stem in shards.records(folder)[-1:]:
@@ -232,136 +229,6 @@ class Job:
             inputs: dict[str, object] = json.loads(shards.canonical(self.plan_inputs()))
             return bool(record["inputs"] == inputs and record["limit"] == self.limit)
         return False
-
-    def check(self) -> None:
-        """Compares the folder with the recipe, and changes nothing.
-
-        Raises:
-            FolderError: the folder is not a run's, or it was made with other values of a key, which is named.
-        """
-        if storage.exists(self.root) and not storage.is_folder(self.root):
-            raise FolderError(f"{self.root}: is a file; a folder is wanted")
-        if not shards.is_run(self.root) and not storage.is_blank(self.root):
-            raise FolderError(
-                f"{self.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
-            )
-        for table in self.recipe.annotate:
-            with where(self.recipe_path, f"annotate.{table.name}"):
-                if table.use in CHECKS:
-                    CHECKS[table.use](**table.keys)
-        self.check_plan()
-        self.check_records(None if self.strict else SPOT_CHECKS)
-        if not self.replace:
-            self.check_final()
-
-    def check_plan(self) -> None:
-        """Raises FolderError where the plan was made from another recipe, unless all it has is still
-        wanted.
-        """
-        folder = self.root / shards.PLAN
-        if not shards.records(folder) or self._is_planned():
-            return
-        planned = self.planned
-        if self.limit is not None and len(planned) > self.limit:
-            raise FolderError(
-                f"{self.root}: --limit {self.limit}: {len(planned)} requests are planned already; "
-                "run without --limit, or use another folder with -o DIR"
-            )
-        inputs = self.plan_inputs()
-        stem = shards.records(folder)[-1]
-        labels = {request.uid: request.class_id for request in self.requests}
-        if all(labels.get(uid) == class_id for uid, class_id in planned.items()):
-            made = shards.read_record(folder, stem)["inputs"]
-            kept = {"images.shard_size", "axes", *self._how(self.recipe.models)} & made.keys()
-            inputs = {**made, **{key: inputs[key] for key in kept}}
-        shards.require_inputs(folder, stem, inputs, KEEP)
-
-    def check_records(self, at_most: int | None = None) -> None:
-        """Compares what is made with what the recipe would make now. The plan guards the pool, so at the
-        start of a worker a few shards are enough; selecting looks at all, and so does --strict.
-
-        Args:
-            at_most: so many of the records of each folder, spread over it; None is all.
-
-        Raises:
-            FolderError: a shard was made with other values of a key, which is named.
-        """
-        plan, pool = shards.load_plan(self.root), self.root / shards.POOL
-        made, files = set(shards.records(pool)), dict[str, object]()
-        for shard in _spread([shard for shard in plan if shard.stem in made], at_most):
-            uids = shards.read_plan_shard(shard)["uid"].to_pylist()
-            inputs = self.pool_inputs(shard.model, uids)
-            record = shards.read_record(pool, shard.stem)
-            shards.require_equal(pool / shard.stem, record["inputs"], inputs, KEEP)
-            files[shard.stem] = record["files"]
-            if self.strict:
-                wanted = self.stack | {"smallest_batch": inputs[f"models.{shard.model}.batch_size"]}
-                self._check_stack(pool / shard.stem, record, wanted)
-        for table in self.recipe.annotate:
-            folder = self.root / shards.ANNOTATIONS / table.name
-            inputs, fingerprint = self.annotation_inputs(table), None
-            for stem in _spread(shards.records(folder), at_most):
-                record = shards.read_record(folder, stem)
-                shards.require_equal(
-                    folder / stem,
-                    record["inputs"],
-                    inputs,
-                    "put it back, or give the annotation another name",
-                )
-                fingerprint = fingerprint or record["fingerprint"]
-                if record["fingerprint"] != fingerprint:
-                    raise FolderError(
-                        f"{folder / stem} was made by a model with the fingerprint {record['fingerprint']}, "
-                        f"others by {fingerprint}; delete the _stats.json of the unwanted ones and run again"
-                    )
-                if stem in made and stem not in files:
-                    files[stem] = shards.read_record(pool, stem)["files"]
-                if stem in made and record["pool"] != files[stem]:
-                    raise FolderError(
-                        f"{folder / stem} was made from other images than the pool holds; delete its "
-                        "_stats.json and run again"
-                    )
-                if self.strict:
-                    self._check_stack(folder / stem, record, self.stack)
-
-    def _check_stack(self, unit: Path, record: dict[str, Any], wanted: dict[str, object]) -> None:
-        made = {key: record.get(key, record.get("stack", {}).get(key)) for key in wanted}
-        shards.require_equal(unit, made, wanted, f"--strict refuses a mixture; {KEEP}")
-
-    def check_selected(self) -> None:
-        """Raises FolderError where the subset is not this recipe's: another command has selected since."""
-        path = self.root / shards.SUBSETS / f"{self.subset}.json"
-        made = storage.read_json(path)["inputs"]
-        wanted = self.selection_inputs()
-        shards.require_equal(path, made, wanted, "another command has selected since; add --subset NEW")
-
-    def check_final(self) -> None:
-        inputs = self.final_inputs()
-        folders = [self.final, *(self.final / split for split in storage.names(self.final))]
-        for folder in folders:
-            for stem in shards.records(folder):
-                shards.require_inputs(
-                    folder,
-                    stem,
-                    inputs,
-                    "add --subset NEW to make another beside it, or --replace to make it anew",
-                )
-
-    def remove_other_final(self) -> None:
-        """Removes the files that the records of `final/<subset>` name, where they were made from other
-        inputs.
-        """
-        try:
-            self.check_final()
-        except FolderError:
-            folders = [self.final / split for split in storage.names(self.final)] + [self.final]
-            for folder in folders:
-                for stem in shards.records(folder):
-                    files = shards.read_record(folder, stem)["files"]
-                    # the record first: data without one is garbage
-                    storage.remove(shards.record_path(folder, stem))
-                    for name in files:
-                        storage.remove(folder / name)
 
     @property
     def final(self) -> Path:
@@ -435,13 +302,6 @@ class Job:
                     "put that model back, or give the annotation another name"
                 )
         return annotate
-
-
-def _spread(entries: Sequence[Entry], at_most: int | None) -> Sequence[Entry]:
-    """At most so many, evenly spread, the first and the last among them."""
-    if at_most is None or len(entries) <= at_most:
-        return entries
-    return [entries[k * (len(entries) - 1) // (at_most - 1)] for k in range(at_most)]
 
 
 def source_of(table: ModelTable) -> str:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from synthgen import recipe, shards, storage
+from synthgen import checks, recipe, shards, storage
 from synthgen.engine import Unit, Worker
 from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
@@ -48,13 +48,13 @@ def work(job: Job, stages: Sequence[str], *, deadline: float | None = None) -> N
     if {"RANK", "WORLD_SIZE"} & os.environ.keys() and SLOW & set(stages):
         _ = job.device  # a launcher's processes meet here once: later some may have nothing left to do
     for listings in phases(stages):
-        job.check_plan()  # another command may have planned meanwhile
+        checks.check_plan(job)  # another command may have planned meanwhile
         while listings == STAGES["plan"] and job.new_requests():  # or less than this one wants
             worker.work(plan_units(job))
-            job.check_plan()
+            checks.check_plan(job)
         worker.work([unit for units_of in listings for unit in _own_first(units_of(job), job.place)])
     if job.strict:
-        job.check_records()
+        checks.check_records(job)
 
 
 def _own_first(units: list[Unit], place: Place) -> list[Unit]:
@@ -159,7 +159,7 @@ def run(
         threads=threads,
         strict=strict,
     )
-    job.check()
+    checks.check(job)
     for stage in list(STAGES)[: list(STAGES).index(stages[0])]:
         _require(job, stage, stages[0])
     storage.make_folder(job.root)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from synthgen import planning, resharding, selection, shards, storage
+from synthgen import checks, planning, resharding, selection, shards, storage
 from synthgen.annotators import COLUMNS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
@@ -121,7 +121,7 @@ def selection_units(job: Job) -> list[Unit]:
             return False
 
     def make(claim: Claim) -> None:
-        job.check_records()
+        checks.check_records(job)
         columns = job.columns()
         rules = [selection.Rule(table.use, table.keys) for table in job.recipe.select]
         with where(job.recipe_path, "select"):
@@ -163,20 +163,20 @@ def replace_units(job: Job) -> list[Unit]:
 
     def done() -> bool:
         try:
-            job.check_final()
+            checks.check_final(job)
         except FolderError:
             return False
         return True
 
-    return [Unit(f"final/{job.subset}", done, lambda claim: job.remove_other_final())] if job.replace else []
+    return [Unit(f"final/{job.subset}", done, lambda claim: checks.remove_other_final(job))] if job.replace else []
 
 
 def final_units(job: Job) -> list[Unit]:
     """The output shards; the last unit, made when all others are there, describes them."""
-    job.check_selected()
+    checks.check_selected(job)
     output, inputs = job.output_shards(), job.final_inputs()
-    job.check_selected()
-    job.check_final()
+    checks.check_selected(job)
+    checks.check_final(job)
 
     def unit(shard: resharding.OutputShard) -> Unit:
         def make(claim: Claim) -> None:

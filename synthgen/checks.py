@@ -1,0 +1,157 @@
+"""What a folder holds against what a recipe wants: every difference is one line that names the key."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from synthgen import shards, storage
+from synthgen.annotators import CHECKS
+from synthgen.errors import FolderError
+from synthgen.job import Job, where
+
+Entry = TypeVar("Entry")
+SPOT_CHECKS = 16
+KEEP = "what is there stays: put the recipe back, or use another folder with -o DIR"
+
+
+def check(job: Job) -> None:
+    """Compares the folder with the recipe, and changes nothing.
+
+    Raises:
+        FolderError: the folder is not a run's, or it was made with other values of a key, which is named.
+    """
+    if storage.exists(job.root) and not storage.is_folder(job.root):
+        raise FolderError(f"{job.root}: is a file; a folder is wanted")
+    if not shards.is_run(job.root) and not storage.is_blank(job.root):
+        raise FolderError(
+            f"{job.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
+        )
+    for table in job.recipe.annotate:
+        with where(job.recipe_path, f"annotate.{table.name}"):
+            if table.use in CHECKS:
+                CHECKS[table.use](**table.keys)
+    check_plan(job)
+    check_records(job, None if job.strict else SPOT_CHECKS)
+    if not job.replace:
+        check_final(job)
+
+
+def check_plan(job: Job) -> None:
+    """Raises FolderError where the plan was made from another recipe, unless all it has is still
+    wanted.
+    """
+    folder = job.root / shards.PLAN
+    if not shards.records(folder) or job.is_planned():
+        return
+    planned = job.planned
+    if job.limit is not None and len(planned) > job.limit:
+        raise FolderError(
+            f"{job.root}: --limit {job.limit}: {len(planned)} requests are planned already; "
+            "run without --limit, or use another folder with -o DIR"
+        )
+    inputs = job.plan_inputs()
+    stem = shards.records(folder)[-1]
+    labels = {request.uid: request.class_id for request in job.requests}
+    if all(labels.get(uid) == class_id for uid, class_id in planned.items()):
+        made = shards.read_record(folder, stem)["inputs"]
+        kept = {"images.shard_size", "axes", *job.how(job.recipe.models)} & made.keys()
+        inputs = {**made, **{key: inputs[key] for key in kept}}
+    shards.require_inputs(folder, stem, inputs, KEEP)
+
+
+def check_records(job: Job, at_most: int | None = None) -> None:
+    """Compares what is made with what the recipe would make now. The plan guards the pool, so at the
+    start of a worker a few shards are enough; selecting looks at all, and so does --strict.
+
+    Args:
+        at_most: so many of the records of each folder, spread over it; None is all.
+
+    Raises:
+        FolderError: a shard was made with other values of a key, which is named.
+    """
+    plan, pool = shards.load_plan(job.root), job.root / shards.POOL
+    made, files = set(shards.records(pool)), dict[str, object]()
+    for shard in _spread([shard for shard in plan if shard.stem in made], at_most):
+        uids = shards.read_plan_shard(shard)["uid"].to_pylist()
+        inputs = job.pool_inputs(shard.model, uids)
+        record = shards.read_record(pool, shard.stem)
+        shards.require_equal(pool / shard.stem, record["inputs"], inputs, KEEP)
+        files[shard.stem] = record["files"]
+        if job.strict:
+            wanted = job.stack | {"smallest_batch": inputs[f"models.{shard.model}.batch_size"]}
+            _check_stack(job, pool / shard.stem, record, wanted)
+    for table in job.recipe.annotate:
+        folder = job.root / shards.ANNOTATIONS / table.name
+        inputs, fingerprint = job.annotation_inputs(table), None
+        for stem in _spread(shards.records(folder), at_most):
+            record = shards.read_record(folder, stem)
+            shards.require_equal(
+                folder / stem,
+                record["inputs"],
+                inputs,
+                "put it back, or give the annotation another name",
+            )
+            fingerprint = fingerprint or record["fingerprint"]
+            if record["fingerprint"] != fingerprint:
+                raise FolderError(
+                    f"{folder / stem} was made by a model with the fingerprint {record['fingerprint']}, "
+                    f"others by {fingerprint}; delete the _stats.json of the unwanted ones and run again"
+                )
+            if stem in made and stem not in files:
+                files[stem] = shards.read_record(pool, stem)["files"]
+            if stem in made and record["pool"] != files[stem]:
+                raise FolderError(
+                    f"{folder / stem} was made from other images than the pool holds; delete its "
+                    "_stats.json and run again"
+                )
+            if job.strict:
+                _check_stack(job, folder / stem, record, job.stack)
+
+
+def _check_stack(job: Job, unit: Path, record: dict[str, Any], wanted: dict[str, object]) -> None:
+    made = {key: record.get(key, record.get("stack", {}).get(key)) for key in wanted}
+    shards.require_equal(unit, made, wanted, f"--strict refuses a mixture; {KEEP}")
+
+
+def check_selected(job: Job) -> None:
+    """Raises FolderError where the subset is not this recipe's: another command has selected since."""
+    path = job.root / shards.SUBSETS / f"{job.subset}.json"
+    made = storage.read_json(path)["inputs"]
+    wanted = job.selection_inputs()
+    shards.require_equal(path, made, wanted, "another command has selected since; add --subset NEW")
+
+
+def check_final(job: Job) -> None:
+    inputs = job.final_inputs()
+    folders = [job.final, *(job.final / split for split in storage.names(job.final))]
+    for folder in folders:
+        for stem in shards.records(folder):
+            shards.require_inputs(
+                folder,
+                stem,
+                inputs,
+                "add --subset NEW to make another beside it, or --replace to make it anew",
+            )
+
+
+def remove_other_final(job: Job) -> None:
+    """Removes the files that the records of `final/<subset>` name, where they were made from other
+    inputs.
+    """
+    try:
+        check_final(job)
+    except FolderError:
+        folders = [job.final / split for split in storage.names(job.final)] + [job.final]
+        for folder in folders:
+            for stem in shards.records(folder):
+                files = shards.read_record(folder, stem)["files"]
+                # the record first: data without one is garbage
+                storage.remove(shards.record_path(folder, stem))
+                for name in files:
+                    storage.remove(folder / name)
+
+
+def _spread(entries: Sequence[Entry], at_most: int | None) -> Sequence[Entry]:
+    """At most so many, evenly spread, the first and the last among them."""
+    if at_most is None or len(entries) <= at_most:
+        return entries
+    return [entries[k * (len(entries) - 1) // (at_most - 1)] for k in range(at_most)]
