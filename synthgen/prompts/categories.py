@@ -1,0 +1,375 @@
+"""Classes: read from a table or from a list that ships, completed from WordNet, told apart, and added to.
+
+Plain functions over lists of `Category`; knows nothing of recipes, templates or models.
+"""
+
+import csv
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from synthgen.data import Category
+from synthgen.errors import RecipeError, nearest
+from synthgen.prompts import wordnet
+from synthgen.shards import make_seed
+
+COLUMNS = Category._fields
+Embed = Callable[[list[str]], npt.NDArray[np.float32]]
+"""Texts to their embeddings, float of shape (texts, features), of any length."""
+
+
+def read_table(text: str, where: str) -> list[Category]:
+    """The classes of a table, as written.
+
+    Args:
+        text: CSV with a header, or, if `where` ends in .toml, an array of tables `[[classes]]`. Columns or
+            keys: `id` and `name`; if wanted `prompt` ("": the name), `synset`, `synonyms` (separated by |; in
+            TOML a list too), `definition`, `hypernym`, `plural`. A class with a synset needs no name:
+            `complete` takes it from WordNet.
+        where: the file's name, for messages.
+
+    Raises:
+        RecipeError: a line that says what is wrong in which file.
+    """
+    rows = _toml_rows(text, where) if where.endswith(".toml") else _csv_rows(text, where)
+    return [_category(row, where) for row in rows]
+
+
+def known_lists() -> dict[str, Path]:
+    """The class lists that come with synthgen: name -> file."""
+    return _shipped("csv")
+
+
+def known_words() -> dict[str, Path]:
+    """The word lists (for axes, and CLIP's templates) that come with synthgen: name -> file."""
+    return _shipped("txt")
+
+
+def read_list(name: str) -> list[Category]:
+    """The classes of a list that ships, such as "imagenet-1k", completed from WordNet and told apart.
+
+    Raises:
+        RecipeError: there is no list of this name.
+    """
+    lists = known_lists()
+    if name not in lists:
+        raise RecipeError(f'unknown list of classes "{name}"{nearest(name, list(lists))}')
+    return tell_apart(complete(read_table(lists[name].read_text(encoding="utf-8"), lists[name].name)))
+
+
+def complete(categories: Sequence[Category]) -> list[Category]:
+    """The classes with what WordNet says of their synset, where nothing is given: name, prompt, synonyms,
+    definition, hypernym.
+
+    A synset given by its name, "dog.n.01", becomes its id. Without a synset a class stays as it is: the word
+    alone does not say what it means.
+
+    Raises:
+        RecipeError: a class has a synset that WordNet 3.0 has not.
+    """
+    return [_complete(category) if category.synset else category for category in categories]
+
+
+def tell_apart(categories: Sequence[Category]) -> list[Category]:
+    """The classes with one name for each meaning: of classes of one name and several synsets the first keeps
+    it.
+
+    A later one becomes "crane (lifting device)", with the word for what it is a kind of, or, where that does
+    not tell them apart either, with the synset's name. Its prompt, unless it has one of its own, becomes
+    "crane, a kind of lifting device". The first keeps its prompt too, so that a class added later changes no
+    prompt that is planned. Classes of the same name and synset are the same class; nothing is done where a
+    synset is missing. Synsets are ids, as `complete` leaves them.
+    """
+    meanings = {category.name: category.synset for category in reversed(categories)}
+    told: dict[tuple[str, str], Category] = {}
+    result = []
+    for category in categories:
+        key = category.name, category.synset
+        if not category.synset or meanings[category.name] in ("", category.synset):
+            result.append(category)
+            continue
+        if key not in told:
+            told[key] = _renamed(category, meanings)
+            meanings[told[key].name] = category.synset
+        renamed = told[key]
+        prompt = renamed.prompt if category.prompt == category.name else category.prompt
+        result.append(category._replace(name=renamed.name, prompt=prompt))
+    return result
+
+
+def report(categories: Sequence[Category]) -> list[str]:
+    """Lines on names to look at: classes told apart by what they are, and names that may mean several things.
+
+    The latter are those of classes without a synset; two of the meanings are given.
+    """
+    by_name = {category.name: category for category in categories}
+    lines = []
+    for category in categories:
+        base = by_name.get(re.sub(r" \([^()]*\)$", "", category.name), category)
+        if base.synset and category.synset and base.synset != category.synset:
+            kinds = [_complete(one).hypernym for one in (category, base)]
+            lines.append(
+                f'class {category.id} "{category.name}", a kind of {kinds[0]}, is not '
+                f'class {base.id} "{base.name}", a kind of {kinds[1]}'
+            )
+        meanings = [] if category.synset else wordnet.senses(category.name)
+        if len(meanings) > 1:
+            some = " or ".join(f'{synset.name} "{_brief(synset.definition)}"' for synset in meanings[:2])
+            more = f", or {len(meanings) - 2} more" if len(meanings) > 2 else ""
+            lines.append(
+                f'class {category.id} "{category.name}" may mean {some}{more}; a synset would say which'
+            )
+    return lines
+
+
+def matches(category: Category, what: str) -> bool:
+    """Whether `what` is the class's name, or what it is a kind of: a word, or a synset of WordNet.
+
+    False for a word that nobody knows: whoever reads a recipe checks that some class matches.
+    """
+    if what and what in (category.name, category.hypernym):
+        return True
+    return bool(category.synset) and wordnet.is_a(category.synset, what)
+
+
+def extra(
+    known: Sequence[Category],
+    candidates: Sequence[Category],
+    *,
+    below: float | None = None,
+    choose: Literal["all", "first", "farthest"] = "all",
+    count: int | None = None,
+    embed: Embed | None = None,
+) -> list[Category]:
+    """Classes to add to the known ones: candidates that are unlike all of them, with ids that follow theirs.
+
+    A candidate that is a known class (of the same synset, or, where one lacks it, of the same name) is left
+    out. Names are told apart from those of the known and of one another.
+
+    Args:
+        known: what is there.
+        candidates: what may be added, in their order.
+        below: leave out candidates whose greatest path similarity in WordNet to any known class is not below
+            this; 0.4 leaves out the same, parents, children (1/2), and keeps siblings (1/3). None: keep all.
+        choose: "all"; the "first" `count` in order, as the paper did; or the `count` that are "farthest" from
+            the known and from one another, of which a smaller count gives the beginning of a greater one's.
+        count: how many, for "first" and "farthest".
+        embed: with "farthest", measure by the cosine of these embeddings of the prompts. None: by path in
+            WordNet.
+
+    Raises:
+        RecipeError: `count` does not fit `choose` or what is left; nothing is left; a class that has to be
+            compared in WordNet has no synset. Known classes that are `not_in_wordnet` need none.
+
+    Source: DiverGen (Fan et al., 2024, arXiv 2405.10185), category diversity: below = 0.4 keeps 566 of
+    ImageNet-1k's classes against LVIS. Its 250 are the first of these in class order, which are all animals.
+    """
+    if below is not None and not 0 < below <= 1:
+        raise RecipeError(
+            f"below = {below:g}; a path similarity above 0 and up to 1 is wanted, such as 0.4 "
+            "(they are 1, 1/2, 1/3, ...)"
+        )
+    if (count is None) != (choose == "all"):
+        have = "all takes no count" if choose == "all" else "the count is missing"
+        raise RecipeError(f'choose = "{choose}": {have}; "first" and "farthest" need one, "all" none')
+    known, candidates = complete(known), complete(candidates)
+    if below is not None or (choose == "farthest" and embed is None):
+        _require_synsets(known, not_in_wordnet(known), "the known class")
+        _require_synsets(candidates, [], "the candidate")
+    left = _unlike(known, candidates, below)
+    if not left or (count is not None and not 0 < count <= len(left)):
+        limit, raise_it = ("", "") if below is None else (f" below = {below:g}", "raise it, or ")
+        raise RecipeError(
+            f"{'count' if left else 'classes'}: {len(left)} of {len(candidates)} candidates are left{limit}"
+            + (f", {count} are wanted" if left else f"; {raise_it}name another list")
+        )
+    if choose == "farthest" and count is not None:
+        places = _farthest(known, left, count, embed)
+    else:
+        places = list(range(len(left)))[:count]
+    first = max((category.id for category in known), default=-1) + 1
+    chosen = [left[place]._replace(id=first + k) for k, place in enumerate(places)]
+    return tell_apart([*known, *chosen])[len(known) :]
+
+
+def not_in_wordnet(categories: Sequence[Category]) -> list[Category]:
+    """Classes without a synset of whose name WordNet 3.0 knows nothing, such as LVIS's "stop sign".
+
+    No noun of WordNet is the same, so leaving them out of a comparison loses nothing but their neighbours.
+    """
+    return [
+        category
+        for category in categories
+        if not category.synset
+        and not any(wordnet.senses(word) for word in (category.name, category.name.removesuffix("s")))
+    ]
+
+
+def _shipped(suffix: str) -> dict[str, Path]:
+    package = Path(__file__).parent.parent
+    for folder in (package / "recipes" / "lists", package.parent / "prompts" / "lists"):
+        found = {path.stem: path for path in sorted(folder.glob(f"*.{suffix}"))}
+        if found:
+            return found
+    return {}
+
+
+def _csv_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    reader = csv.DictReader(lines, restkey="", restval="", skipinitialspace=True)
+    columns = [column.strip() for column in reader.fieldnames or []]
+    for column in columns:
+        if column not in COLUMNS:
+            raise RecipeError(f'"{where}": unknown column "{column}"{nearest(column, list(COLUMNS))}')
+    if "id" not in columns or not {"name", "synset"} & {*columns}:
+        raise RecipeError(
+            f'"{where}" has columns {", ".join(columns)}; id and name (or synset) are needed, the others of '
+            f"{', '.join(COLUMNS)} optional"
+        )
+    reader.fieldnames = columns
+    rows = list(reader)
+    for number, row in enumerate(rows, 1):
+        if "" in row:
+            raise RecipeError(
+                f'"{where}": class {number} has more values than columns; a value with a comma '
+                'stands in "quotes"'
+            )
+    return rows
+
+
+def _toml_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f'"{where}": not valid TOML: {error}') from None
+    tables: list[dict[str, object]] = values.pop("classes", [])
+    if values or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise RecipeError(f'"{where}": one array of tables, [[classes]], is wanted, and nothing else')
+    for number, table in enumerate(tables, 1):
+        for key, value in table.items():
+            if key not in COLUMNS:
+                raise RecipeError(
+                    f'"{where}": class {number}: unknown key "{key}"{nearest(key, list(COLUMNS))}'
+                )
+            if key == "synonyms" and isinstance(value, list) and all(isinstance(word, str) for word in value):
+                table[key] = "|".join(value)
+            elif type(value) is not (int if key == "id" else str):
+                wanted = "a whole number" if key == "id" else "text"
+                raise RecipeError(f'"{where}": class {number}: {key} = {value!r}; {wanted} is wanted')
+    return [{key: str(value) for key, value in table.items()} for table in tables]
+
+
+def _category(row: Mapping[str, str], where: str) -> Category:
+    number, name, prompt, synset, synonyms, *rest = (row.get(column, "").strip() for column in COLUMNS)
+    if not number.isdecimal() or int(number) >= 2**31:
+        raise RecipeError(f'"{where}": id "{number}"; a whole number below 2**31 is wanted')
+    if not name and not synset:
+        raise RecipeError(f'"{where}": class {number} has no name')
+    words = tuple(word.strip() for word in synonyms.split("|") if word.strip())
+    return Category(int(number), name, prompt or name, synset, words, *rest)
+
+
+def _complete(category: Category) -> Category:
+    try:
+        synset = wordnet.find(category.synset)
+    except RecipeError as error:
+        raise RecipeError(f'class {category.id} "{category.name}": {error}') from None
+    name = category.name or synset.lemmas[0]
+    above = [wordnet.find(hypernym).lemmas[0] for hypernym in synset.hypernyms[:1]]
+    return category._replace(
+        name=name,
+        prompt=category.prompt or name,
+        synset=synset.id,
+        synonyms=category.synonyms or tuple(word for word in synset.lemmas if word != name),
+        definition=category.definition or synset.definition,
+        hypernym=category.hypernym or "".join(above),
+    )
+
+
+def _renamed(category: Category, meanings: Mapping[str, str]) -> Category:
+    """A class under a name of its own, and its prompt."""
+    category = _complete(category)
+    name = f"{category.name} ({category.hypernym})"
+    if category.hypernym.lower() not in ("", category.name.lower()) and name not in meanings:
+        return category._replace(name=name, prompt=f"{category.name}, a kind of {category.hypernym}")
+    return category._replace(
+        name=f"{category.name} ({wordnet.find(category.synset).name})",
+        prompt=f"{category.name}, {_brief(category.definition)}",
+    )
+
+
+def _brief(definition: str) -> str:
+    """A definition up to its first semicolon, and without what stands in brackets before it."""
+    return re.sub(r"^\([^()]*\) ?| \([^()]*\)", "", definition).split(";")[0].strip()
+
+
+def _require_synsets(categories: Sequence[Category], exempt: Sequence[Category], who: str) -> None:
+    """Raises RecipeError where a class cannot be compared; nobody is exempt where none has a synset."""
+    lacking = [category for category in categories if not category.synset]
+    if len(lacking) < len(categories):
+        lacking = [category for category in lacking if category not in exempt]
+    if lacking:
+        more = f" ({len(lacking)} classes have none)" if len(lacking) > 1 else ""
+        raise RecipeError(
+            f'{who} {lacking[0].id} "{lacking[0].name}" has no synset to be compared by{more}; give a .csv '
+            "with a column synset (WordNet 3.0), such as n02084071 or dog.n.01"
+        )
+
+
+def _unlike(known: Sequence[Category], candidates: Sequence[Category], below: float | None) -> list[Category]:
+    """The candidates that are no known class and, where a limit is given, less similar than that."""
+    synsets = {category.synset for category in known if category.synset}
+    names = {category.name: category.synset for category in known}
+    left: list[Category] = []
+    for category in candidates:
+        is_known = category.synset in synsets or (
+            category.name in names and not (category.synset and names[category.name])
+        )
+        if not is_known:
+            left.append(category)
+            if category.synset:
+                synsets.add(category.synset)
+    if below is None:
+        return left
+    similarity = wordnet.greatest_similarity(
+        [category.synset for category in left], [category.synset for category in known if category.synset]
+    )
+    return [category for category, value in zip(left, similarity, strict=True) if value < below]
+
+
+def _farthest(
+    known: Sequence[Category], candidates: Sequence[Category], count: int, embed: Embed | None
+) -> list[int]:
+    if embed is not None:
+        return _farthest_texts(known, candidates, count, embed)
+    return wordnet.farthest(
+        [category.synset for category in candidates],
+        [category.synset for category in known if category.synset],
+        count,
+    )
+
+
+def _farthest_texts(
+    known: Sequence[Category], candidates: Sequence[Category], count: int, embed: Embed
+) -> list[int]:
+    """As `wordnet.farthest`, by the cosine of embeddings; of equally far candidates a hash of the name
+    decides.
+    """
+    order = sorted(range(len(candidates)), key=lambda place: make_seed(candidates[place].name))
+    vectors = embed([category.prompt for category in [*known, *(candidates[place] for place in order)]])
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    old, new = vectors[: len(known)], vectors[len(known) :]
+    nearness = (new @ old.T).max(axis=1, initial=-1)
+    chosen: list[int] = []
+    is_free = np.ones(len(new), bool)
+    for _ in range(count):
+        place = int(np.argmin(np.where(is_free, nearness, np.inf)))
+        is_free[place] = False
+        chosen.append(order[place])
+        nearness = np.maximum(nearness, new @ new[place])
+    return chosen
