@@ -4,8 +4,8 @@
 
 imagenet-1k   synsets in class order from timm (timm/data/_info/imagenet_synsets.txt); names from open_clip
               (IMAGENET_CLASSNAMES: OpenAI's, which tell "crane bird" from "construction crane").
-imagenet-21k  synsets from timm (imagenet22k_synsets.txt): all 21,841 classes of the Fall 2011 release, sorted,
-              which is the usual order of labels. Names come from WordNet when the list is read.
+imagenet-21k  synsets from timm (imagenet22k_synsets.txt): all 21,841 classes of the Fall 2011 release, in
+              order of synset, which is the usual order of labels. Names come from WordNet when it is read.
 lvis-v1       the table given: `id,name,synset,frequency,synonyms,image_count`, as in the `categories` of
               lvis_v1_train.json, names and synonyms (separated by |) with their underscores.
 Also clip-80.txt: CLIP's 80 templates for ImageNet, from open_clip (OPENAI_IMAGENET_TEMPLATES).
@@ -88,7 +88,7 @@ def write(name: str, columns: list[str], rows: list[tuple[str, ...]], first: int
 
 
 def write_templates() -> None:
-    head = '# CLIP\'s 80 templates for ImageNet, word for word as published (so with "a origami"). Slot: {class}\n'
+    head = '# CLIP\'s 80 templates for ImageNet, as published, so with "a origami". Slot: {class}\n'
     lines = [template("{class}") for template in OPENAI_IMAGENET_TEMPLATES]
     (LISTS / "clip-80.txt").write_text(head + "\n".join(lines) + "\n", encoding="ascii")
 

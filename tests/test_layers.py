@@ -91,6 +91,7 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.storage": "a run's files",
         "synthgen.claims": "leases, and what kernels say of processes",
         "synthgen.recipe": "recipes and word lists",
+        "synthgen.prompts.categories": "class lists that ship",
         "synthgen.cli": "init copies a recipe",
         "synthgen.generation.models": "weights",
         "synthgen.workers.local": "logs of workers, outside the folder",

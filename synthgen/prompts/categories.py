@@ -81,8 +81,9 @@ def tell_apart(categories: Sequence[Category]) -> list[Category]:
 
     A later one becomes "crane (lifting device)", with the word for what it is a kind of, or, where that does
     not tell them apart either, with the synset's name. Its prompt, unless it has one of its own, becomes
-    "crane, a kind of lifting device". Classes of the same name and synset are the same class; nothing is done
-    where a synset is missing.
+    "crane, a kind of lifting device". The first keeps its prompt too, so that a class added later changes no
+    prompt that is planned. Classes of the same name and synset are the same class; nothing is done where a
+    synset is missing. Synsets are ids, as `complete` leaves them.
     """
     meanings = {category.name: category.synset for category in reversed(categories)}
     told: dict[tuple[str, str], Category] = {}
@@ -131,7 +132,7 @@ def matches(category: Category, what: str) -> bool:
 
     False for a word that nobody knows: whoever reads a recipe checks that some class matches.
     """
-    if what in (category.name, category.hypernym):
+    if what and what in (category.name, category.hypernym):
         return True
     return bool(category.synset) and wordnet.is_a(category.synset, what)
 
@@ -182,10 +183,10 @@ def extra(
         _require_synsets(candidates, [], "the candidate")
     left = _unlike(known, candidates, below)
     if not left or (count is not None and not 0 < count <= len(left)):
-        limit = "" if below is None else f" below = {below:g}"
+        limit, raise_it = ("", "") if below is None else (f" below = {below:g}", "raise it, or ")
         raise RecipeError(
             f"{'count' if left else 'classes'}: {len(left)} of {len(candidates)} candidates are left{limit}"
-            + (f", {count} are wanted" if left else "; raise it, or name another list")
+            + (f", {count} are wanted" if left else f"; {raise_it}name another list")
         )
     if choose == "farthest" and count is not None:
         places = _farthest(known, left, count, embed)
@@ -313,7 +314,7 @@ def _require_synsets(categories: Sequence[Category], exempt: Sequence[Category],
     if len(lacking) < len(categories):
         lacking = [category for category in lacking if category not in exempt]
     if lacking:
-        more = f" (nor have {len(lacking) - 1} others)" if len(lacking) > 1 else ""
+        more = f" ({len(lacking)} classes have none)" if len(lacking) > 1 else ""
         raise RecipeError(
             f'{who} {lacking[0].id} "{lacking[0].name}" has no synset to be compared by{more}; give a .csv '
             "with a column synset (WordNet 3.0), such as n02084071 or dog.n.01"
