@@ -1,6 +1,7 @@
 """What a folder holds against what a recipe wants: every difference is one line that names the key."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from synthgen import shards, storage
@@ -28,7 +29,7 @@ def check(job: Job) -> None:
     for table in job.recipe.annotate:
         with where(job.recipe_path, f"annotate.{table.name}"):
             if table.use in CHECKS:
-                CHECKS[table.use](**table.keys)
+                CHECKS[table.use](**table.keys, fetch=job.fetch)
     check_plan(job)
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ from synthgen.workers.place import find_parent, find_place
 
 if TYPE_CHECKING:
     from synthgen.inspection import Status
+    from synthgen.preview import Preview
+    from synthgen.recipe import Recipe
 
 MAKE = {
     "run": ("everything: plan, generate, annotate, select, reshard, report", None),
@@ -31,6 +34,8 @@ MAKE = {
     "reshard": ("write the chosen ones as final shards", ("reshard",)),
 }
 
+SHOWN = 8
+"""So many lines of one kind are shown."""
 UNIT_STATES = {"claimed": "in work", "stale": "left unfinished", "given_up": "given up"}
 
 
@@ -100,7 +105,24 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--stages", type=_stages, metavar="A,B", help="only these stages, in their order"
             )
-    add_recipe(add("check", "validate a recipe and say what it would make", "synthgen check prompts/emoji"))
+    command = add(
+        "check",
+        "validate a recipe, say what it would ask for and how diverse that is",
+        "synthgen check prompts/emoji --fail-under vendi=20 --fail-over cramers_v_background=0.05",
+    )
+    add_recipe(command)
+    command.add_argument(
+        "--embed", default="", metavar="NAME", help="measure diversity by the texts of this clip annotation"
+    )
+    for option, text in (("--fail-under", "below"), ("--fail-over", "above")):
+        command.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help=f"exit status 1 where a figure is {text} this, or not defined",
+        )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
     for name, text in (
         ("status", "how far a run is"),
         ("verify", "read everything again and compare it with the records"),
@@ -313,26 +335,56 @@ def _recipe_not_run(name: str, command: str) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from synthgen import pipeline
+    from synthgen.diversity import unmet
+    from synthgen.preview import preview
 
     _recipe_not_run(options.recipe, "check")
     job = pipeline.open_job(
-        options.recipe, options.output, settings=options.set, limit=options.limit, subset=options.subset
+        options.recipe,
+        options.output,
+        settings=options.set,
+        limit=options.limit,
+        subset=options.subset,
+        fetch=False,
     )
-    job.check()
-    recipe, new = job.recipe, len(job.new_requests())
-    print(f"{job.recipe_path}: valid")
-    print(f"classes: {len(recipe.classes)}, axes: {', '.join(recipe.axes) or 'none'}")
-    print(f"requests: {len(job.requests)} ({new} not planned yet), in {job.root}")
-    for table in recipe.models:
-        call = job.models[table.id]
-        print(
-            f"model {table.id}: {table.path}, fingerprint {call.fingerprint}, {call.scheduler}, {call.dtype}"
-        )
-    print(f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}")
-    print(f"rules: {', '.join(table.use for table in recipe.select) or 'none'}")
-    for request in job.requests[:3]:
-        print(f"  {request.class_name}: {request.text}")
-    return 0
+    found = preview(job, options.embed)
+    failed = unmet(found.figures, options.fail_under, least=True)
+    failed += unmet(found.figures, options.fail_over, least=False)
+    if options.json:
+        figures = {key: None if math.isnan(value) else value for key, value in found.figures.items()}
+        print(json.dumps(found._replace(figures=figures)._asdict(), indent=1))  # type: ignore[arg-type]
+    else:
+        print("\n".join(_preview_lines(job.recipe, found)))
+    for line in failed:
+        print(f"synthgen: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
+    more = f" ({found.extra} of them added)" if found.extra else ""
+    return [
+        f"{found.recipe}: valid",
+        f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
+        f"requests: {found.requests} ({found.not_planned} not planned yet), in {found.folder}",
+        f"prompts: {found.texts} different ones",
+        *[f"  {example}" for example in found.examples],
+        *[f"model {name}: {about}" for name, about in found.models.items()],
+        f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
+        f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
+        *[f"figure {key}: {_figure(value)}" for key, value in found.figures.items()],
+        *_some("name", found.names),
+        *_some("note", found.notes),
+    ]
+
+
+def _figure(value: float) -> str:
+    return "too few to say" if math.isnan(value) else f"{value:.4g}"
+
+
+def _some(what: str, lines: list[str]) -> list[str]:
+    """The first lines of many."""
+    more = [f"{what}: {len(lines) - SHOWN} more; --json has them all"] if len(lines) > SHOWN else []
+    return [f"{what}: {line}" for line in lines[:SHOWN]] + more
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ def measure(
     return found
 
 
-def require(found: Mapping[str, float], bounds: Sequence[str], *, least: bool) -> list[str]:
+def unmet(found: Mapping[str, float], bounds: Sequence[str], *, least: bool) -> list[str]:
     """The bounds "KEY=VALUE" that do not hold, in words. A figure that is not defined holds no bound.
 
     Raises:

@@ -44,10 +44,11 @@ class Job:
         place: Place = ALONE,
         threads: int = 1,
         strict: bool = False,
+        fetch: bool = True,
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
         self.limit, self.subset, self.replace = limit, subset, replace
-        self.place, self.threads, self.strict = place, threads, strict
+        self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
         self._pipelines: dict[str, DiffusionPipeline] = {}
 
     @functools.cached_property
@@ -86,7 +87,12 @@ class Job:
     def _identify(self, table: ModelTable) -> tuple[str, str]:
         from synthgen.generation import models
 
-        folder = self.locate(table)
+        try:
+            folder = self.locate(table)
+        except ModelError:
+            if self.fetch or not models.HUB_ID.match(table.path):
+                raise
+            return "", table.scheduler  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
             scheduler = models.scheduler_name(folder, table.scheduler)
             return models.fingerprint(folder, variant=table.variant), scheduler
@@ -96,7 +102,11 @@ class Job:
 
         with where(self.recipe_path, f"models.{table.id}"):
             return models.locate(
-                table.path, folder=self.recipe_path.parent, revision=table.revision, variant=table.variant
+                table.path,
+                folder=self.recipe_path.parent,
+                revision=table.revision,
+                variant=table.variant,
+                fetch=self.fetch,
             )
 
     @functools.cached_property

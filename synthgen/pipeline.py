@@ -73,8 +73,10 @@ def open_job(
     share: str = "",
     threads: int = 1,
     strict: bool = False,
+    fetch: bool = True,
 ) -> Job:
-    """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written.
+    """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written. Without
+    `fetch` no model is downloaded either.
 
     Raises:
         SynthgenError: the recipe is wrong, or another argument.
@@ -96,6 +98,7 @@ def open_job(
         place=find_place(share),
         threads=threads,
         strict=strict,
+        fetch=fetch,
     )
 
 

@@ -168,7 +168,11 @@ def replace_units(job: Job) -> list[Unit]:
             return False
         return True
 
-    return [Unit(f"final/{job.subset}", done, lambda claim: checks.remove_other_final(job))] if job.replace else []
+    return (
+        [Unit(f"final/{job.subset}", done, lambda claim: checks.remove_other_final(job))]
+        if job.replace
+        else []
+    )
 
 
 def final_units(job: Job) -> list[Unit]:

@@ -52,7 +52,9 @@ def test_each_class_meets_each_word_equally_often() -> None:
             places = Counter(r.axes["place"] for r in own[:end])
             assert max(places.values()) - min(places[word] for word in PLACES) <= 1
             styles = Counter(r.axes["style"] for r in own[:end] if "style" in r.axes)
-            assert not styles or max(styles.values()) - min(styles[word] for word in ["cartoon", "photo"]) <= 1
+            assert (
+                not styles or max(styles.values()) - min(styles[word] for word in ["cartoon", "photo"]) <= 1
+            )
 
 
 def test_a_class_is_asked_the_same_whatever_the_others_are() -> None:

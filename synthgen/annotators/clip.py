@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ CLIP_COLUMNS = {
     "top1": "int32",
     "rank": "int32",
 }
+TEXTS = 256
+"""So many texts are encoded at a time."""
 LABEL_TEMPLATES = ["a photo of a {class}", "an image of a {class}", "a {class}"]
 
 
@@ -54,23 +56,10 @@ def clip(
     Raises:
         ModelError: the model cannot be found or loaded.
     """
-    import open_clip
     import torch
 
     check_clip(model=model, pretrained=pretrained, templates=templates)
-    name = f"local-dir:{clip_folder()}" if model == "embedded" else _local(model)
-    try:
-        network, preprocess = open_clip.create_model_from_pretrained(
-            name, pretrained=pretrained or None, device=device, precision="fp32"
-        )
-        tokenize = open_clip.get_tokenizer(name)
-    except Exception as error:
-        raise ModelError(_not_found(model, pretrained, error)) from error
-    network.eval()
-
-    def encode_text(texts: list[str]) -> "torch.Tensor":
-        encoded: torch.Tensor = network.encode_text(tokenize(texts).to(device), normalize=True)
-        return encoded
+    network, preprocess, encode_text = _load(model, pretrained, device)
 
     with torch.inference_mode():
         labels = torch.stack(
@@ -114,14 +103,56 @@ def clip(
     return annotate
 
 
+def text_encoder(
+    *, device: str, model: str = "embedded", pretrained: str = ""
+) -> Callable[[Sequence[str]], npt.NDArray[np.float32]]:
+    """Gives n texts as unit vectors (n, width) of an open_clip model; the keys are those of `clip`.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+    """
+    import torch
+
+    _, _, encode = _load(model, pretrained, device)
+
+    def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            parts = [encode(list(texts[k : k + TEXTS])).cpu().numpy() for k in range(0, len(texts), TEXTS)]
+        return np.concatenate(parts)
+
+    return embed
+
+
+def _load(model: str, pretrained: str, device: str) -> tuple[Any, Any, "Callable[[list[str]], torch.Tensor]"]:
+    """A network, its preprocessing of an image, and its encoding of texts as unit vectors."""
+    import open_clip
+
+    name = f"local-dir:{clip_folder()}" if model == "embedded" else _local(model)
+    try:
+        network, preprocess = open_clip.create_model_from_pretrained(
+            name, pretrained=pretrained or None, device=device, precision="fp32"
+        )
+        tokenize = open_clip.get_tokenizer(name)
+    except Exception as error:
+        raise ModelError(_not_found(model, pretrained, error)) from error
+    network.eval()
+
+    def encode_text(texts: list[str]) -> "torch.Tensor":
+        encoded: torch.Tensor = network.encode_text(tokenize(texts).to(device), normalize=True)
+        return encoded
+
+    return network, preprocess, encode_text
+
+
 def _local(model: str) -> str:
     from pathlib import Path
 
     return f"local-dir:{model}" if (Path(model) / "open_clip_config.json").is_file() else model
 
 
-def check_clip(*, model: str, pretrained: str, templates: list[str]) -> None:
-    """Finds what is wrong with the keys before there are images; fetches weights from the hub to its cache.
+def check_clip(*, model: str, pretrained: str, templates: list[str], fetch: bool = True) -> None:
+    """Finds what is wrong with the keys before there are images; fetches weights from the hub to its cache,
+    unless that is not wanted.
 
     Raises:
         RecipeError: a template has another slot than `{class}`, or open_clip knows no such name or tag.
@@ -145,6 +176,8 @@ def check_clip(*, model: str, pretrained: str, templates: list[str]) -> None:
             raise RecipeError(
                 f'pretrained: unknown "{pretrained}" of model "{model}"{nearest(pretrained, tags)}'
             )
+    if not fetch:
+        return
     try:
         if hub_id == model:
             download_pretrained(open_clip.get_pretrained_cfg(model, pretrained))

@@ -20,13 +20,14 @@ WRITTEN_BY = ("transformers_version", "torch_dtype", "dtype")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
-def locate(path: str, *, folder: Path, revision: str = "", variant: str = "") -> Path:
+def locate(path: str, *, folder: Path, revision: str = "", variant: str = "", fetch: bool = True) -> Path:
     """The local folder of a model, downloaded where it has to be.
 
     Args:
         path: "embedded", a folder (absolute, or relative to `folder`, the recipe's), or a hub id "ORG/NAME".
         revision: a branch, tag or commit on the hub; "" is its default.
         variant: the infix of the weight files, such as "fp16"; "" is none.
+        fetch: download it; else of the hub's models only those in the cache are found.
 
     Raises:
         ModelError: there is no such model, or the hub cannot be reached.
@@ -58,8 +59,10 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "") ->
         use_safetensors=True,
         token=os.environ.get("HF_TOKEN"),
     )
+    first: Exception = FileNotFoundError("not downloaded yet")
     try:
-        return Path(download())
+        if fetch:
+            return Path(download())
     except Exception as error:
         first = error
     try:  # a hub that is out of reach hides what the cache holds

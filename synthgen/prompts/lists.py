@@ -70,8 +70,8 @@ def source_classes(path: Path) -> list[Category]:
     folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
     if not folders:
         raise RecipeError(
-            f"{path}: no classes there; a folder with a classes.txt or with a folder a class, or a COCO or LVIS "
-            ".json is wanted"
+            f"{path}: no classes there; a folder with a classes.txt or with a folder a class, or a COCO or "
+            "LVIS .json is wanted"
         )
     return name_classes(folders)
 

@@ -100,6 +100,7 @@ class _Plans:
         self._texts = [text for template in templates for text in wordings(template)]
         self._texts.sort(key=lambda text: sorted(slots(text)))  # alike beside alike, to be put in order
         self._slots = {text: frozenset(slots(text)) for text in self._texts}
+        self._names = frozenset(category.name for category in classes)
         self._designs: dict[object, Design] = {}
         self._check(grid)
 
@@ -114,7 +115,9 @@ class _Plans:
                     f'templates: "{text}" has a slot {{{name}}} without a list; lists: '
                     f'{", ".join(["class", *self._axes])}. Add axes.{name} = "FILE" or correct the slot'
                 )
-        for axis in self._axes:
+        for axis, entries in self._axes.items():
+            for entry in entries:
+                self._check_is_known(f"axes.{axis}", entry.only)
             if not any(axis in names for names in self._slots.values()):
                 raise RecipeError(
                     f"axes.{axis}: no template has a slot {{{axis}}}; add it to one or remove the list"
@@ -136,8 +139,10 @@ class _Plans:
                     raise RecipeError(
                         f'never.{number}: unknown axis "{axis}"{nearest(axis, ["class", *self._axes])}'
                     )
-                for word in _listed(words) if axis != "class" else []:
-                    if word not in known:
+                for word in _listed(words):
+                    if axis == "class":
+                        self._check_is_known(f"never.{number}.class", word)
+                    elif word not in known:
                         raise RecipeError(
                             f'never.{number}.{axis}: "{word}" is not in the list{nearest(word, known)}'
                         )
@@ -146,6 +151,17 @@ class _Plans:
                     f"never.{number}: names no axis; leave the class out of the list of classes"
                 )
 
+    def _is_for(self, category: Category, what: str) -> bool:
+        """Whether a class is meant: by its name, or, where none is called so, by what it is a kind of."""
+        return category.name == what if what in self._names else matches(category, what)
+
+    def _check_is_known(self, where: str, what: str) -> None:
+        if what not in {"", *self._names} and not any(self._is_for(one, what) for one in self._classes):
+            raise RecipeError(
+                f'{where}: "{what}" is no class, and no class is known to be a kind of it'
+                f"{nearest(what, sorted(self._names))}"
+            )
+
     def plan(self, category: Category) -> _Plan:
         """What a class may meet.
 
@@ -153,13 +169,13 @@ class _Plans:
             RecipeError: nothing is left for it.
         """
         words = {
-            axis: [word.text for word in entries if not word.only or matches(category, word.only)]
+            axis: [word.text for word in entries if not word.only or self._is_for(category, word.only)]
             for axis, entries in self._axes.items()
         }
         rules = [
             {axis: frozenset(_listed(entry)) for axis, entry in rule.items() if axis != "class"}
             for rule in self._never
-            if "class" not in rule or any(matches(category, what) for what in _listed(rule["class"]))
+            if "class" not in rule or any(self._is_for(category, what) for what in _listed(rule["class"]))
         ]
         rules = _strike(words, rules)
         crossed = [words.pop(axis) for axis in self._grid]
@@ -241,10 +257,12 @@ class _Plans:
                 self._designs[key] = Design(sizes, uses, self._seed, None)
             return self._designs[key]
         numbers = [
-            {axes.index(axis) + 1: {k for k, word in enumerate(words[axes.index(axis)]) if word in entries}
-             for axis, entries in rule.items()}
+            {
+                axes.index(axis) + 1: {k for k, word in enumerate(words[axes.index(axis)]) if word in entries}
+                for axis, entries in rule.items()
+            }
             for rule in rules
-        ]  # fmt: skip
+        ]
 
         def is_allowed(chosen: dict[int, int]) -> bool:
             return not any(all(chosen.get(axis) in own for axis, own in rule.items()) for rule in numbers)

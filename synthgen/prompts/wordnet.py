@@ -68,6 +68,7 @@ def ancestors(name: str) -> dict[str, int]:
     }
 
 
+@functools.lru_cache(1_000_000)
 def is_a(name: str, what: str) -> bool:
     """Whether a synset is, or is a kind of, `what`: a synset, or a word in any of its senses.
 

@@ -1,0 +1,67 @@
+"""How much of a prompt a model reads: counted with its real tokenizers, without loading its weights."""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from synthgen.errors import ModelError
+from synthgen.generation.models import components
+
+UNKNOWN = 100_000
+"""A tokenizer that knows no limit says a number above this."""
+
+
+class Reader(NamedTuple):
+    """A tokenizer, and how many tokens of a prompt its text encoder reads, special ones included."""
+
+    count: Callable[[str], int]
+    limit: int
+
+
+def token_counter(folders: Mapping[str, Path]) -> Callable[[str], dict[str, tuple[int, int]]]:
+    """Gives, for a text, each model's tokens and how many of them it reads.
+
+    Of a model with several tokenizers the one that reads most counts: FLUX and SD3 read 77 tokens with CLIP
+    for the mood, and 256 or more with T5. A model whose tokenizers cannot be read is left out.
+
+    Args:
+        folders: local pipeline folders by the models' names.
+    """
+    readers = {name: _reader(folder) for name, folder in folders.items()}
+
+    def count(text: str) -> dict[str, tuple[int, int]]:
+        return {name: (reader.count(text), reader.limit) for name, reader in readers.items() if reader}
+
+    return count
+
+
+def _reader(folder: Path) -> Reader | None:
+    """The tokenizer of a pipeline that reads most; None where it has none that can be loaded."""
+    from transformers import AutoTokenizer
+
+    found = []
+    for part in sorted(components(folder)):
+        if part.startswith("tokenizer"):
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder / part)
+            except (OSError, ValueError, ImportError) as error:
+                raise ModelError(f"{folder / part}: cannot be read: {str(error).splitlines()[0]}") from None
+            limit = tokenizer.model_max_length
+            found.append((_call_limit(folder) if limit > UNKNOWN else limit, part, tokenizer))
+    if not found:
+        return None
+    limit, _, tokenizer = max(found, key=lambda entry: entry[:2])
+    return Reader(functools.cache(lambda text: len(tokenizer(text, truncation=False)["input_ids"])), limit)
+
+
+def _call_limit(folder: Path) -> int:
+    """What the pipeline's call reads where its tokenizer has no limit of its own."""
+    import diffusers
+
+    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    call = inspect.signature(getattr(diffusers, name, diffusers.DiffusionPipeline).__call__).parameters
+    default = call["max_sequence_length"].default if "max_sequence_length" in call else None
+    return default if isinstance(default, int) else UNKNOWN
