@@ -96,4 +96,6 @@ def _notes(job: Job, texts: Sequence[str], names: Sequence[str]) -> list[str]:
         reason = faults(text, by_name[name], count_tokens=count_tokens)
         if reason:
             found.setdefault(reason, []).append(text)
-    return [f'{reason}: {len(own)} of {len(some)} prompts, such as "{own[0]}"' for reason, own in found.items()]
+    return [
+        f'{reason}: {len(own)} of {len(some)} prompts, such as "{own[0]}"' for reason, own in found.items()
+    ]

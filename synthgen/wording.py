@@ -9,7 +9,7 @@ from synthgen.errors import RecipeError
 SLOT = re.compile(r"\{([^{}]*)\}")
 ARTICLE = re.compile(r"\b([Aa])n? \{([^{}]*)\}")
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
-VOWEL = re.compile(r"[aeio]|u|8|1[18]\b|hour|honest|honou?r|heir", re.I)
+VOWEL = re.compile(r"[aeio]|u|8|1[18](th)?\b|hour|honest|honou?r|heir", re.I)
 NO_VOWEL = re.compile(r"eu|ewe|one\b|once\b|uni(?![nm])|u[bcfhjkqrst][aeiou]", re.I)
 MOST_WORDINGS = 1000
 
@@ -26,20 +26,22 @@ def wordings(template: str) -> list[str]:
         RecipeError: a bracket has no partner, or there are more than 1,000 wordings.
     """
     found = [template]
-    while (choice := CHOICE.search(found[0])) is not None:
-        options = choice[1].split("|")
-        options += [""] if len(options) == 1 else []
-        found = [
-            text[: start.start()] + option + text[start.end() :]
-            for text in found
-            if (start := CHOICE.search(text))
-            for option in options
-        ]
+    while any(CHOICE.search(text) for text in found):
+        found = [wording for text in found for wording in _choices(text)]
         if len(found) > MOST_WORDINGS:
             raise RecipeError(f'"{template}" has more than {MOST_WORDINGS} wordings; use an axis for some')
     if any("[" in text or "]" in text for text in found):
         raise RecipeError(f'"{template}": a bracket without a partner; [a|b] is one of a and b')
     return list(dict.fromkeys(" ".join(text.split()) for text in found))
+
+
+def _choices(text: str) -> list[str]:
+    """The text with each option of its first innermost bracket."""
+    choice = CHOICE.search(text)
+    if choice is None:
+        return [text]
+    options = choice[1].split("|") if "|" in choice[1] else [choice[1], ""]
+    return [text[: choice.start()] + option + text[choice.end() :] for option in options]
 
 
 def fill(template: str, words: Mapping[str, str]) -> str:

@@ -69,7 +69,17 @@ def test_rooms_import_only_what_lies_below(module: str) -> None:
         assert used <= LOW[own]
     if own in STAGES:
         assert not used & (set(STAGES) - {own}), "stages never import each other"
-        assert not used & {"cli", "pipeline", "stages", "engine", "checks", "preview", "job", "recipe", "workers"}
+        assert not used & {
+            "cli",
+            "pipeline",
+            "stages",
+            "engine",
+            "checks",
+            "preview",
+            "job",
+            "recipe",
+            "workers",
+        }
     if own == "workers":
         assert used <= {"errors"}
     if own not in ("cli", "pipeline", "stages", "checks", "preview", "job", ""):
