@@ -30,6 +30,16 @@ class LostClaimError(WorkError):
     """Another worker has taken over the unit; what this one made is dropped."""
 
 
+class ReplyError(WorkError):
+    """A language model gave no reply; asked again, it may. `wait_seconds` is what its server asks for, 0 is
+    nothing.
+    """
+
+    def __init__(self, message: str, wait_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+
+
 class OutOfMemoryError(WorkError):
     """The device has too little memory for what the recipe asks."""
 
