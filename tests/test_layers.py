@@ -26,6 +26,8 @@ LOW = {
     "claims": {"errors", "storage"},
     "engine": {"claims", "errors", "storage"},
     "shards": {"claims", "data", "errors", "storage"},
+    "language_models": {"errors"},
+    "asking": {"claims", "errors", "prompts", "storage"},
 }
 HEAVY_HOMES = {
     "diffusers": ("generation",),
@@ -35,6 +37,10 @@ HEAVY_HOMES = {
     "webdataset": ("loader",),
     "jinja2": ("reporting",),
     "pydantic": ("recipe",),
+    "openai": ("language_models",),
+    "datasketch": ("prompts",),
+    "inflect": ("prompts",),
+    "py3langid": ("prompts",),
 }
 
 
