@@ -72,8 +72,9 @@ def ask(
     Args:
         reply: a back end of `synthgen.language_models`.
         saved: more files of answers, such as those in the recipe's folder; only read.
-        concurrency: questions in flight at once.
-        retries: attempts after the first one, for a question.
+        concurrency: questions in flight at once; 1 asks in the caller's thread, as a local model should be.
+        retries: attempts after the first one, for a question. They are numbered on over all calls, so that
+            a model that always says the same to the same seed is not asked the same again.
         patience: that many questions in a row without a usable reply, and the rest is not asked.
         pause: seconds to wait after the n-th attempt that got no reply; a server's Retry-After is obeyed on
             top. After a wrong reply there is no wait.
@@ -93,13 +94,16 @@ def ask(
             raise FolderError(f"{root}: {who} is asking for {unit}; wait until it has ended, or end it")
         claims.forget_attempts(root, unit)  # of one that was killed: nothing is left of it but answers
         path = root / TEXTS / f"{stem}.jsonl"
-        answers = read_answers([path, *saved])
+        answers, bad = (
+            read_answers([path, *saved]),
+            Counter(entry["key"] for entry in _entries([path], False)),
+        )
         wanted = {question.key: question for question in questions}
         waiting = [question for key, question in wanted.items() if key not in answers]
         started = Counts(len(waiting), 0, len(wanted) - len(waiting), 0, {})
         if not waiting:
             return started
-        return _Asking(reply, path, claim, retries, pause).ask(
+        return _Asking(reply, path, claim, retries, pause, bad).ask(
             waiting, started, concurrency, patience, on_progress
         )
 
@@ -114,8 +118,10 @@ class _Asking:
         claim: Claim,
         retries: int,
         pause: Callable[[int], float],
+        bad: Mapping[str, int],
     ) -> None:
         self.reply, self.path, self.claim, self.retries, self.pause = reply, path, claim, retries, pause
+        self.bad = bad  # wrong replies that earlier calls have had, by the key of the question
         self.waiting, self.tried = deque[Question](), deque[_Tried]()
         self.news, self.over = threading.Semaphore(0), threading.Event()
         self.not_before = 0.0  # by the monotonic clock: the server wants quiet, from all threads
@@ -129,16 +135,19 @@ class _Asking:
         on_progress: Callable[[Counts], None],
     ) -> Counts:
         self.waiting.extend(waiting)
+        n_threads = min(concurrency, len(waiting)) if concurrency > 1 else 0
         # daemons: a stopped run does not wait for replies in flight
-        threads = [
-            threading.Thread(target=self._work, daemon=True) for _ in range(min(concurrency, len(waiting)))
-        ]
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(n_threads)]
+        own = self._attempts()
         in_row, reasons = list[str](), Counter[str]()
         try:
             for thread in threads:
                 thread.start()
             while counts.answered + counts.failed < len(waiting):
-                self.news.acquire()
+                if threads:
+                    self.news.acquire()
+                else:
+                    next(own)
                 for tried in self._keep():
                     if tried.fault:
                         raise tried.fault
@@ -177,31 +186,37 @@ class _Asking:
         return batch
 
     def _work(self) -> None:
+        for _ in self._attempts():
+            self.news.release()
+
+    def _attempts(self) -> Iterator[None]:
+        """Asks questions until there are none, and hands over after each attempt."""
         while not self.over.is_set():
             try:
                 question = self.waiting.popleft()
             except IndexError:
                 return
-            for attempt in range(self.retries + 1):
+            for number in range(self.retries + 1):
                 self.over.wait(self.not_before - time.monotonic())
                 if self.over.is_set():
                     return
-                tried, wait_seconds = self._try(question, attempt)
+                tried, wait_seconds = self._try(question, number)
                 self.tried.append(tried)
-                self.news.release()
+                yield
                 if tried.fault or not tried.error:
                     break
                 if not tried.is_last:
                     self.over.wait(wait_seconds)
 
-    def _try(self, question: Question, attempt: int) -> tuple[_Tried, float]:
-        """One attempt, and the seconds to wait before the next."""
-        begun, is_last = time.monotonic(), attempt == self.retries
+    def _try(self, question: Question, number: int) -> tuple[_Tried, float]:
+        """The n-th attempt of this call, and the seconds to wait before the next."""
+        begun, is_last = time.monotonic(), number == self.retries
+        attempt = self.bad.get(question.key, 0) + number
         try:
             raw = self.reply(question, attempt).encode("utf-8", "replace").decode()
             error, wait_seconds = parse(question, raw).error, 0.0
         except ReplyError as failure:
-            raw, error, wait_seconds = None, str(failure), self.pause(attempt)
+            raw, error, wait_seconds = None, str(failure), self.pause(number)
             if failure.wait_seconds:
                 quiet = min(failure.wait_seconds, MOST_WAIT_SECONDS)
                 self.not_before = max(self.not_before, time.monotonic() + quiet)
@@ -233,15 +248,21 @@ def _line(tried: _Tried) -> bytes:
     return (json.dumps(entry, ensure_ascii=False) + "\n").encode()
 
 
-def _entries(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """The answers in files, in order, less what a kill has cut short; a missing file has none."""
+def _entries(paths: Iterable[Path], good: bool = True) -> Iterator[dict[str, Any]]:
+    """The good replies in files, or the wrong ones, in order, less what a kill has cut short; a missing file
+    has none.
+    """
     for path in paths:
         for line in storage.read(path).split(b"\n") if storage.exists(path) else ():
             try:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and isinstance(entry.get("key"), str) and not entry.get("error"):
+            if (
+                isinstance(entry, dict)
+                and all(isinstance(entry.get(name), str) for name in ("key", "raw", "error"))
+                and good == (not entry["error"])
+            ):
                 yield entry
 
 
@@ -249,8 +270,7 @@ def read_answers(paths: Iterable[Path]) -> dict[str, str]:
     """The raw reply to each answered question, by its key; of two, the first."""
     answers: dict[str, str] = {}
     for entry in _entries(paths):
-        if isinstance(entry.get("raw"), str):
-            answers.setdefault(entry["key"], entry["raw"])
+        answers.setdefault(entry["key"], entry["raw"])
     return answers
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -206,29 +207,32 @@ from synthgen.language_models import open_server
 from test_asking import questions
 listen(signal.SIGTERM, signal.SIGINT)
 try:
-    ask(questions(200), open_server(), root=Path(sys.argv[1]), stem="t", concurrency=4)
+    ask(questions(200), open_server(), root=Path(sys.argv[1]), stem="t", concurrency=int(sys.argv[2]))
 except Stopped as stopped:
     sys.exit(128 + stopped.number)
 """
 
 
-def start(root: Path) -> "subprocess.Popen[bytes]":
+def start(root: Path, concurrency: int) -> "subprocess.Popen[bytes]":
     tests = str(Path(__file__).parent)
     path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(root)],
+        [sys.executable, "-c", SCRIPT, str(root), str(concurrency)],
         env={**os.environ, "PYTHONPATH": path},
         stderr=subprocess.PIPE,
     )
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_goes_on_where_it_was(server: ChatServer, tmp_path: Path, number: int) -> None:
+def test_a_stopped_run_goes_on_where_it_was(
+    server: ChatServer, tmp_path: Path, number: int, concurrency: int
+) -> None:
     """Replies from the 21st on never come, so that some are in flight when the signal comes."""
     server.script = lambda request, place: good(request, place)._replace(seconds=60.0 if place >= 20 else 0.0)
-    process, path = start(tmp_path), tmp_path / "texts" / "t.jsonl"
+    process, path = start(tmp_path, concurrency), tmp_path / "texts" / "t.jsonl"
     deadline = time.monotonic() + 30
-    while len(server.requests) < 24 or len(read_answers([path])) < 20:
+    while len(server.requests) < 20 + concurrency or len(read_answers([path])) < 20:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
@@ -282,15 +286,28 @@ def test_saved_texts_are_the_wanted_ones_in_order(server: ChatServer, tmp_path: 
 
 
 def test_a_local_model_of_chance_fails_with_reasons(tmp_path: Path) -> None:
-    reply = open_local(make_tiny_llama(tmp_path / "llama"))
-    counts = ask(questions(3), reply, root=tmp_path, stem="t", retries=1, concurrency=2)
-    assert counts.failed == 3
-    assert sum(counts.reasons.values()) == 3
-    assert len(entries(tmp_path)) == 6
-    again = ask(questions(3), reply, root=tmp_path, stem="t", retries=1, concurrency=1)
-    assert again == counts._replace(reasons=again.reasons)
-    raws = Counter((entry["key"], entry["attempt"], entry["raw"]) for entry in entries(tmp_path))
-    assert set(raws.values()) == {2}  # the same nonsense in another order of threads
+    reply, found = open_local(make_tiny_llama(tmp_path / "llama")), list[Counter[object]]()
+    for root, concurrency in ((tmp_path / "one", 1), (tmp_path / "two", 2)):
+        for calls in (1, 2):
+            counts = ask(questions(3), reply, root=root, stem="t", retries=1, concurrency=concurrency)
+            assert counts.failed == sum(counts.reasons.values()) == 3
+            assert len(entries(root)) == 6 * calls
+        found.append(Counter((entry["key"], entry["attempt"], entry["raw"]) for entry in entries(root)))
+    assert found[0] == found[1]  # whatever the order of threads
+    assert sorted(attempt for _, attempt, _ in found[0]) == sorted([0, 1, 2, 3] * 3)
+    assert len({raw for _, _, raw in found[0]}) == 12
+
+
+def test_one_at_a_time_is_asked_in_the_callers_thread(server: ChatServer, tmp_path: Path) -> None:
+    threads = set[threading.Thread]()
+    reply = open_server()
+
+    def seen(question: Question, attempt: int) -> str:
+        threads.add(threading.current_thread())
+        return reply(question, attempt)
+
+    assert ask(questions(5), seen, root=tmp_path, stem="t", concurrency=1).answered == 5
+    assert threads == {threading.current_thread()}
 
 
 def test_waits_grow_and_end() -> None:
