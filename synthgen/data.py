@@ -33,6 +33,20 @@ class Word(NamedTuple):
     only: str = ""
 
 
+class Ask(NamedTuple):
+    """Words of an axis that a language model is asked for: so many for each class, by a task of its."""
+
+    task: str
+    number: int
+
+
+class LanguageModel(NamedTuple):
+    """A language model, by the name that its server knows, and how it samples (temperature, top_p, ...)."""
+
+    name: str
+    sampling: dict[str, float]
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What to ask of a model for one class. `axes` are the words chosen for it.

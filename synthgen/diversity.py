@@ -4,8 +4,10 @@ Figures are of a seeded sample where a whole dataset would take long; balance is
 """
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,13 @@ from synthgen.errors import SynthgenError, nearest
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
 SAMPLE, WIDTH, NEIGHBOURS, LEAST_EXPECTED = 10_000, 512, 5, 5.0
-SIGNATURE, SHINGLE, NEAR = 128, 5, 0.7
+NEAR = 0.7
+SHINGLE_WORDS = 5
+PERMUTATIONS, BANDS, ROWS = 125, 25, 5
+"""MinHash LSH finds a pair of Jaccard similarity 0.7 with probability 0.99, of 0.8 with 0.9999; what it
+finds is then compared exactly.
+"""
+CHUNK = 10_000
 
 
 def measure(
@@ -57,7 +65,7 @@ def measure(
         "distinct_2": distinct(some, 2),
         "self_bleu": self_bleu(some),
         "commonest_opener": commonest_opener(some),
-        "near_duplicates": float(np.mean(near_duplicates(some, names))),
+        "near_duplicates": _near_duplicates(some, names),
         "vendi": vendi(vectors),
         "vendi_class": _mean_by_class(vectors, names),
         "coverage": coverage(vectors, embed(others)),
@@ -96,20 +104,15 @@ def sample_of(count: int, seed: int) -> list[int]:
     return sorted(np.argsort(np.frombuffer(bits, "<u8"), kind="stable")[:SAMPLE].tolist())
 
 
-def words_of(text: str) -> list[str]:
-    """A text's words in lower case, without punctuation."""
-    return [word for word in ("".join(c if c.isalnum() else " " for c in text.lower())).split() if word]
-
-
 def distinct(texts: Sequence[str], n: int) -> float:
     """Different n-grams of words among all of them, 0 to 1. Source: Li et al., arXiv 1510.03055."""
-    grams = [gram for text in texts for gram in _grams(words_of(text), n)]
+    grams = [gram for text in texts for gram in _grams(normalised(text).split(), n)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def commonest_opener(texts: Sequence[str]) -> float:
     """The share of the texts that begin with the commonest first three words."""
-    openers = Counter(tuple(words_of(text)[:3]) for text in texts)
+    openers = Counter(tuple(normalised(text).split()[:3]) for text in texts)
     return max(openers.values()) / len(texts)
 
 
@@ -122,7 +125,7 @@ def self_bleu(texts: Sequence[str]) -> float:
     """
     if len(texts) < 2:
         return 0.0
-    split = [words_of(text) for text in texts]
+    split = [normalised(text).split() for text in texts]
     logs, orders = np.zeros(len(texts)), np.zeros(len(texts))
     for n in range(1, 5):
         counts = [Counter(_grams(words, n)) for words in split]
@@ -157,28 +160,57 @@ def _brevity(length: int, known: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp
     return float(min(1.0, np.exp(1 - nearest_length / max(length, 1))))
 
 
-def near_duplicates(texts: Sequence[str], groups: Sequence[str], threshold: float = NEAR) -> list[bool]:
-    """Whether each text is nearly an earlier one of its group that was none: by the Jaccard similarity of the
-    sets of five words in a row (of a shorter text: all of it), of those that MinHash, with 128 permutations,
-    finds.
-    """
-    from datasketch import MinHash, MinHashLSH
+def duplicates(texts: Sequence[str]) -> list[str]:
+    """For each text, "exact duplicate" or "near duplicate" of an earlier one that is neither, or ""."""
+    if len(texts) < 2:
+        return [""] * len(texts)
+    from datasketch import MinHashLSH
 
-    index, known, found = MinHashLSH(threshold, SIGNATURE), list[set[bytes]](), list[bool]()
-    first = MinHash(SIGNATURE, scheme="affine32")
-    for text, group in zip(texts, groups, strict=True):
-        words = words_of(text)
-        # the group is in every shingle, so that only texts of one group are alike
-        shingles = {"\0".join([group, *gram]).encode() for gram in _grams(words, SHINGLE) or [tuple(words)]}
-        # drawing new permutations would take milliseconds
-        minhash = MinHash(SIGNATURE, scheme=first.scheme, permutations=first.permutations)
-        minhash.update_batch(shingles)
-        likely = (known[hit] for hit in index.query(minhash))
-        found.append(any(len(other & shingles) >= threshold * len(other | shingles) for other in likely))
-        known.append(shingles)
-        if not found[-1]:
-            index.insert(len(known) - 1, minhash)
-    return found
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, ROWS))
+    reasons, seen, kept = list[str](), set[str](), dict[int, frozenset[str]]()
+    for place, (words, shingles, minhash) in enumerate(_shingled(texts)):
+        whole = " ".join(words)
+        if whole in seen:
+            reasons.append("exact duplicate")
+            continue
+        if any(_jaccard(shingles, kept[other]) >= NEAR for other in index.query(minhash)):
+            reasons.append("near duplicate")
+            continue
+        index.insert(place, minhash, check_duplication=False)
+        seen.add(whole)
+        kept[place] = shingles
+        reasons.append("")
+    return reasons
+
+
+def _shingled(texts: Sequence[str]) -> Iterator[tuple[list[str], frozenset[str], Any]]:
+    """Words, shingles and MinHash of each text."""
+    from datasketch import MinHash
+
+    for start in range(0, len(texts), CHUNK):
+        words = [normalised(text).split() for text in texts[start : start + CHUNK]]
+        shingles = [
+            frozenset(
+                " ".join(entry[k : k + SHINGLE_WORDS]) for k in range(max(1, len(entry) - SHINGLE_WORDS + 1))
+            )
+            for entry in words
+        ]
+        hashes = MinHash.bulk(
+            [[shingle.encode() for shingle in sorted(entry)] for entry in shingles],
+            num_perm=PERMUTATIONS,
+            seed=1,
+        )
+        yield from zip(words, shingles, hashes, strict=True)
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    both = len(one & other)
+    return both / (len(one) + len(other) - both)
+
+
+def normalised(text: str) -> str:
+    """Words in small letters with one space between: texts that differ in nothing else are equal."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def word_vectors(corpus: Sequence[str]) -> Embed:
@@ -273,10 +305,19 @@ def _mean_by_class(vectors: Vectors, names: Sequence[str]) -> float:
     return float(np.mean([vendi(part) for part in np.split(vectors[order], starts[1:])]))
 
 
+def _near_duplicates(texts: Sequence[str], names: Sequence[str]) -> float:
+    """The share of texts that say nearly what an earlier one of their class says, and not the very same."""
+    of: dict[str, list[str]] = {}
+    for name, text in zip(names, texts, strict=True):
+        of.setdefault(name, []).append(text)
+    reasons = [reason for own in of.values() for reason in duplicates(own)]
+    return reasons.count("near duplicate") / len(reasons)
+
+
 def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
 
 
 def _words_and_pairs(text: str) -> list[str]:
-    words = words_of(text)
+    words = normalised(text).split()
     return words + [" ".join(gram) for gram in _grams(words, 2)]

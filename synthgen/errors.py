@@ -12,6 +12,10 @@ class RecipeError(SynthgenError):
     """The recipe, or a file that it names, is wrong."""
 
 
+class UnansweredError(RecipeError):
+    """A language model has not been asked yet."""
+
+
 class FolderError(SynthgenError):
     """The run's folder is not what the command needs."""
 
@@ -28,6 +32,16 @@ class WorkError(SynthgenError):
 
 class LostClaimError(WorkError):
     """Another worker has taken over the unit; what this one made is dropped."""
+
+
+class ReplyError(WorkError):
+    """A language model gave no reply; asked again, it may. `wait_seconds` is what its server asks for, 0 is
+    nothing.
+    """
+
+    def __init__(self, message: str, wait_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
 
 
 class OutOfMemoryError(WorkError):

@@ -6,10 +6,10 @@ import contextlib
 import functools
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthgen import planning, resharding, shards
 from synthgen.annotators import ANNOTATORS
@@ -17,6 +17,7 @@ from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import AnnotateTable, ModelTable, PromptsTable, Recipe
+from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
 if TYPE_CHECKING:
@@ -111,11 +112,16 @@ class Job:
 
     @functools.cached_property
     def requests(self) -> "list[Request]":
-        """All requests that the recipe wants, in order."""
+        """All requests that the recipe wants, in order.
+
+        Raises:
+            UnansweredError: a language model has to be asked first.
+        """
         calls, sources = list(self.models.values()), []
         for number, table in enumerate(self.recipe.prompts):
             with where(self.recipe_path, f"prompts.{number}"):
-                prompts = SOURCES[table.use](table.categories, seed=self.recipe.seed, **table.keys)
+                keys = self._source_keys(table)
+                prompts = SOURCES[table.use](table.categories, seed=self.recipe.seed, **keys)
                 cells = self._cells(table)
             sources.append(planning.Source(prompts, cells))
         with where(self.recipe_path, ""):
@@ -129,10 +135,27 @@ class Job:
                 limit=self.limit,
             )
 
+    @functools.cached_property
+    def texts(self) -> Texts:
+        """What the recipe's language model was asked."""
+        return Texts(self.recipe, [self.recipe_path.parent, self.root])
+
+    def _source_keys(self, table: PromptsTable) -> dict[str, Any]:
+        keys = self.texts.source_keys(table)
+        return keys | {"count_tokens": self.count_tokens} if table.use == "language" else keys
+
+    @functools.cached_property
+    def count_tokens(self) -> Callable[[str], dict[str, tuple[int, int]]]:
+        """Counts the tokens of a text for each model that is here."""
+        from synthgen.generation.tokens import token_counter
+
+        tables = [table for table in self.recipe.models if self.models[table.id].fingerprint]
+        return token_counter({table.id: self.locate(table) for table in tables})
+
     def _cells(self, table: PromptsTable) -> dict[str, int]:
         """Into how many cells the quota of each class is cut."""
         if set(self.recipe.quota.cell) - {"class"}:
-            return cells(table.categories, **table.keys)
+            return cells(table.categories, **self.texts.source_keys(table))
         return {category.name: 1 for category in table.categories}
 
     def plan_inputs(self) -> dict[str, object]:
@@ -146,6 +169,8 @@ class Job:
             inputs |= flat(
                 f"prompts.{number}", {"use": prompts.use, "classes": prompts.categories, **prompts.keys}
             )
+            if prompts.needs_language_model:
+                inputs[f"prompts.{number}.texts"] = self.texts.digest(prompts)
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
         return (

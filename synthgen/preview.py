@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from synthgen import diversity
 from synthgen.checks import check
-from synthgen.errors import SynthgenError
-from synthgen.generation.tokens import token_counter
+from synthgen.errors import SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
@@ -40,7 +39,11 @@ def preview(job: Job, embed: str = "") -> Preview:
         SynthgenError: something is wrong with the recipe or the folder; one line says what.
     """
     check(job)
-    recipe, requests = job.recipe, job.requests
+    recipe, unanswered = job.recipe, ""
+    try:
+        requests = job.requests
+    except UnansweredError as error:
+        requests, unanswered = [], str(error)
     texts, names = [request.text for request in requests], [request.class_name for request in requests]
     axes = {axis: [request.axes.get(axis, "") for request in requests] for axis in recipe.axes}
     if len(recipe.models) > 1:
@@ -57,14 +60,16 @@ def preview(job: Job, embed: str = "") -> Preview:
         extra=sum(len(table.extra) for table in recipe.prompts),
         axes=recipe.axes,
         requests=len(requests),
-        not_planned=len(job.new_requests()),
+        not_planned=len(job.new_requests()) if requests else 0,
         texts=len(set(zip(names, texts, strict=True))),
         models=models,
         figures=diversity.measure(
             texts, names, axes, seed=recipe.seed, embed=_embed(job, embed) if embed else None
-        ),
+        )
+        if requests
+        else {},
         names=categories.report(recipe.classes),
-        notes=_notes(job, texts, names),
+        notes=[unanswered] if unanswered else _notes(job, texts, names),
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
     )
 
@@ -84,16 +89,16 @@ def _embed(job: Job, name: str) -> diversity.Embed:
 def _notes(job: Job, texts: Sequence[str], names: Sequence[str]) -> list[str]:
     """What is odd about prompts of templates, each kind with an example; they are reported, not rejected."""
     by_name = {category.name: category for category in job.recipe.classes}
+    for table in job.recipe.prompts:  # words for a class alone may be what names it
+        for entries in table.keys.get("axes", {}).values():
+            for word in entries if isinstance(entries, list) else ():
+                if word.only in by_name:
+                    named = by_name[word.only]
+                    by_name[word.only] = named._replace(synonyms=(*named.synonyms, word.text))
     some = [(names[row], texts[row]) for row in diversity.sample_of(len(texts), job.recipe.seed)]
-    folders = {
-        table.id: job.locate(table)
-        for table in job.recipe.models
-        if job.models[table.id].fingerprint  # else it is not here
-    }
-    count_tokens = token_counter(folders)
     found: dict[str, list[str]] = {}
     for name, text in dict.fromkeys(some):
-        reason = faults(text, by_name[name], count_tokens=count_tokens)
+        reason = faults(text, by_name[name], count_tokens=job.count_tokens)
         if reason:
             found.setdefault(reason, []).append(text)
     return [

@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
     create_model,
@@ -28,22 +29,39 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from synthgen.annotators import ANNOTATORS, COLUMNS
-from synthgen.data import Category, Word
+from synthgen.data import Ask, Category, LanguageModel, Word
 from synthgen.diversity import Embed, word_vectors
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.categories import extra as add_classes
+from synthgen.prompts.language import AXES_OF_TASKS
 from synthgen.prompts.lists import name_classes, read_classes, read_lines, read_words, source_classes
 from synthgen.prompts.templates import CLASS_SLOTS
 from synthgen.selection import RULES, columns_read
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 
-GIVEN = {"classes", "device", "seed"}
+GIVEN = {"answers", "classes", "count_tokens", "device", "language_model", "seed"}
 """Parameters that the pipeline gives to a function, where it has them; no recipe key."""
 
 
 def _problem(message: str) -> PydanticCustomError:
     return PydanticCustomError("recipe", message)
+
+
+class Table(BaseModel):
+    """A table of the recipe: strict types, no unknown key."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        if isinstance(value, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in value:
+                if key not in known:
+                    raise _problem(f'unknown key "{key}"{nearest(key, known)}')
+        return value
 
 
 class Place(NamedTuple):
@@ -87,7 +105,27 @@ def _distinct(values: list[str]) -> list[str]:
     return values
 
 
-def _distinct_words(words: list[Word]) -> list[Word]:
+class AskTable(Table):
+    ask: Literal["backgrounds", "attributes"]
+    count: int = Field(ge=1)
+
+
+def _read_words(value: object, info: ValidationInfo) -> object:
+    """The words of an axis: what a string names, a list, or a table that asks for them."""
+    if isinstance(value, dict):
+        table = AskTable.model_validate(value)
+        return Ask(table.ask, table.count)
+    try:
+        if isinstance(value, str):
+            value = read_words(value, cast(Place, info.context).folder)
+    except RecipeError as error:
+        raise _problem(str(error)) from None
+    if not isinstance(value, list) or not all(isinstance(entry, str | Word) for entry in value):
+        raise _problem(
+            'a file, a list of strings, or a table such as { ask = "backgrounds", count = 8 } is wanted, got '
+            + json.dumps(value, default=str)
+        )
+    words = [Word(entry) if isinstance(entry, str) else entry for entry in value]
     _distinct([f"{word.text} for {word.only}" if word.only else word.text for word in words])
     return words
 
@@ -109,33 +147,17 @@ Functions = Mapping[str, Callable[..., Any]]
 Lines = Annotated[
     list[str], _reader(lambda name, place: read_lines(name, place.folder), list), AfterValidator(_distinct)
 ]
-Words = Annotated[
-    list[Word],
-    _reader(lambda name, place: read_words(name, place.folder), lambda texts: [Word(text) for text in texts]),
-    AfterValidator(_distinct_words),
-]
+Words = Annotated[Any, PlainValidator(_read_words)]
 Categories = Annotated[
     list[Category], _reader(_read_classes, name_classes), AfterValidator(_distinct_categories)
 ]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
-FILES: dict[object, Any] = {list[str]: Lines, dict[str, list[Word]]: dict[Identifier, Words]}
+FILES: dict[object, Any] = {
+    list[str]: Lines,
+    list[Word]: Words,
+    dict[str, list[Word]]: dict[Identifier, Words],
+}
 """What a function's parameter is in a recipe, where that is a list which a file may hold."""
-
-
-class Table(BaseModel):
-    """A table of the recipe: strict types, no unknown key."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, value: object) -> object:
-        if isinstance(value, dict):
-            known = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in value:
-                if key not in known:
-                    raise _problem(f'unknown key "{key}"{nearest(key, known)}')
-        return value
 
 
 def _keys_model(function: Callable[..., object], use: str) -> type[Table]:
@@ -222,6 +244,33 @@ class PromptsTable(Table):
         """The classes, and those that were added to them."""
         return [*self.classes, *self.extra]
 
+    @property
+    def asks(self) -> dict[tuple[str, str], Ask]:
+        """The words that are asked for: the key and the axis that they are for ("": the key's only list)."""
+        lists = {(key, ""): value for key, value in self.keys.items()}
+        lists |= {("axes", axis): value for axis, value in self.keys.get("axes", {}).items()}
+        return {place: value for place, value in lists.items() if isinstance(value, Ask)}
+
+    @property
+    def needs_language_model(self) -> bool:
+        """Whether something in the table comes from a language model."""
+        return self.use == "language" or bool(self.asks)
+
+
+class LanguageTable(Table):
+    model: str = Field(min_length=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int = Field(default=2048, ge=1)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model and what of its sampling is not its own default."""
+        sampling = self.model_dump(exclude={"model"}, exclude_none=True)
+        return LanguageModel(self.model, {key: value for key, value in sampling.items() if value})
+
 
 class QuotaTable(Table):
     per: Literal["class"] | list[str] | None = None
@@ -288,6 +337,7 @@ class Recipe(Table):
     seed: int = Field(default=0, ge=0, lt=2**63)
     max_failed: float = Field(default=0.01, ge=0, le=1)
     sources: dict[Identifier, SourceTable] = {}
+    language: LanguageTable | None = None
     prompts: list[PromptsTable] = Field(min_length=1)
     quota: QuotaTable
     images: ImagesTable = ImagesTable()
@@ -306,7 +356,11 @@ class Recipe(Table):
     @property
     def axes(self) -> list[str]:
         """The axes of all prompts, in order of appearance."""
-        return list(dict.fromkeys(axis for table in self.prompts for axis in table.keys.get("axes", {})))
+        own = [
+            [*table.keys.get("axes", {}), *AXES_OF_TASKS.get(table.keys.get("task", ""), ())]
+            for table in self.prompts
+        ]
+        return list(dict.fromkeys(axis for axes in own for axis in axes))
 
     def resolved(self) -> dict[str, object]:
         """The recipe as plain JSON values, word lists included."""
@@ -470,6 +524,12 @@ def _check(recipe: Recipe) -> None:
                     f'prompts.{number}.classes: "{category.name}" has id {category.id} here and '
                     f"{other.id} before"
                 )
+    for number, prompts in enumerate(recipe.prompts):
+        if recipe.language is None and prompts.needs_language_model:
+            raise RecipeError(
+                f"prompts.{number}: asks a language model, and there is none; add a table [language] with "
+                "model, the name that its server knows"
+            )
     for axis in ("model", *CLASS_SLOTS):
         if axis in recipe.axes:
             raise RecipeError(f'axes.{axis}: "{axis}" means something else already; choose another name')

@@ -193,6 +193,36 @@ def replace(root: Path, path: Path, data: bytes) -> None:
         os.replace(staged, path)
 
 
+def append(path: Path, lines: bytes) -> None:
+    """Adds whole lines to a file, durably. A last line that a kill has cut short gets its end first, so that
+    it hurts no other. One process at a time: who appends holds a claim.
+    """
+    is_new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            lines = lines if file.read(1) == b"\n" else b"\n" + lines
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        _sync(path.parent)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file outside of a run's folder: the old one or the new one is there at any moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with create(staged) as file:
+            file.write(data)
+        _sync(staged)
+        os.replace(staged, path)
+    finally:
+        remove(staged)
+
+
 def remove(path: Path) -> None:
     """Removes a file that synthgen made, if it is there."""
     with contextlib.suppress(FileNotFoundError):

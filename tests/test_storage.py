@@ -82,3 +82,19 @@ def test_uids_as_pairs_sort_as_their_text() -> None:
     assert array.dtype == shards.UID
     assert shards.uid_strings(array) == uids
     assert len(shards.uid_array([])) == 0
+
+
+def test_append_gives_a_torn_line_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "texts" / "lines.jsonl"
+    storage.append(path, b"one\n")
+    storage.append(path, b"two\nthr")
+    storage.append(path, b"four\n")
+    assert path.read_bytes() == b"one\ntwo\nthr\nfour\n"
+
+
+def test_write_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "texts" / "lines.jsonl"
+    storage.write(path, b"old")
+    storage.write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert storage.names(path.parent) == ["lines.jsonl"]

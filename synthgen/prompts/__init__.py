@@ -7,6 +7,7 @@ on the seed and on that class alone, the classes taking turns.
 from collections.abc import Callable, Iterator
 
 from synthgen.data import Prompt
+from synthgen.prompts.language import language
 from synthgen.prompts.templates import templates
 
-SOURCES: dict[str, Callable[..., Iterator[Prompt]]] = {"templates": templates}
+SOURCES: dict[str, Callable[..., Iterator[Prompt]]] = {"language": language, "templates": templates}

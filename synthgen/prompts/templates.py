@@ -106,7 +106,7 @@ class _Plans:
 
     def _check(self, grid: Sequence[str]) -> None:
         for text, names in self._slots.items():
-            if not names & {"class", "classes", "synonym"}:
+            if not names & {"class", "classes", "synonym", *self._naming()}:
                 raise RecipeError(
                     f'templates: "{text}" has no slot {{class}}; each template must name the class'
                 )
@@ -150,6 +150,10 @@ class _Plans:
                 raise RecipeError(
                     f"never.{number}: names no axis; leave the class out of the list of classes"
                 )
+
+    def _naming(self) -> list[str]:
+        """Axes that name the class, as each of their words is for some classes alone."""
+        return [axis for axis, entries in self._axes.items() if all(entry.only for entry in entries)]
 
     def _is_for(self, category: Category, what: str) -> bool:
         """Whether a class is meant: by its name, or, where none is called so, by what it is a kind of."""
@@ -279,8 +283,8 @@ class _Plans:
             about[name] = getattr(category, name)
             if not about[name]:
                 raise RecipeError(
-                    f'templates: {{{name}}} is not known for "{category.name}"; give a .csv of classes with a '
-                    f"column {name}, or synset"
+                    f'templates: {{{name}}} is not known for "{category.name}"; give a .csv of classes with '
+                    f"a column {name}, or synset"
                 )
         return about
 
