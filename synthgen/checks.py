@@ -20,12 +20,7 @@ def check(job: Job) -> None:
     Raises:
         FolderError: the folder is not a run's, or it was made with other values of a key, which is named.
     """
-    if storage.exists(job.root) and not storage.is_folder(job.root):
-        raise FolderError(f"{job.root}: is a file; a folder is wanted")
-    if not shards.is_run(job.root) and not storage.is_blank(job.root):
-        raise FolderError(
-            f"{job.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
-        )
+    check_folder(job)
     for table in job.recipe.annotate:
         with where(job.recipe_path, f"annotate.{table.name}"):
             if table.use in CHECKS:
@@ -34,6 +29,16 @@ def check(job: Job) -> None:
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:
         check_final(job)
+
+
+def check_folder(job: Job) -> None:
+    """Raises FolderError where the folder is neither a run's nor empty."""
+    if storage.exists(job.root) and not storage.is_folder(job.root):
+        raise FolderError(f"{job.root}: is a file; a folder is wanted")
+    if not shards.is_run(job.root) and not storage.is_blank(job.root):
+        raise FolderError(
+            f"{job.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
+        )
 
 
 def check_plan(job: Job) -> None:

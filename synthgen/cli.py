@@ -21,6 +21,7 @@ from synthgen.errors import DeviceError, FolderError, RecipeError, SynthgenError
 from synthgen.workers.place import find_parent, find_place
 
 if TYPE_CHECKING:
+    from synthgen.asking import Counts
     from synthgen.inspection import Status
     from synthgen.preview import Preview
     from synthgen.recipe import Recipe
@@ -114,6 +115,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--embed", default="", metavar="NAME", help="measure diversity by the texts of this clip annotation"
     )
+    prompts = add(
+        "prompts",
+        "ask the recipe's language model, and show the prompts",
+        "OPENAI_BASE_URL=http://localhost:8000/v1 synthgen prompts prompts/birds --save",
+    )
+    add_recipe(prompts)
+    prompts.add_argument(
+        "--save", action="store_true", help="keep the answers in the recipe's folder: it needs no model then"
+    )
+    prompts.add_argument(
+        "--local", default="", metavar="PATH", help="ask a transformers model here (folder or hub id)"
+    )
+    for name, kind, default, text in (
+        ("concurrency", _positive, 8, "questions in flight at once"),
+        ("retries", int, 5, "attempts after the first, for a question"),
+        ("timeout", float, 120.0, "seconds that a reply may take"),
+    ):
+        prompts.add_argument(
+            f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
+    prompts.add_argument("--all", action="store_true", help="show all prompts of all classes")
+    prompts.add_argument("--json", action="store_true", help="print the result as JSON")
     for option, text in (("--fail-under", "below"), ("--fail-over", "above")):
         command.add_argument(
             option,
@@ -360,6 +383,65 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _prompts(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+    from synthgen.preview import sheets
+
+    _recipe_not_run(options.recipe, "prompts")
+    job = pipeline.open_job(
+        options.recipe, options.output, settings=options.set, limit=options.limit, fetch=False
+    )
+    with _asked() as show:
+        counts = pipeline.ask(
+            job,
+            local=options.local,
+            concurrency=options.concurrency,
+            retries=options.retries,
+            timeout=options.timeout,
+            save=options.save,
+            on_progress=show,
+        )
+    found = sheets(job)
+    if options.json:
+        print(json.dumps({**counts._asdict(), "classes": [sheet._asdict() for sheet in found]}, indent=1))
+        return 1 if counts.failed else 0
+    if job.recipe.language:
+        print(
+            f"{job.recipe_path}: {counts.asked} questions asked, {counts.answered} answered; "
+            f"{counts.already} were answered before"
+        )
+    for sheet in found if options.all else found[:SHOWN]:
+        rejected = ", ".join(f"{number} x {reason}" for reason, number in sheet.rejected.items())
+        print(
+            f"{sheet.class_name}: {len(sheet.accepted)} prompts"
+            + (f"; rejected: {rejected}" if rejected else "")
+        )
+        for text in sheet.accepted if options.all else sheet.accepted[:3]:
+            print(f"  {text}")
+    if len(found) > SHOWN and not options.all:
+        print(f"{len(found) - SHOWN} more classes; --all shows all prompts of all")
+    for reason, number in counts.reasons.items():
+        print(f"synthgen: {number} questions without an answer: {reason}", file=sys.stderr)
+    return 1 if counts.failed else 0
+
+
+@contextlib.contextmanager
+def _asked() -> "Iterator[Callable[[Counts], None]]":
+    """Shows how many questions are answered, on a terminal."""
+    live = sys.stderr.isatty()
+
+    def show(counts: "Counts") -> None:
+        if live:
+            done = f"{counts.answered} of {counts.asked} questions answered, {counts.failed} failed"
+            print(f"\r\033[2K{done}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if live:
+            print("\r\033[2K", end="", file=sys.stderr, flush=True)
+
+
 def _preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
     more = f" ({found.extra} of them added)" if found.extra else ""
     return [
@@ -457,6 +539,7 @@ def _init(options: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     **dict.fromkeys(MAKE, _make),
     "check": _check,
+    "prompts": _prompts,
     "status": _status,
     "verify": _verify,
     "report": _report,

@@ -1,4 +1,4 @@
-"""The verbs that make something: `run` and `report`. They open a job, start workers, and each worker goes
+"""The verbs that make something: `run`, `ask` and `report`. They open a job, start workers, and each worker goes
 through the stages.
 """
 
@@ -7,14 +7,17 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from synthgen import checks, recipe, shards, storage
+from synthgen import asking, checks, recipe, shards, storage
+from synthgen.asking import Counts
 from synthgen.engine import Unit, Worker
 from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
+from synthgen.language_models import open_local, open_server
 from synthgen.stages import STAGES, phases, plan_units, write_report
+from synthgen.texts import Texts
 from synthgen.workers import local, ray
 from synthgen.workers.place import (
     Place,
@@ -165,13 +168,8 @@ def run(
     checks.check(job)
     for stage in list(STAGES)[: list(STAGES).index(stages[0])]:
         _require(job, stage, stages[0])
-    storage.make_folder(job.root)
     if not find_parent():
-        storage.replace(
-            job.root,
-            job.root / shards.RECIPES / f"{job.recipe_digest}.json",
-            storage.to_json({"time": time.time(), "recipe": job.recipe.resolved()}),
-        )
+        _keep_recipe(job)
     if is_launched() or not SLOW & set(stages) or (engine == "local" and (workers or default_workers()) == 1):
         work(job, stages, deadline=deadline)
         return job.root
@@ -194,6 +192,72 @@ def run(
         )
         raise WorkError(said + stays)
     return job.root
+
+
+def ask(
+    job: Job,
+    *,
+    local: str = "",
+    concurrency: int = 8,
+    retries: int = 5,
+    timeout: float = 120.0,
+    save: bool = False,
+    on_progress: Callable[[Counts], None] = lambda counts: None,
+) -> Counts:
+    """Asks the recipe's language model what it has not answered yet; returns what there is then.
+
+    Args:
+        local: a folder or hub id of a transformers model that is asked in this process; "" asks the server at
+            OPENAI_BASE_URL, with the key OPENAI_API_KEY.
+        concurrency: questions in flight at once, on a server.
+        retries: attempts after the first one, for a question.
+        timeout: seconds that a server's reply may take.
+        save: put the answers into the recipe's folder too, so that it makes the same plan without a model.
+
+    Raises:
+        SynthgenError: bad input, or a model that cannot be asked; what is answered stays.
+    """
+    checks.check_folder(job)
+    _keep_recipe(job)
+    done = Counts(0, 0, 0, 0, {})
+    while True:  # with the words that were asked for, more questions are known
+        questions = job.texts.all_questions()
+        if all(question.key in job.texts.answers for question in questions):
+            break
+        reply = open_local(local, device=job.device) if local else open_server(timeout=timeout)
+        found = asking.ask(
+            questions,
+            reply,
+            root=job.root,
+            stem=job.texts.stem,
+            saved=job.texts.files,
+            concurrency=1 if local else concurrency,
+            retries=retries,
+            on_progress=on_progress,
+        )
+        done = Counts(
+            done.asked + found.asked,
+            done.answered + found.answered,
+            0,
+            done.failed + found.failed,
+            {**done.reasons, **found.reasons},
+        )
+        job.texts = Texts(job.recipe, [job.recipe_path.parent, job.root])
+        if found.failed:
+            break
+    if save and questions:
+        asking.save(questions, root=job.root, stem=job.texts.stem, folder=job.recipe_path.parent)
+    return done._replace(already=len(questions) - done.answered - done.failed)
+
+
+def _keep_recipe(job: Job) -> None:
+    """Makes the folder a run's: it says from then on which recipe it is for."""
+    storage.make_folder(job.root)
+    storage.replace(
+        job.root,
+        job.root / shards.RECIPES / f"{job.recipe_digest}.json",
+        storage.to_json({"time": time.time(), "recipe": job.recipe.resolved()}),
+    )
 
 
 def report(root: Path, subset: str = "main") -> Path:

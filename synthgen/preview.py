@@ -1,5 +1,6 @@
 """What a recipe asks for, before anything is made: how many, how diverse, how balanced, what to look at."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,6 +73,37 @@ def preview(job: Job, embed: str = "") -> Preview:
         notes=[unanswered] if unanswered else _notes(job, texts, names),
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
     )
+
+
+class Sheet(NamedTuple):
+    """The different prompts of a class, and why texts of a language model were rejected: reason -> how many."""
+
+    class_name: str
+    accepted: list[str]
+    rejected: dict[str, int]
+
+
+def sheets(job: Job) -> list[Sheet]:
+    """The prompts of each class: those planned from templates, and all that a language model wrote.
+
+    Raises:
+        SynthgenError: the recipe is wrong.
+    """
+    accepted: dict[str, dict[str, None]] = {category.name: {} for category in job.recipe.classes}
+    rejected: dict[str, Counter[str]] = {category.name: Counter() for category in job.recipe.classes}
+    try:
+        for request in job.requests:
+            accepted[request.class_name][request.text] = None
+    except UnansweredError:
+        pass  # what there is can be shown all the same
+    for table in job.recipe.prompts:
+        if table.use == "language" and all(
+            one.key in job.texts.answers for one in job.texts.questions(table)
+        ):
+            for name, judged in job.texts.judged(table, count_tokens=job.count_tokens).items():
+                accepted[name] |= {entry.prompt.text: None for entry in judged if not entry.reason}
+                rejected[name].update(entry.reason for entry in judged if entry.reason)
+    return [Sheet(name, list(own), dict(rejected[name].most_common())) for name, own in accepted.items()]
 
 
 def _embed(job: Job, name: str) -> diversity.Embed:
