@@ -39,6 +39,8 @@ LVIS_PROMPTS = {
     "speaker (stero equipment)": "stereo speaker",
 }
 """How templates call classes whose words in brackets are no kind and no purpose."""
+LVIS_DEFINITIONS = {"stop sign": "a red road sign with eight sides that tells drivers to stop"}
+"""Of the classes that WordNet has not."""
 
 
 def main(lvis: Path) -> None:
@@ -48,7 +50,7 @@ def main(lvis: Path) -> None:
     write("imagenet-21k", ["id", "synset"], [(synset,) for synset in info("imagenet22k_synsets.txt")])
     with lvis.open(encoding="utf-8", newline="") as file:
         rows = [lvis_row(row) for row in csv.DictReader(file)]
-    write("lvis-v1", ["id", "name", "prompt", "synset", "synonyms"], rows, first=1)
+    write("lvis-v1", ["id", "name", "prompt", "synset", "synonyms", "definition"], rows, first=1)
     write_templates()
 
 
@@ -56,15 +58,16 @@ def info(name: str) -> list[str]:
     return files("timm").joinpath("data", "_info", name).read_text().split()
 
 
-def lvis_row(row: dict[str, str]) -> tuple[str, str, str, str]:
-    """A class of LVIS: name, prompt ("" where it is the name), synset and synonyms."""
+def lvis_row(row: dict[str, str]) -> tuple[str, ...]:
+    """A class of LVIS: name, prompt ("" where it is the name), synset, synonyms and definition."""
     name, *others = [row["name"].replace("_", " "), *row["synonyms"].replace("_", " ").split("|")]
     try:
         synset = wordnet.find(row["synset"]).id
     except RecipeError as error:
         print(f"class {row['id']}: {error}")
         synset = ""
-    return name, lvis_prompt(name), synset, "|".join(word for word in others if word != name)
+    synonyms = "|".join(word for word in others if word != name)
+    return name, lvis_prompt(name), synset, synonyms, LVIS_DEFINITIONS.get(name, "")
 
 
 def lvis_prompt(name: str) -> str:

@@ -127,16 +127,14 @@ def check_selected(job: Job) -> None:
 
 
 def check_final(job: Job) -> None:
-    inputs = job.final_inputs()
+    """Raises FolderError where `final/<subset>` was made from other inputs."""
     folders = [job.final, *(job.final / split for split in storage.names(job.final))]
-    for folder in folders:
-        for stem in shards.records(folder):
-            shards.require_inputs(
-                folder,
-                stem,
-                inputs,
-                "add --subset NEW to make another beside it, or --replace to make it anew",
-            )
+    made = [(folder, stem) for folder in folders for stem in shards.records(folder)]
+    inputs = job.final_inputs() if made else {}
+    for folder, stem in made:
+        shards.require_inputs(
+            folder, stem, inputs, "add --subset NEW to make another beside it, or --replace to make it anew"
+        )
 
 
 def remove_other_final(job: Job) -> None:

@@ -41,7 +41,20 @@ def _choices(text: str) -> list[str]:
     if choice is None:
         return [text]
     options = choice[1].split("|") if "|" in choice[1] else [choice[1], ""]
-    return [text[: choice.start()] + option + text[choice.end() :] for option in options]
+    before, after = text[: choice.start()], text[choice.end() :]
+    return [_with_article(before, option + after) for option in options]
+
+
+def _with_article(before: str, after: str) -> str:
+    """Both together, "a" or "an" at the end of the first as the second sounds."""
+    if not re.search(r"\b[Aa]n? $", before) or after[:1] in ("{", "["):  # which are filled later
+        return before + after
+    return before.rstrip("n ") + ("n " if _has_vowel(after) else " ") + after
+
+
+def _has_vowel(text: str) -> bool:
+    """Whether a text begins with the sound of a vowel."""
+    return bool(VOWEL.match(text)) and not NO_VOWEL.match(text)
 
 
 def fill(template: str, words: Mapping[str, str]) -> str:
@@ -51,8 +64,7 @@ def fill(template: str, words: Mapping[str, str]) -> str:
 
     def article(match: re.Match[str]) -> str:
         letter, slot = match.groups()
-        vowel = VOWEL.match(words[slot]) and not NO_VOWEL.match(words[slot])
-        return f"{letter}{'n' if vowel else ''} {{{slot}}}"
+        return f"{letter}{'n' if _has_vowel(words[slot]) else ''} {{{slot}}}"
 
     return SLOT.sub(lambda match: words[match[1]], ARTICLE.sub(article, template))
 

@@ -71,6 +71,11 @@ def cells(
     return {category.name: len(plans.plan(category).cells) for category in classes}
 
 
+def naming_axes(axes: Mapping[str, Sequence[Word]]) -> list[str]:
+    """Axes that name the class, as each of their words is for some classes alone."""
+    return [axis for axis, entries in axes.items() if all(entry.only for entry in entries)]
+
+
 class _Plan(NamedTuple):
     """What one class may meet: the words of the axes that are not crossed, rules among them, and the cells of
     the crossed ones.
@@ -106,7 +111,7 @@ class _Plans:
 
     def _check(self, grid: Sequence[str]) -> None:
         for text, names in self._slots.items():
-            if not names & {"class", "classes", "synonym", *self._naming()}:
+            if not names & {"class", "classes", "synonym", *naming_axes(self._axes)}:
                 raise RecipeError(
                     f'templates: "{text}" has no slot {{class}}; each template must name the class'
                 )
@@ -150,10 +155,6 @@ class _Plans:
                 raise RecipeError(
                     f"never.{number}: names no axis; leave the class out of the list of classes"
                 )
-
-    def _naming(self) -> list[str]:
-        """Axes that name the class, as each of their words is for some classes alone."""
-        return [axis for axis, entries in self._axes.items() if all(entry.only for entry in entries)]
 
     def _is_for(self, category: Category, what: str) -> bool:
         """Whether a class is meant: by its name, or, where none is called so, by what it is a kind of."""
