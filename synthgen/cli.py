@@ -35,7 +35,7 @@ MAKE = {
     "reshard": ("write the chosen ones as final shards", ("reshard",)),
 }
 
-SHOWN = 8
+SHOWN = 5
 """So many lines of one kind are shown."""
 UNIT_STATES = {"claimed": "in work", "stale": "left unfinished", "given_up": "given up"}
 
@@ -421,7 +421,7 @@ def _prompts(options: argparse.Namespace) -> int:
     if len(found) > SHOWN and not options.all:
         print(f"{len(found) - SHOWN} more classes; --all shows all prompts of all")
     for reason, number in counts.reasons.items():
-        print(f"synthgen: {number} questions without an answer: {reason}", file=sys.stderr)
+        print(f"synthgen: without an answer: {number} x {reason}", file=sys.stderr)
     return 1 if counts.failed else 0
 
 
@@ -453,7 +453,8 @@ def _preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         *[f"model {name}: {about}" for name, about in found.models.items()],
         f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
         f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
-        *[f"figure {key}: {_figure(value)}" for key, value in found.figures.items()],
+        *(["diversity:"] if found.figures else []),
+        *[f"  {key:24}{_figure(value)}" for key, value in found.figures.items()],
         *_some("name", found.names),
         *_some("note", found.notes),
     ]

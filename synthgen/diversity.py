@@ -279,6 +279,8 @@ def cramers_v(pairs: Sequence[tuple[str, str]]) -> float:
     NaN where a count expected of independence is below 5, where chi-squared means little, or there is but one
     value. Source: Bergsma, J. Korean Stat. Soc. 42 (2013).
     """
+    if not pairs:
+        return float("nan")
     rows, columns = (
         {value: k for k, value in enumerate(dict.fromkeys(side))} for side in zip(*pairs, strict=True)
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from synthgen import planning, resharding, shards
 from synthgen.annotators import ANNOTATORS
+from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
@@ -167,7 +168,8 @@ class Job:
         }
         for number, prompts in enumerate(self.recipe.prompts):
             inputs |= flat(
-                f"prompts.{number}", {"use": prompts.use, "classes": prompts.categories, **prompts.keys}
+                f"prompts.{number}",
+                {"use": prompts.use, "classes": prompts.categories, **_plain(prompts.keys)},
             )
             if prompts.needs_language_model:
                 inputs[f"prompts.{number}.texts"] = self.texts.digest(prompts)
@@ -337,6 +339,15 @@ class Job:
                     "put that model back, or give the annotation another name"
                 )
         return annotate
+
+
+def _plain(keys: object) -> Any:
+    """Keys with the words of axes as texts, as they are in most recipes."""
+    if isinstance(keys, dict):
+        return {key: _plain(value) for key, value in keys.items()}
+    if isinstance(keys, list):
+        return [value.text if isinstance(value, Word) and not value.only else value for value in keys]
+    return keys
 
 
 def source_of(table: ModelTable) -> str:

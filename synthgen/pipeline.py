@@ -1,5 +1,5 @@
-"""The verbs that make something: `run`, `ask` and `report`. They open a job, start workers, and each worker goes
-through the stages.
+"""The verbs that make something: `run`, `ask` and `report`. They open a job; `run` starts workers, and each
+worker goes through the stages.
 """
 
 import logging

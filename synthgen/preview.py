@@ -6,13 +6,10 @@ from typing import NamedTuple
 
 from synthgen import diversity
 from synthgen.checks import check
-from synthgen.data import Word
 from synthgen.errors import SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
-from synthgen.prompts.templates import naming_axes
-from synthgen.recipe import PromptsTable
 
 
 class Preview(NamedTuple):
@@ -49,10 +46,8 @@ def preview(job: Job, embed: str = "") -> Preview:
     except UnansweredError as error:
         requests, unanswered = [], str(error)
     texts, names = [request.text for request in requests], [request.class_name for request in requests]
-    own = {axis for table in recipe.prompts for axis in naming_axes(_word_lists(table))}
-    axes = {
-        axis: [request.axes.get(axis, "") for request in requests] for axis in recipe.axes if axis not in own
-    }
+    measured = [axis for axis in recipe.axes if axis not in recipe.axes_of_classes]
+    axes = {axis: [request.axes.get(axis, "") for request in requests] for axis in measured}
     if len(recipe.models) > 1:
         axes["model"] = [request.model for request in requests]
     models = {}
@@ -81,13 +76,8 @@ def preview(job: Job, embed: str = "") -> Preview:
     )
 
 
-def _word_lists(table: PromptsTable) -> dict[str, list[Word]]:
-    """The axes of a table whose words are known without asking."""
-    return {axis: words for axis, words in table.keys.get("axes", {}).items() if isinstance(words, list)}
-
-
 class Sheet(NamedTuple):
-    """The different prompts of a class, and why texts of a language model were rejected: reason -> how many."""
+    """The different prompts of a class, and why texts of a language model were rejected: reason -> number."""
 
     class_name: str
     accepted: list[str]
@@ -133,7 +123,7 @@ def _notes(job: Job, texts: Sequence[str], names: Sequence[str]) -> list[str]:
     """What is odd about prompts of templates, each kind with an example; they are reported, not rejected."""
     by_name = {category.name: category for category in job.recipe.classes}
     for table in job.recipe.prompts:  # words for a class alone may be what names it
-        for word in (word for entries in _word_lists(table).values() for word in entries):
+        for word in (word for entries in table.word_lists.values() for word in entries):
             if word.only in by_name:
                 named = by_name[word.only]
                 by_name[word.only] = named._replace(synonyms=(*named.synonyms, word.text))

@@ -36,7 +36,7 @@ from synthgen.prompts import SOURCES
 from synthgen.prompts.categories import extra as add_classes
 from synthgen.prompts.language import AXES_OF_TASKS
 from synthgen.prompts.lists import name_classes, read_classes, read_lines, read_words, source_classes
-from synthgen.prompts.templates import CLASS_SLOTS
+from synthgen.prompts.templates import CLASS_SLOTS, naming_axes
 from synthgen.selection import RULES, columns_read
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 
@@ -252,6 +252,12 @@ class PromptsTable(Table):
         return {place: value for place, value in lists.items() if isinstance(value, Ask)}
 
     @property
+    def word_lists(self) -> dict[str, list[Word]]:
+        """The axes whose words are known without asking."""
+        axes = self.keys.get("axes", {}).items()
+        return {axis: words for axis, words in axes if not isinstance(words, Ask)}
+
+    @property
     def needs_language_model(self) -> bool:
         """Whether something in the table comes from a language model."""
         return self.use == "language" or bool(self.asks)
@@ -361,6 +367,12 @@ class Recipe(Table):
             for table in self.prompts
         ]
         return list(dict.fromkeys(axis for axes in own for axis in axes))
+
+    @property
+    def axes_of_classes(self) -> set[str]:
+        """Axes that have other words for each class, so that they go with it by design."""
+        asked = {axis for table in self.prompts for _, axis in table.asks if axis}
+        return asked.union(*(naming_axes(table.word_lists) for table in self.prompts))
 
     def resolved(self) -> dict[str, object]:
         """The recipe as plain JSON values, word lists included."""

@@ -1,4 +1,6 @@
-"""What a recipe asks of its language model, and what that has answered. Sees the Recipe; asks nothing itself."""
+"""What a recipe asks of its language model, and what that has answered. Sees the Recipe; asks nothing
+itself.
+"""
 
 import functools
 import inspect

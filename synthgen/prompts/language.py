@@ -5,7 +5,7 @@ Never asks anything: `synthgen.asking` does, and both get their questions from h
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from synthgen.data import Category, LanguageModel, Prompt, Word
 from synthgen.diversity import farthest_points, normalised, word_vectors
@@ -210,7 +210,7 @@ def language(
     *,
     seed: int,
     language_model: LanguageModel,
-    task: str,
+    task: Literal["divergen", "synthclip", "synclr", "paraphrase"],
     count: int,
     answers: Mapping[str, str],
     per_call: int = DEFAULT_PER_CALL,
@@ -232,7 +232,7 @@ def language(
         classes: whom to ask for.
         seed: chooses examples, orders words, draws for `balance`.
         language_model: who was asked.
-        task: how to ask; a name in `questions.TASKS`, less those that ask for words.
+        task: how to ask; see `questions`.
         count: texts of each class, at most.
         answers: raw replies by the key of their question (`asking.read_answers`).
         per_call: divergen: prompts in one reply.
@@ -248,8 +248,6 @@ def language(
     Raises:
         RecipeError: a key is wrong, questions are not answered, or a class has no accepted text.
     """
-    if task in WORD_TASKS:
-        raise RecipeError(f"task: {task} asks for words, not for prompts; give them as an axis")
     questions = language_questions(
         classes,
         seed=seed,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from synthgen import shards, storage
+from synthgen.diversity import measure
 
 SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, THUMBNAIL, BINS = 64, 8, 16, 96, 40
 
@@ -85,6 +86,7 @@ def page(root: Path, subset: str) -> bytes:
             _histogram(name, columns[name], kept, columns["error"] == "")
             for name in _scores(columns, annotations)
         ],
+        diversity=_diversity(recipe, columns, kept),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
         recipe=storage.to_json(recipe).decode(),
@@ -118,6 +120,39 @@ def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
     """How often each value is there, in order of first appearance."""
     found, first, counts = np.unique(values.astype(str), return_index=True, return_counts=True)
     return {str(found[k]): int(counts[k]) for k in np.argsort(first)}
+
+
+def _diversity(
+    recipe: dict[str, Any], columns: shards.PoolColumns, kept: npt.NDArray[np.bool_]
+) -> list[tuple[str, str, str]]:
+    """The figures of the prompts, planned and kept, as the page shows them. `coverage` is of the planned."""
+    if not kept.any():
+        return []
+    lists = [table["keys"].get("axes", {}).items() for table in recipe["prompts"]]
+    # words that are for single classes, or were asked for, go with the class by design
+    general = {
+        axis
+        for own in lists
+        for axis, words in own
+        if any(isinstance(word, list) and not word[1] for word in words)
+    }
+    axes = [axis for axis in general if f"axis_{axis}" in columns]
+    wanted = {**{axis: f"axis_{axis}" for axis in sorted(axes)}, "model": "model"}
+    texts = columns["text"].tolist()
+    found = [
+        measure(
+            columns["text"][mask].tolist(),
+            columns["class_name"][mask].tolist(),
+            {axis: columns[column][mask].tolist() for axis, column in wanted.items()},
+            reference=texts,
+        )
+        for mask in (np.ones(len(kept), bool), kept)
+    ]
+    return [(key, _number(found[0][key]), _number(found[1][key])) for key in found[0]]
+
+
+def _number(value: float) -> str:
+    return "too few to say" if np.isnan(value) else f"{value:.4g}"
 
 
 def _row(funnel: dict[str, Any], class_name: str) -> list[int]:
