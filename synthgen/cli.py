@@ -526,9 +526,12 @@ def _init(options: argparse.Namespace) -> int:
     if target.exists():
         raise FolderError(f"{target}: is there already; name a folder that does not exist")
     target.mkdir(parents=True)
-    for path in sorted(shipped[options.source].iterdir()):
-        if path.suffix in (".toml", ".txt", ".csv"):
-            shutil.copyfile(path, target / path.name)
+    source = shipped[options.source]
+    for path in sorted(source.rglob("*")):
+        if path.suffix in (".toml", ".txt", ".csv", ".jsonl"):
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
     recipe = target / "recipe.toml"
     text = recipe.read_text(encoding="utf-8").replace(f"prompts/{options.source}", options.folder)
     text = text.replace(f'name = "{options.source}"', f'name = "{target.resolve().name}"')

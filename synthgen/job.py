@@ -199,7 +199,8 @@ class Job:
     def annotation_inputs(self, table: AnnotateTable) -> dict[str, object]:
         inputs = {"use": table.use, "batch_size": table.batch_size, **table.keys}
         if "classes" in ANNOTATORS[table.use].__annotations__:
-            inputs["classes"] = self.recipe.classes
+            # what else is known of them does not reach an annotator, and each record repeats this
+            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.recipe.classes]
         return flat(f"annotate.{table.name}", inputs)
 
     def selection_inputs(self) -> dict[str, object]:

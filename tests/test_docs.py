@@ -38,13 +38,18 @@ def test_every_command_is_in_the_readme() -> None:
 def test_every_key_is_documented() -> None:
     tables = [
         recipe.Recipe, recipe.PromptsTable, recipe.QuotaTable, recipe.ImagesTable, recipe.ModelTable,
-        recipe.AnnotateTable, recipe.SelectTable, recipe.ReshardTable,
+        recipe.AnnotateTable, recipe.SelectTable, recipe.ReshardTable, recipe.SourceTable, recipe.LanguageTable,
+        recipe.ExtraTable, recipe.AskTable,
     ]  # fmt: skip
-    keys = {key for table in tables for key in table.model_fields} - {"keys"}
+    keys = {field.alias or key for table in tables for key, field in table.model_fields.items()} - {"keys"}
     for functions in (SOURCES, ANNOTATORS, RULES):
         for name, function in functions.items():
             keys |= {name, *recipe._keys_model(function, name).model_fields}
-    missing = {key for key in keys if f"`{key}`" not in RECIPES and f"[{key}]" not in RECIPES}
+    missing = {
+        key
+        for key in keys
+        if not any(form in RECIPES for form in (f"`{key}`", f"[{key}]", f"[{key}.", f"{{ {key} ="))
+    }
     assert not missing
 
 

@@ -39,8 +39,8 @@ HEAVY_HOMES = {
     "jinja2": ("reporting",),
     "pydantic": ("recipe",),
     "openai": ("language_models",),
-    "datasketch": ("prompts",),
-    "inflect": ("prompts",),
+    "datasketch": ("diversity",),
+    "inflect": ("prompts", "wording"),
     "py3langid": ("prompts",),
 }
 

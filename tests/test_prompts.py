@@ -14,6 +14,7 @@ from chat_server import Answer, ChatServer, chat_server, make_tiny_llama
 
 from synthgen import recipe
 from synthgen.cli import main
+from synthgen.diversity import cramers_v
 from synthgen.pipeline import open_job
 from synthgen.preview import preview
 from synthgen.shards import load_plan, read_plan_shard
@@ -225,6 +226,14 @@ def test_shipped_recipes_can_be_checked_offline_and_are_balanced(name: str, tmp_
     if name in ("waterbirds", "emoji"):
         counts = Counter((request.class_name, *request.axes.values()) for request in job.requests)
         assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_all_of_lvis_is_balanced(tmp_path: Path) -> None:
+    requests = open_job("lvis", tmp_path / "run", fetch=False).requests
+    assert len(requests) == 1453 * 128
+    assert cramers_v([(request.class_name, request.model) for request in requests]) < 0.05
+    seen = [(one.class_name, one.axes["viewpoint"]) for one in requests if "viewpoint" in one.axes]
+    assert cramers_v(seen) < 0.05
 
 
 def _asked(loaded: recipe.Recipe) -> int:

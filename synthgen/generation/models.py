@@ -87,6 +87,15 @@ def components(folder: Path) -> dict[str, str]:
     }
 
 
+def pipeline_class(folder: Path) -> type["DiffusionPipeline"]:
+    """The diffusers class of a pipeline folder, the generic one where diffusers does not know it."""
+    import diffusers
+
+    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    found: type[DiffusionPipeline] = getattr(diffusers, name, diffusers.DiffusionPipeline)
+    return found
+
+
 def fingerprint(folder: Path, *, variant: str = "") -> str:
     """32 hex digits over what decides a model's images: one model, wherever it lies.
 

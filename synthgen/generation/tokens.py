@@ -2,13 +2,12 @@
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from synthgen.errors import ModelError
-from synthgen.generation.models import components
+from synthgen.generation.models import components, pipeline_class
 
 UNKNOWN = 100_000
 """A tokenizer that knows no limit says a number above this."""
@@ -54,14 +53,14 @@ def _reader(folder: Path) -> Reader | None:
     if not found:
         return None
     limit, _, tokenizer = max(found, key=lambda entry: entry[:2])
-    return Reader(functools.cache(lambda text: len(tokenizer(text, truncation=False)["input_ids"])), limit)
+    return Reader(
+        functools.cache(lambda text: len(tokenizer(text, truncation=False, verbose=False)["input_ids"])),
+        limit,
+    )
 
 
 def _call_limit(folder: Path) -> int:
     """What the pipeline's call reads where its tokenizer has no limit of its own."""
-    import diffusers
-
-    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-    call = inspect.signature(getattr(diffusers, name, diffusers.DiffusionPipeline).__call__).parameters
+    call = inspect.signature(pipeline_class(folder).__call__).parameters
     default = call["max_sequence_length"].default if "max_sequence_length" in call else None
     return default if isinstance(default, int) else UNKNOWN
