@@ -98,9 +98,10 @@ def sheets(job: Job) -> list[Sheet]:
     except UnansweredError:
         pass  # what there is can be shown all the same
     for table in job.recipe.prompts:
-        if table.use == "language" and all(
-            one.key in job.texts.answers for one in job.texts.questions(table)
-        ):
+        asked_for = table.use == "language" and all(
+            question.key in job.texts.answers for question in job.texts.word_questions(table)
+        )
+        if asked_for:
             for name, judged in job.texts.judged(table, count_tokens=job.count_tokens).items():
                 accepted[name] |= {entry.prompt.text: None for entry in judged if not entry.reason}
                 rejected[name].update(entry.reason for entry in judged if entry.reason)

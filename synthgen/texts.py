@@ -61,10 +61,14 @@ class Texts:
         """What has to be asked for a table, as far as it is known: first for words, then, with these, for
         texts.
         """
-        found = [question for ask in table.asks.values() for question in self._word_questions(table, ask)]
+        found = self.word_questions(table)
         if table.use != "language" or any(question.key not in self.answers for question in found):
             return found
         return found + self._text_questions(table)
+
+    def word_questions(self, table: PromptsTable) -> list[Question]:
+        """What has to be asked for the words of a table."""
+        return [question for ask in table.asks.values() for question in self._ask_words(table, ask)]
 
     def judged(self, table: PromptsTable, **given: Any) -> dict[str, list[Judged]]:
         """Every text of a table's answers with the reason why it is rejected, by class."""
@@ -87,7 +91,7 @@ class Texts:
         """
         keys = dict(table.keys)
         for (key, axis), ask in table.asks.items():
-            found = words(self._word_questions(table, ask), self.answers)
+            found = words(self._ask_words(table, ask), self.answers)
             entries = [Word(text, name) for name, own in found.items() for text in own]
             keys[key] = {**keys[key], axis: entries} if axis else entries
         if table.use == "language":
@@ -99,7 +103,7 @@ class Texts:
         keys = {key: value for key, value in self.source_keys(table).items() if key in own}
         return language_questions(table.categories, seed=self._recipe.seed, **keys)
 
-    def _word_questions(self, table: PromptsTable, ask: Ask) -> list[Question]:
+    def _ask_words(self, table: PromptsTable, ask: Ask) -> list[Question]:
         return language_questions(
             table.categories,
             seed=self._recipe.seed,

@@ -38,8 +38,8 @@ def test_every_command_is_in_the_readme() -> None:
 def test_every_key_is_documented() -> None:
     tables = [
         recipe.Recipe, recipe.PromptsTable, recipe.QuotaTable, recipe.ImagesTable, recipe.ModelTable,
-        recipe.AnnotateTable, recipe.SelectTable, recipe.ReshardTable, recipe.SourceTable, recipe.LanguageTable,
-        recipe.ExtraTable, recipe.AskTable,
+        recipe.AnnotateTable, recipe.SelectTable, recipe.ReshardTable, recipe.SourceTable,
+        recipe.LanguageTable, recipe.ExtraTable, recipe.AskTable,
     ]  # fmt: skip
     keys = {field.alias or key for table in tables for key, field in table.model_fields.items()} - {"keys"}
     for functions in (SOURCES, ANNOTATORS, RULES):

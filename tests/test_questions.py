@@ -243,6 +243,7 @@ def test_the_source_says_what_is_missing() -> None:
         RecipeError, match="1 of 4 questions are not answered; `synthgen prompts RECIPE` asks"
     ):
         language(CLASSES, **SOURCE, answers=answers)
+    assert next(language(CLASSES, **SOURCE, answers=answers, max_unanswered=0.25)).class_name == "dog"
     answers = {key: raw.replace(" cup ", " mug ") for key, raw in source_answers().items()}
     with pytest.raises(RecipeError, match='class "cup": none of its 8 texts is accepted; 8 x no class word'):
         language(CLASSES, **SOURCE, answers=answers)

@@ -223,6 +223,7 @@ def language(
     most_words: int = 60,
     balance: int = 0,
     thin: int = 0,
+    max_unanswered: float = 0.0,
     count_tokens: quality.CountTokens | None = None,
 ) -> Iterator[Prompt]:
     """Endless prompts, one for each class in turn: the accepted texts of a class in the order of their
@@ -243,6 +244,7 @@ def language(
         one_object: reject texts with several objects of the class; None does so for divergen.
         least_words: of a text; and `most_words`.
         balance: see `judge`; so is `thin`.
+        max_unanswered: the part of the questions that may stay without an answer, 0 to 1.
         count_tokens: None does not look at the length in tokens.
 
     Raises:
@@ -260,7 +262,7 @@ def language(
         templates=templates,
         axes=axes,
     )
-    _require_answers(questions, answers)
+    _require_answers(questions, answers, max_unanswered)
     judged = judge(
         questions,
         answers,
@@ -288,9 +290,9 @@ def language(
     return _turns(accepted)
 
 
-def _require_answers(questions: Sequence[Question], answers: Mapping[str, str]) -> None:
+def _require_answers(questions: Sequence[Question], answers: Mapping[str, str], most: float = 0.0) -> None:
     missing = sum(question.key not in answers for question in questions)
-    if missing:
+    if missing > most * len(questions):
         raise UnansweredError(
             f"{missing} of {len(questions)} questions are not answered; `synthgen prompts RECIPE` asks them"
         )
