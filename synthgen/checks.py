@@ -29,6 +29,7 @@ def check(job: Job) -> None:
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:
         check_final(job)
+    job.new_requests()  # what is wrong with the prompts, or a model, is said before anything is made
 
 
 def check_folder(job: Job) -> None:

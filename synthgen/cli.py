@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "check",
         "validate a recipe, say what it would ask for and how diverse that is",
-        "synthgen check prompts/emoji --fail-under vendi=20 --fail-over cramers_v_background=0.05",
+        "synthgen check prompts/emoji --fail-under vendi=20",
     )
     add_recipe(command)
     command.add_argument(
@@ -117,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     prompts = add(
         "prompts",
-        "ask the recipe's language model, and show the prompts",
-        "OPENAI_BASE_URL=http://localhost:8000/v1 synthgen prompts prompts/birds --save",
+        "ask the recipe's language model (at OPENAI_BASE_URL), and show the prompts",
+        "synthgen prompts prompts/birds --save",
     )
     add_recipe(prompts)
     prompts.add_argument(

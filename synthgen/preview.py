@@ -39,9 +39,9 @@ def preview(job: Job, embed: str = "") -> Preview:
     Raises:
         SynthgenError: something is wrong with the recipe or the folder; one line says what.
     """
-    check(job)
     recipe, unanswered = job.recipe, ""
     try:
+        check(job)
         requests = job.requests
     except UnansweredError as error:
         requests, unanswered = [], str(error)

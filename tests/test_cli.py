@@ -305,6 +305,7 @@ def test_every_command_has_help_that_ends_in_an_example() -> None:
         "generate",
         "init",
         "plan",
+        "prompts",
         "report",
         "reshard",
         "run",

@@ -33,7 +33,7 @@ BAD = {
     ),
     "unknown table": (
         ("[quota]", "[quotas]"),
-        'unknown key "quotas"; did you mean "quota"? Known: annotate, images, max_failed, models, '
+        'unknown key "quotas"; did you mean "quota"? Known: annotate, images, language, max_failed, models, '
         "name, prompts, quota, "
         "reshard, seed, select, sources",
     ),
@@ -209,9 +209,8 @@ def test_no_such_model(
 def test_no_such_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "emojy"]) == 2
     assert capsys.readouterr().err == (
-        'synthgen: "emojy": no such recipe; did you mean "emoji"? Known: emoji. A folder with a '
-        "recipe.toml, a .toml "
-        "file, or one of these names is wanted\n"
+        'synthgen: "emojy": no such recipe; did you mean "emoji"? Known: emoji, imagenet, lvis, synthclip, '
+        "waterbirds. A folder with a recipe.toml, a .toml file, or one of these names is wanted\n"
     )
 
 

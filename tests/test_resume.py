@@ -14,8 +14,9 @@ import pytest
 from conftest import SMALL, command, data_digests
 
 import synthgen
-from synthgen import claims, job, shards, storage
+from synthgen import checks, claims, shards, storage
 from synthgen.inspection import verify
+from synthgen.job import Job
 from synthgen.pipeline import open_job, work
 
 START = {"start_new_session": True, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
@@ -265,8 +266,8 @@ def test_selecting_looks_at_every_record(run_copy: Path, monkeypatch: pytest.Mon
     made = json.loads(record.read_text())
     made["inputs"]["annotate.image.near_constant"] = 0.5
     record.write_text(json.dumps(made))
-    monkeypatch.setattr(job, "SPOT_CHECKS", 0)
-    monkeypatch.setattr(job, "_spread", lambda entries, at_most: entries if at_most is None else [])
+    monkeypatch.setattr(checks, "SPOT_CHECKS", 0)
+    monkeypatch.setattr(checks, "_spread", lambda entries, at_most: entries if at_most is None else [])
     with pytest.raises(
         synthgen.SynthgenError, match=r"made with annotate\.image\.near_constant = 0\.5, now it would be"
     ):
@@ -274,9 +275,9 @@ def test_selecting_looks_at_every_record(run_copy: Path, monkeypatch: pytest.Mon
 
 
 def test_spot_checks_are_spread() -> None:
-    assert job._spread(range(5), 16) == range(5)
-    assert job._spread(range(100), None) == range(100)
-    spread = job._spread(range(1000), 16)
+    assert checks._spread(range(5), 16) == range(5)
+    assert checks._spread(range(100), None) == range(100)
+    spread = checks._spread(range(1000), 16)
     assert (len(spread), spread[0], spread[-1]) == (16, 0, 999)
 
 
@@ -310,7 +311,7 @@ def test_two_commands_that_plan_at_once_both_get_what_they_want(tmp_path: Path) 
     """The second wants more than the first, and finds the name of its part of the plan taken."""
     root = tmp_path / "run"
     larger = open_job("emoji", root, settings=SMALL)
-    larger.check()
+    checks.check(larger)
     list_new = larger.new_requests
 
     def then_another_plans() -> object:
@@ -355,14 +356,14 @@ def test_strict_refuses_halved_micro_batches(run_copy: Path) -> None:
 def test_two_commands_that_plan_at_once_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second has looked at an empty folder; meanwhile the first has planned other requests."""
     root = tmp_path / "run"
-    check = job.Job.check
+    check = checks.check
 
-    def then_another_plans(self: job.Job) -> None:
-        check(self)
+    def then_another_plans(job: Job) -> None:
+        check(job)
         monkeypatch.undo()
         synthgen.run("emoji", root, settings=[*SMALL, "images.format=png"], stages=("plan",))
 
-    monkeypatch.setattr(job.Job, "check", then_another_plans)
+    monkeypatch.setattr(checks, "check", then_another_plans)
     with pytest.raises(
         synthgen.SynthgenError, match=r'made with images\.format = "png", now it would be "webp"'
     ):
