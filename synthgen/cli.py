@@ -1,7 +1,6 @@
 """The command line: parse, call one function, print. Results go to stdout, progress and errors to stderr."""
 
 import argparse
-import contextlib
 import json
 import logging
 import math
@@ -10,21 +9,13 @@ import shutil
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from synthgen import __version__
+from synthgen import __version__, display
 from synthgen.engine import Stopped, listen
 from synthgen.errors import DeviceError, FolderError, RecipeError, SynthgenError, nearest
 from synthgen.workers.place import find_parent, find_place
-
-if TYPE_CHECKING:
-    from synthgen.asking import Counts
-    from synthgen.inspection import Status
-    from synthgen.preview import Preview
-    from synthgen.recipe import Recipe
 
 MAKE = {
     "run": ("everything: plan, generate, annotate, select, reshard, report", None),
@@ -34,10 +25,6 @@ MAKE = {
     "select": ("choose the good ones by the recipe's rules", ("select",)),
     "reshard": ("write the chosen ones as final shards", ("reshard",)),
 }
-
-SHOWN = 5
-"""So many lines of one kind are shown."""
-UNIT_STATES = {"claimed": "in work", "stale": "left unfinished", "given_up": "given up"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -219,7 +206,7 @@ def _make(options: argparse.Namespace) -> int:
     _recipe_not_run(options.recipe, options.command)
     stages = MAKE[options.command][1] or options.stages or tuple(STAGES)
     job = pipeline.open_job(options.recipe, options.output, settings=options.set)
-    with _progress(job.root, stages, quiet=_is_quiet()):
+    with display.progress(job.root, stages, quiet=_is_quiet()):
         root = pipeline.run(
             options.recipe,
             options.output,
@@ -242,7 +229,7 @@ def _make(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
     else:
-        print(_summary(found, options.subset))
+        print(display.summary(found, options.subset))
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")
     if failed > job.recipe.max_failed * requests:
@@ -255,96 +242,9 @@ def _make(options: argparse.Namespace) -> int:
     return 0
 
 
-def _counts(found: "Status") -> str:
-    return (
-        f"{found['folder']}: {found['requests']} requested, {found['written']} written, "
-        f"{found['failed']} failed"
-    )
-
-
-def _summary(found: "Status", subset: str) -> str:
-    """The lines that end a command: what there is now."""
-    lines = [_counts(found)]
-    if subset in found["subsets"]:
-        lines.append(f"subset {subset}: {found['subsets'][subset]} kept")
-    if subset in found["final"]:
-        splits = [f"{split} {count}" for split, count in found["final"][subset].items()]
-        lines.append(f"final/{subset}: {', '.join(splits) or 'nothing was kept'}")
-    return "\n".join(lines)
-
-
 def _is_quiet() -> bool:
     """Whether another process shows the progress: the parent of this worker, or a launcher's first rank."""
     return find_parent() is not None or find_place().rank != 0
-
-
-@contextlib.contextmanager
-def _progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[None]:
-    """Shows how far the folder is while the block runs: one live line on a terminal, else a line now and
-    then.
-    """
-    stopped = threading.Event()
-    live = sys.stderr.isatty()
-
-    def show() -> None:
-        from synthgen.inspection import status
-
-        last, cache, pause = "", dict[str, object](), 0.0
-        while not stopped.wait(max(pause, 0.5 if live else 2.0)):
-            begun = time.monotonic()
-            try:
-                found = status(root, cache)
-            except (SynthgenError, OSError):
-                continue  # not made yet, or a file is being replaced
-            pause = 20 * (time.monotonic() - begun)  # a large folder is looked at less often
-            line = _progress_line(found, stages)
-            if live:
-                print(
-                    f"\r\033[2K{line}"[: shutil.get_terminal_size().columns + 4],
-                    end="",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            elif line.partition(",")[0] != last:
-                print(line, file=sys.stderr, flush=True)
-            last = line.partition(",")[0]
-        if live:
-            print("\r\033[2K", end="", file=sys.stderr, flush=True)
-
-    if quiet:
-        yield
-        return
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _progress_line(found: "Status", stages: tuple[str, ...]) -> str:
-    """The first unfinished stage in words; images of unfinished shards count."""
-    for stage, count in found["stages"].items():
-        if stage.partition(" ")[0] in stages and count["done"] < count["total"]:
-            line = f"{stage}: {count['done']} of {count['total']} shards"
-            if stage == "generate":
-                pool = [lease["done"] for unit, lease in found["claimed"].items() if unit.startswith("pool/")]
-                made = found["written"] + found["failed"] + sum(pool)
-                line += f" ({made} of {found['requests']} images)" + _pace(found)
-            return line
-    return "finishing"
-
-
-def _pace(found: "Status") -> str:
-    if found["images_per_second"] is None or found["seconds_left"] is None:
-        return ""
-    return f", {found['images_per_second']:.1f} images/s, {_clock(found['seconds_left'])} left"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _recipe_not_run(name: str, command: str) -> None:
@@ -377,7 +277,7 @@ def _check(options: argparse.Namespace) -> int:
         figures = {key: None if math.isnan(value) else value for key, value in found.figures.items()}
         print(json.dumps(found._replace(figures=figures)._asdict(), indent=1))  # type: ignore[arg-type]
     else:
-        print("\n".join(_preview_lines(job.recipe, found)))
+        print("\n".join(display.preview_lines(job.recipe, found)))
     for line in failed:
         print(f"synthgen: {line}", file=sys.stderr)
     return 1 if failed else 0
@@ -391,7 +291,7 @@ def _prompts(options: argparse.Namespace) -> int:
     job = pipeline.open_job(
         options.recipe, options.output, settings=options.set, limit=options.limit, fetch=False
     )
-    with _asked() as show:
+    with display.asked() as show:
         counts = pipeline.ask(
             job,
             local=options.local,
@@ -410,64 +310,10 @@ def _prompts(options: argparse.Namespace) -> int:
             f"{job.recipe_path}: {counts.asked} questions asked, {counts.answered} answered; "
             f"{counts.already} were answered before"
         )
-    for sheet in found if options.all else found[:SHOWN]:
-        rejected = ", ".join(f"{number} x {reason}" for reason, number in sheet.rejected.items())
-        print(
-            f"{sheet.class_name}: {len(sheet.accepted)} prompts"
-            + (f"; rejected: {rejected}" if rejected else "")
-        )
-        for text in sheet.accepted if options.all else sheet.accepted[:3]:
-            print(f"  {text}")
-    if len(found) > SHOWN and not options.all:
-        print(f"{len(found) - SHOWN} more classes; --all shows all prompts of all")
+    print("\n".join(display.sheet_lines(found, everything=options.all)))
     for reason, number in counts.reasons.items():
         print(f"synthgen: without an answer: {number} x {reason}", file=sys.stderr)
     return 1 if counts.failed else 0
-
-
-@contextlib.contextmanager
-def _asked() -> "Iterator[Callable[[Counts], None]]":
-    """Shows how many questions are answered, on a terminal."""
-    live = sys.stderr.isatty()
-
-    def show(counts: "Counts") -> None:
-        if live:
-            done = f"{counts.answered} of {counts.asked} questions answered, {counts.failed} failed"
-            print(f"\r\033[2K{done}", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if live:
-            print("\r\033[2K", end="", file=sys.stderr, flush=True)
-
-
-def _preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
-    more = f" ({found.extra} of them added)" if found.extra else ""
-    return [
-        f"{found.recipe}: valid",
-        f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
-        f"requests: {found.requests} ({found.not_planned} not planned yet), in {found.folder}",
-        f"prompts: {found.texts} different ones",
-        *[f"  {example}" for example in found.examples],
-        *[f"model {name}: {about}" for name, about in found.models.items()],
-        f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
-        f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
-        *(["diversity:"] if found.figures else []),
-        *[f"  {key:24}{_figure(value)}" for key, value in found.figures.items()],
-        *_some("name", found.names),
-        *_some("note", found.notes),
-    ]
-
-
-def _figure(value: float) -> str:
-    return "too few to say" if math.isnan(value) else f"{value:.4g}"
-
-
-def _some(what: str, lines: list[str]) -> list[str]:
-    """The first lines of many."""
-    more = [f"{what}: {len(lines) - SHOWN} more; --json has them all"] if len(lines) > SHOWN else []
-    return [f"{what}: {line}" for line in lines[:SHOWN]] + more
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -477,24 +323,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
-    print(_counts(found) + _pace(found))
-    for reason, count in found["failed_by_reason"].items():
-        print(f"failed: {reason}: {count}")
-    for stage, units in found["stages"].items():
-        more = [f"{units[key]} {word}" for key, word in UNIT_STATES.items() if units[key]]  # type: ignore[literal-required]
-        print(", ".join([f"{stage}: {units['done']} of {units['total']} shards", *more]))
-    for name, kept in found["subsets"].items():
-        print(f"subset {name}: {kept} kept")
-    for name, splits in found["final"].items():
-        print(f"final/{name}: " + ", ".join(f"{split} {count}" for split, count in splits.items()))
-    for unit, reason in found["given_up"].items():
-        print(f"given up: {unit}: {reason}; the next run tries again")
-    for unit, lease in found["claimed"].items():
-        does = "left unfinished by" if lease["stale"] else "in work:"
-        print(f"{unit}: {does} process {lease['pid']} on {lease['host']}, {lease['done']} samples done")
-    hosts = {worker.rpartition(":")[0] for worker in found["workers"]}
-    if hosts:
-        print(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
+    print("\n".join(display.status_lines(found)))
     return 0
 
 

@@ -17,7 +17,7 @@ from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
-from synthgen.recipe import AnnotateTable, ModelTable, PromptsTable, Recipe
+from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 

@@ -15,7 +15,7 @@ from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
 from synthgen.job import Job, source_of, where
-from synthgen.recipe import AnnotateTable
+from synthgen.tables import AnnotateTable
 
 
 def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[Claim], None]) -> Unit:

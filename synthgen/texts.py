@@ -13,7 +13,7 @@ from synthgen.data import Ask, LanguageModel, Word
 from synthgen.errors import RecipeError
 from synthgen.prompts.language import Judged, judge, language_questions, words
 from synthgen.prompts.questions import Question
-from synthgen.recipe import PromptsTable, Recipe
+from synthgen.tables import PromptsTable, Recipe
 
 
 class Texts:

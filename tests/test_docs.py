@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from synthgen import recipe
+from synthgen import recipe, tables
 from synthgen.annotators import ANNOTATORS
 from synthgen.cli import _parser
 from synthgen.prompts import SOURCES
@@ -36,15 +36,15 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_key_is_documented() -> None:
-    tables = [
-        recipe.Recipe, recipe.PromptsTable, recipe.QuotaTable, recipe.ImagesTable, recipe.ModelTable,
-        recipe.AnnotateTable, recipe.SelectTable, recipe.ReshardTable, recipe.SourceTable,
-        recipe.LanguageTable, recipe.ExtraTable, recipe.AskTable,
+    every = [
+        tables.Recipe, tables.PromptsTable, tables.QuotaTable, tables.ImagesTable, tables.ModelTable,
+        tables.AnnotateTable, tables.SelectTable, tables.ReshardTable, tables.SourceTable,
+        tables.LanguageTable, tables.ExtraTable, tables.AskTable,
     ]  # fmt: skip
-    keys = {field.alias or key for table in tables for key, field in table.model_fields.items()} - {"keys"}
+    keys = {field.alias or key for table in every for key, field in table.model_fields.items()} - {"keys"}
     for functions in (SOURCES, ANNOTATORS, RULES):
         for name, function in functions.items():
-            keys |= {name, *recipe._keys_model(function, name).model_fields}
+            keys |= {name, *tables.keys_model(function, name).model_fields}
     missing = {
         key
         for key in keys

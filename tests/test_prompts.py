@@ -15,9 +15,11 @@ from chat_server import Answer, ChatServer, chat_server, make_tiny_llama
 from synthgen import recipe
 from synthgen.cli import main
 from synthgen.diversity import cramers_v
+from synthgen.errors import RecipeError
 from synthgen.pipeline import open_job
 from synthgen.preview import preview
 from synthgen.shards import load_plan, read_plan_shard
+from synthgen.tables import Recipe
 
 KEY = "sk-not-to-be-seen-anywhere"
 ASKING = """
@@ -236,7 +238,7 @@ def test_all_of_lvis_is_balanced(tmp_path: Path) -> None:
     assert cramers_v(seen) < 0.05
 
 
-def _asked(loaded: recipe.Recipe) -> int:
+def _asked(loaded: Recipe) -> int:
     cells = {"imagenet": 1000, "lvis": 1453, "waterbirds": 8, "emoji": 48}[loaded.name]
     return cells * loaded.quota.requests
 
@@ -301,5 +303,5 @@ def test_classes_of_sources(recipe_folder: Path, tmp_path: Path) -> None:
         (1, "cat", "cat"),
         (3, "stop_sign", "stop sign"),
     ]
-    with pytest.raises(recipe.RecipeError, match='unknown source "reel"; did you mean "real"'):
+    with pytest.raises(RecipeError, match='unknown source "reel"; did you mean "real"'):
         recipe.load(path, ["prompts.0.classes=sources.reel"])

@@ -1,0 +1,193 @@
+"""What a terminal shows of a run: lines of text, and progress while something is made. For `cli`."""
+
+import contextlib
+import math
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthgen.errors import SynthgenError
+
+if TYPE_CHECKING:
+    from synthgen.asking import Counts
+    from synthgen.inspection import Status
+    from synthgen.preview import Preview, Sheet
+    from synthgen.tables import Recipe
+
+SHOWN = 5
+"""So many lines of one kind are shown."""
+UNIT_STATES = {"claimed": "in work", "stale": "left unfinished", "given_up": "given up"}
+
+
+def counts(found: "Status") -> str:
+    return (
+        f"{found['folder']}: {found['requests']} requested, {found['written']} written, "
+        f"{found['failed']} failed"
+    )
+
+
+def summary(found: "Status", subset: str) -> str:
+    """The lines that end a command: what there is now."""
+    lines = [counts(found)]
+    if subset in found["subsets"]:
+        lines.append(f"subset {subset}: {found['subsets'][subset]} kept")
+    if subset in found["final"]:
+        splits = [f"{split} {count}" for split, count in found["final"][subset].items()]
+        lines.append(f"final/{subset}: {', '.join(splits) or 'nothing was kept'}")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[None]:
+    """Shows how far the folder is while the block runs: one live line on a terminal, else a line now and
+    then.
+    """
+    stopped = threading.Event()
+    live = sys.stderr.isatty()
+
+    def show() -> None:
+        from synthgen.inspection import status
+
+        last, cache, pause = "", dict[str, object](), 0.0
+        while not stopped.wait(max(pause, 0.5 if live else 2.0)):
+            begun = time.monotonic()
+            try:
+                found = status(root, cache)
+            except (SynthgenError, OSError):
+                continue  # not made yet, or a file is being replaced
+            pause = 20 * (time.monotonic() - begun)  # a large folder is looked at less often
+            line = _progress_line(found, stages)
+            if live:
+                print(
+                    f"\r\033[2K{line}"[: shutil.get_terminal_size().columns + 4],
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            elif line.partition(",")[0] != last:
+                print(line, file=sys.stderr, flush=True)
+            last = line.partition(",")[0]
+        if live:
+            print("\r\033[2K", end="", file=sys.stderr, flush=True)
+
+    if quiet:
+        yield
+        return
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _progress_line(found: "Status", stages: tuple[str, ...]) -> str:
+    """The first unfinished stage in words; images of unfinished shards count."""
+    for stage, count in found["stages"].items():
+        if stage.partition(" ")[0] in stages and count["done"] < count["total"]:
+            line = f"{stage}: {count['done']} of {count['total']} shards"
+            if stage == "generate":
+                pool = [lease["done"] for unit, lease in found["claimed"].items() if unit.startswith("pool/")]
+                made = found["written"] + found["failed"] + sum(pool)
+                line += f" ({made} of {found['requests']} images)" + pace(found)
+            return line
+    return "finishing"
+
+
+def pace(found: "Status") -> str:
+    if found["images_per_second"] is None or found["seconds_left"] is None:
+        return ""
+    return f", {found['images_per_second']:.1f} images/s, {_clock(found['seconds_left'])} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+@contextlib.contextmanager
+def asked() -> "Iterator[Callable[[Counts], None]]":
+    """Shows how many questions are answered, on a terminal."""
+    live = sys.stderr.isatty()
+
+    def show(counts: "Counts") -> None:
+        if live:
+            done = f"{counts.answered} of {counts.asked} questions answered, {counts.failed} failed"
+            print(f"\r\033[2K{done}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if live:
+            print("\r\033[2K", end="", file=sys.stderr, flush=True)
+
+
+def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
+    more = f" ({found.extra} of them added)" if found.extra else ""
+    return [
+        f"{found.recipe}: valid",
+        f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
+        f"requests: {found.requests} ({found.not_planned} not planned yet), in {found.folder}",
+        f"prompts: {found.texts} different ones",
+        *[f"  {example}" for example in found.examples],
+        *[f"model {name}: {about}" for name, about in found.models.items()],
+        f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
+        f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
+        *(["diversity:"] if found.figures else []),
+        *[f"  {key:24}{_figure(value)}" for key, value in found.figures.items()],
+        *some("name", found.names),
+        *some("note", found.notes),
+    ]
+
+
+def _figure(value: float) -> str:
+    return "too few to say" if math.isnan(value) else f"{value:.4g}"
+
+
+def some(what: str, lines: list[str]) -> list[str]:
+    """The first lines of many."""
+    more = [f"{what}: {len(lines) - SHOWN} more; --json has them all"] if len(lines) > SHOWN else []
+    return [f"{what}: {line}" for line in lines[:SHOWN]] + more
+
+
+def status_lines(found: "Status") -> list[str]:
+    """How far a run is."""
+    lines = [counts(found) + pace(found)]
+    lines += [f"failed: {reason}: {count}" for reason, count in found["failed_by_reason"].items()]
+    for stage, units in found["stages"].items():
+        more = [f"{units[key]} {word}" for key, word in UNIT_STATES.items() if units[key]]  # type: ignore[literal-required]
+        lines.append(", ".join([f"{stage}: {units['done']} of {units['total']} shards", *more]))
+    lines += [f"subset {name}: {kept} kept" for name, kept in found["subsets"].items()]
+    for name, splits in found["final"].items():
+        lines.append(f"final/{name}: " + ", ".join(f"{split} {count}" for split, count in splits.items()))
+    for unit, reason in found["given_up"].items():
+        lines.append(f"given up: {unit}: {reason}; the next run tries again")
+    for unit, lease in found["claimed"].items():
+        does = "left unfinished by" if lease["stale"] else "in work:"
+        lines.append(
+            f"{unit}: {does} process {lease['pid']} on {lease['host']}, {lease['done']} samples done"
+        )
+    hosts = {worker.rpartition(":")[0] for worker in found["workers"]}
+    if hosts:
+        lines.append(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
+    return lines
+
+
+def sheet_lines(sheets: "Sequence[Sheet]", *, everything: bool) -> list[str]:
+    """The prompts of classes: some of some, or all of all."""
+    lines = []
+    for sheet in sheets if everything else sheets[:SHOWN]:
+        rejected = ", ".join(f"{number} x {reason}" for reason, number in sheet.rejected.items())
+        lines.append(
+            f"{sheet.class_name}: {len(sheet.accepted)} prompts"
+            + (f"; rejected: {rejected}" if rejected else "")
+        )
+        lines += [f"  {text}" for text in (sheet.accepted if everything else sheet.accepted[:3])]
+    if len(sheets) > SHOWN and not everything:
+        lines.append(f"{len(sheets) - SHOWN} more classes; --all shows all prompts of all")
+    return lines

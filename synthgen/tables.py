@@ -1,0 +1,376 @@
+"""The tables of a recipe, as pydantic validates them: strict types, no unknown key, every list read that they
+name.
+
+The keys of a `use = "..."` table are the keyword-only parameters of the function that it names, so a new
+function is one entry in a dict. A string where a list of strings is wanted names a file with one a line.
+"""
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    create_model,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from synthgen.annotators import ANNOTATORS
+from synthgen.data import Ask, Category, LanguageModel, Word
+from synthgen.diversity import Embed, word_vectors
+from synthgen.errors import RecipeError, nearest
+from synthgen.prompts import SOURCES
+from synthgen.prompts.categories import extra as add_classes
+from synthgen.prompts.language import AXES_OF_TASKS
+from synthgen.prompts.lists import name_classes, read_classes, read_lines, read_words, source_classes
+from synthgen.prompts.templates import naming_axes
+from synthgen.selection import RULES
+
+GIVEN = {"answers", "classes", "count_tokens", "device", "language_model", "seed"}
+"""Parameters that the pipeline gives to a function, where it has them; no recipe key."""
+
+
+def _problem(message: str) -> PydanticCustomError:
+    return PydanticCustomError("recipe", message)
+
+
+class Table(BaseModel):
+    """A table of the recipe: strict types, no unknown key."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        if isinstance(value, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in value:
+                if key not in known:
+                    raise _problem(f'unknown key "{key}"{nearest(key, known)}')
+        return value
+
+
+class Place(NamedTuple):
+    """Where a recipe is, to which the files that it names are relative, and the paths of its sources."""
+
+    folder: Path
+    sources: dict[str, str]
+
+
+def _reader(read: Callable[[str, Place], object], make: Callable[[list[str]], object]) -> BeforeValidator:
+    """Reads what a string names; makes the same of a list of strings."""
+
+    def validate(value: object, info: ValidationInfo) -> object:
+        try:
+            if isinstance(value, str):
+                return read(value, cast(Place, info.context))
+            if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+                return make(value)
+        except RecipeError as error:
+            raise _problem(str(error)) from None
+        return value
+
+    return BeforeValidator(validate)
+
+
+def _read_classes(name: str, place: Place) -> list[Category]:
+    kind, _, source = name.partition(".")
+    if kind != "sources":
+        return read_classes(name, place.folder)
+    if source not in place.sources:
+        raise _problem(f'unknown source "{source}"{nearest(source, list(place.sources))}')
+    return source_classes(place.folder / place.sources[source])
+
+
+def _distinct(values: list[str]) -> list[str]:
+    if not values:
+        raise _problem("the list is empty; put one entry a line")
+    twice = next((value for value, count in Counter(values).items() if count > 1), None)
+    if twice is not None:
+        raise _problem(f'"{twice}" is there twice; each entry may be there once')
+    return values
+
+
+class AskTable(Table):
+    ask: Literal["backgrounds", "attributes"]
+    count: int = Field(ge=1)
+
+
+def _read_words(value: object, info: ValidationInfo) -> object:
+    """The words of an axis: what a string names, a list, or a table that asks for them."""
+    if isinstance(value, dict):
+        table = AskTable.model_validate(value)
+        return Ask(table.ask, table.count)
+    try:
+        if isinstance(value, str):
+            value = read_words(value, cast(Place, info.context).folder)
+    except RecipeError as error:
+        raise _problem(str(error)) from None
+    if not isinstance(value, list) or not all(isinstance(entry, str | Word) for entry in value):
+        raise _problem(
+            'a file, a list of strings, or a table such as { ask = "backgrounds", count = 8 } is wanted, got '
+            + json.dumps(value, default=str)
+        )
+    words = [Word(entry) if isinstance(entry, str) else entry for entry in value]
+    _distinct([f"{word.text} for {word.only}" if word.only else word.text for word in words])
+    return words
+
+
+def _distinct_categories(categories: list[Category]) -> list[Category]:
+    if not categories:
+        raise _problem("no classes; put one a line")
+    for category in categories:
+        if not category.name.strip() or not category.name.isprintable():
+            raise _problem(
+                f"class {category.id} is called {json.dumps(category.name)}; a name on one line is wanted"
+            )
+    _distinct([category.name for category in categories])
+    _distinct([str(category.id) for category in categories])
+    return categories
+
+
+Functions = Mapping[str, Callable[..., Any]]
+Lines = Annotated[
+    list[str], _reader(lambda name, place: read_lines(name, place.folder), list), AfterValidator(_distinct)
+]
+Words = Annotated[Any, PlainValidator(_read_words)]
+Categories = Annotated[
+    list[Category], _reader(_read_classes, name_classes), AfterValidator(_distinct_categories)
+]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+FILES: dict[object, Any] = {
+    list[str]: Lines,
+    list[Word]: Words,
+    dict[str, list[Word]]: dict[Identifier, Words],
+}
+"""What a function's parameter is in a recipe, where that is a list which a file may hold."""
+
+
+def keys_model(function: Callable[..., object], use: str) -> type[Table]:
+    """The keys of a function as a table: its keyword-only parameters, less those that the pipeline gives."""
+    hints, fields = get_type_hints(function), dict[str, Any]()
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in GIVEN:
+            kind = FILES.get(hints[name], hints[name])
+            fields[name] = (kind, ... if parameter.default is inspect.Parameter.empty else parameter.default)
+    return create_model(use, __base__=Table, **fields)
+
+
+def _function_keys(value: object, functions: Functions, what: str, own: set[str]) -> object:
+    """Splits a `use` table: the keys of the table itself, and `keys`, those of its function."""
+    if not isinstance(value, dict):
+        return value
+    use = value.get("use")
+    if not isinstance(use, str):
+        raise _problem(f'missing key "use"; known {what}s: {", ".join(functions)}')
+    if use not in functions:
+        raise _problem(f'use: unknown {what} "{use}"{nearest(use, list(functions))}')
+    allowed = [*own, *keys_model(functions[use], use).model_fields]
+    for key in value:
+        if key not in allowed:
+            raise _problem(f'unknown key "{key}"{nearest(key, allowed)}')
+    keys = {key: entry for key, entry in value.items() if key not in own}
+    return {**{key: entry for key, entry in value.items() if key in own}, "keys": keys}
+
+
+class SourceTable(Table):
+    path: str
+
+
+class ExtraTable(Table):
+    from_: str = Field(alias="from")
+    below: float | None = None
+    choose: Literal["all", "first", "farthest"] = "farthest"
+    by: Literal["wordnet", "text"] = "wordnet"
+    count: int | None = Field(default=None, ge=1)
+
+
+def _extra(value: object, info: ValidationInfo) -> object:
+    """The classes that the table `extra` adds to `classes`."""
+    known = info.data.get("classes")
+    if not isinstance(value, dict) or known is None:  # `classes` has its own error
+        return value
+    table = ExtraTable.model_validate(value, context=info.context)
+    try:
+        candidates = _read_classes(table.from_, cast(Place, info.context))
+        return add_classes(
+            known,
+            candidates,
+            below=table.below,
+            choose=table.choose,
+            count=table.count,
+            embed=embed_definitions([*known, *candidates]) if table.by == "text" else None,
+        )
+    except RecipeError as error:
+        raise _problem(str(error)) from None
+
+
+def embed_definitions(categories: Sequence[Category]) -> Embed:
+    """Prompts of classes as vectors of what they say and what WordNet says of them."""
+    texts = {
+        one.prompt: " ".join([one.prompt, *one.synonyms, one.hypernym, one.definition]) for one in categories
+    }
+    embed = word_vectors(list(texts.values()))
+    return lambda prompts: embed([texts[prompt] for prompt in prompts])
+
+
+class PromptsTable(Table):
+    use: str
+    classes: Categories
+    extra: Annotated[list[Category], BeforeValidator(_extra), AfterValidator(_distinct_categories)] = []
+    keys: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        return _function_keys(value, SOURCES, "source of prompts", {"use", "classes", "extra"})
+
+    @property
+    def categories(self) -> list[Category]:
+        """The classes, and those that were added to them."""
+        return [*self.classes, *self.extra]
+
+    @property
+    def asks(self) -> dict[tuple[str, str], Ask]:
+        """The words that are asked for: the key and the axis that they are for ("": the key's only list)."""
+        lists = {(key, ""): value for key, value in self.keys.items()}
+        lists |= {("axes", axis): value for axis, value in self.keys.get("axes", {}).items()}
+        return {place: value for place, value in lists.items() if isinstance(value, Ask)}
+
+    @property
+    def word_lists(self) -> dict[str, list[Word]]:
+        """The axes whose words are known without asking."""
+        axes = self.keys.get("axes", {}).items()
+        return {axis: words for axis, words in axes if not isinstance(words, Ask)}
+
+    @property
+    def needs_language_model(self) -> bool:
+        """Whether something in the table comes from a language model."""
+        return self.use == "language" or bool(self.asks)
+
+
+class LanguageTable(Table):
+    model: str = Field(min_length=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    max_tokens: int = Field(default=2048, ge=1)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The model and what of its sampling is not its own default."""
+        sampling = self.model_dump(exclude={"model"}, exclude_none=True)
+        return LanguageModel(self.model, {key: value for key, value in sampling.items() if value})
+
+
+class QuotaTable(Table):
+    per: Literal["class"] | list[str] | None = None
+    requests: int = Field(ge=1)
+
+    @property
+    def cell(self) -> list[str]:
+        """What makes a cell: "class" and axes; nothing where the quota is of the whole."""
+        return [self.per] if isinstance(self.per, str) else self.per or []
+
+
+class ImagesTable(Table):
+    format: Literal["jpg", "webp", "png"] = "jpg"
+    shard_size: int = Field(default=1024, ge=1)
+
+
+class ModelTable(Table):
+    id: Identifier
+    path: str
+    revision: str = ""
+    variant: str = ""
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    scheduler: str = ""
+    steps: int = Field(ge=1)
+    guidance: float = Field(ge=0)
+    negative: str = ""
+    width: int = Field(default=0, ge=0)
+    height: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=8, ge=1)
+    safety_checker: bool = True
+
+
+class AnnotateTable(Table):
+    name: Identifier
+    use: str
+    batch_size: int = Field(default=64, ge=1)
+    keys: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        return _function_keys(value, ANNOTATORS, "annotator", {"name", "use", "batch_size"})
+
+
+class SelectTable(Table):
+    use: str
+    keys: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        return _function_keys(value, RULES, "rule", {"use"})
+
+
+class ReshardTable(Table):
+    split: dict[Identifier, Annotated[float, Field(gt=0, le=1)]] = {"train": 1.0}
+    shard_size: int = Field(default=10_000, ge=1)
+
+
+class Recipe(Table):
+    """A whole recipe; every list it names is read, every default filled in."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    max_failed: float = Field(default=0.01, ge=0, le=1)
+    sources: dict[Identifier, SourceTable] = {}
+    language: LanguageTable | None = None
+    prompts: list[PromptsTable] = Field(min_length=1)
+    quota: QuotaTable
+    images: ImagesTable = ImagesTable()
+    models: list[ModelTable] = Field(min_length=1)
+    annotate: list[AnnotateTable] = []
+    select: list[SelectTable] = []
+    reshard: ReshardTable = ReshardTable()
+
+    @property
+    def classes(self) -> list[Category]:
+        """All classes, by id."""
+        return sorted(
+            {category.name: category for table in self.prompts for category in table.categories}.values()
+        )
+
+    @property
+    def axes(self) -> list[str]:
+        """The axes of all prompts, in order of appearance."""
+        own = [
+            [*table.keys.get("axes", {}), *AXES_OF_TASKS.get(table.keys.get("task", ""), ())]
+            for table in self.prompts
+        ]
+        return list(dict.fromkeys(axis for axes in own for axis in axes))
+
+    @property
+    def axes_of_classes(self) -> set[str]:
+        """Axes that have other words for each class, so that they go with it by design."""
+        asked = {axis for table in self.prompts for _, axis in table.asks if axis}
+        return asked.union(*(naming_axes(table.word_lists) for table in self.prompts))
+
+    def resolved(self) -> dict[str, object]:
+        """The recipe as plain JSON values, word lists included."""
+        values: dict[str, object] = json.loads(self.model_dump_json())
+        return values
