@@ -18,8 +18,8 @@ from synthgen import claims, storage
 from synthgen.claims import Claim
 from synthgen.errors import FolderError, ReplyError, WorkError
 from synthgen.prompts.questions import Question, parse
+from synthgen.shards import TEXTS
 
-TEXTS = "texts"
 MOST_WAIT_SECONDS = 300.0
 """What a server may ask us to wait, at most."""
 
@@ -276,21 +276,24 @@ def read_answers(paths: Iterable[Path]) -> dict[str, str]:
 
 def save(
     questions: Sequence[Question], *, root: Path, stem: str, folder: Path, saved: Iterable[Path] = ()
-) -> Mapping[str, int]:
-    """Copies the answers to these questions into `<folder>/texts/<stem>.jsonl`, in the order of the
-    questions, so that a recipe carries its texts. What that file had for other questions is left out.
+) -> int:
+    """Adds the answers to these questions to `<folder>/texts/<stem>.jsonl`, so that a recipe carries its
+    texts. What the file has stays; it comes first, then these, in the order of the questions.
 
     Args:
-        saved: more files to take answers from; those of `root` come first.
+        saved: more files to take answers from; those of `root` come last.
 
     Returns:
-        "saved" and "missing": questions with and without an answer.
+        How many were added.
     """
     target = folder / TEXTS / f"{stem}.jsonl"
+    kept = {entry["key"]: entry for entry in _entries([target])}
     found: dict[str, dict[str, Any]] = {}
-    for entry in _entries([root / TEXTS / f"{stem}.jsonl", target, *saved]):
+    for entry in _entries([*saved, root / TEXTS / f"{stem}.jsonl"]):
         found.setdefault(entry["key"], {name: entry[name] for name in entry if name != "seconds"})
     keys = dict.fromkeys(question.key for question in questions)
-    lines = [json.dumps(found[key], ensure_ascii=False) + "\n" for key in keys if key in found]
-    storage.write(target, "".join(lines).encode())
-    return {"saved": len(lines), "missing": len(keys) - len(lines)}
+    new = [found[key] for key in keys if key in found and key not in kept]
+    if new:
+        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in [*kept.values(), *new]]
+        storage.write(target, "".join(lines).encode())
+    return len(new)

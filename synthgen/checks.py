@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from synthgen import shards, storage
 from synthgen.annotators import CHECKS
-from synthgen.errors import FolderError
+from synthgen.errors import FolderError, UnansweredError
 from synthgen.job import Job, where
 
 Entry = TypeVar("Entry")
@@ -57,7 +57,13 @@ def check_plan(job: Job) -> None:
         )
     inputs = job.plan_inputs()
     stem = shards.records(folder)[-1]
-    labels = {request.uid: request.class_id for request in job.requests}
+    try:
+        labels = {request.uid: request.class_id for request in job.requests}
+    except UnansweredError:
+        raise FolderError(
+            f"{job.root}: was planned with a language model's answers that are not there any more; put "
+            f"{shards.TEXTS}/{job.texts.stem}.jsonl back, there or into the recipe's folder"
+        ) from None
     if all(labels.get(uid) == class_id for uid, class_id in planned.items()):
         made = shards.read_record(folder, stem)["inputs"]
         kept = {"images.shard_size", "axes", *job.how(job.recipe.models)} & made.keys()

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}"
         )
 
-    def add_recipe(command: argparse.ArgumentParser) -> None:
+    def add_recipe(command: argparse.ArgumentParser, *, selects: bool = True) -> None:
         command.add_argument(
             "recipe", help="folder with a recipe.toml, or the name of a recipe that ships (emoji)"
         )
@@ -51,12 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key"
         )
-        command.add_argument(
-            "--limit", type=_positive, metavar="N", help="make at most N images, a balanced prefix"
-        )
-        command.add_argument(
-            "--subset", default="main", metavar="NAME", help="name of the selection (default: main)"
-        )
+        if selects:
+            command.add_argument(
+                "--limit", type=_positive, metavar="N", help="make at most N images, a balanced prefix"
+            )
+            command.add_argument(
+                "--subset", default="main", metavar="NAME", help="name of the selection (default: main)"
+            )
 
     for name, (text, _) in MAKE.items():
         command = add(name, text, f"synthgen {name} prompts/emoji --set quota.requests=2")
@@ -107,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "ask the recipe's language model (at OPENAI_BASE_URL), and show the prompts",
         "synthgen prompts prompts/birds --save",
     )
-    add_recipe(prompts)
+    add_recipe(prompts, selects=False)
+    prompts.add_argument(
+        "--limit", type=_positive, metavar="N", help="ask at most N questions; of templates show N prompts"
+    )
     prompts.add_argument(
         "--save", action="store_true", help="keep the answers in the recipe's folder: it needs no model then"
     )
@@ -116,13 +120,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, kind, default, text in (
         ("concurrency", _positive, 8, "questions in flight at once"),
-        ("retries", int, 5, "attempts after the first, for a question"),
-        ("timeout", float, 120.0, "seconds that a reply may take"),
+        ("retries", _count, 5, "attempts after the first, for a question"),
+        ("timeout", _positive, 120, "seconds that a reply may take"),
     ):
         prompts.add_argument(
             f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
         )
-    prompts.add_argument("--all", action="store_true", help="show all prompts of all classes")
+    prompts.add_argument("--show", action="store_true", help="ask nothing, show what there is")
+    prompts.add_argument(
+        "--all", action="store_true", help="show all prompts of all classes, and rejected texts"
+    )
     prompts.add_argument("--json", action="store_true", help="print the result as JSON")
     for option, text in (("--fail-under", "below"), ("--fail-over", "above")):
         command.add_argument(
@@ -160,6 +167,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
 def _stages(text: str) -> tuple[str, ...]:
     from synthgen.stages import STAGES
 
@@ -193,6 +204,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Stopped as stopped:
         print("synthgen: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + stopped.number
+    except BrokenPipeError:  # whoever reads, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"synthgen: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -271,6 +285,8 @@ def _check(options: argparse.Namespace) -> int:
         fetch=False,
     )
     found = preview(job, options.embed)
+    if not found.figures and (options.fail_under or options.fail_over):
+        raise RecipeError(found.notes[0])
     failed = unmet(found.figures, options.fail_under, least=True)
     failed += unmet(found.figures, options.fail_over, least=False)
     if options.json:
@@ -288,32 +304,48 @@ def _prompts(options: argparse.Namespace) -> int:
     from synthgen.preview import sheets
 
     _recipe_not_run(options.recipe, "prompts")
+    if options.save and not Path(options.recipe).exists():
+        raise RecipeError(
+            f"--save: {options.recipe} is a recipe that ships; `synthgen init DIR --from {options.recipe}` "
+            "makes one of yours, which can keep answers"
+        )
     job = pipeline.open_job(
         options.recipe, options.output, settings=options.set, limit=options.limit, fetch=False
     )
-    with display.asked() as show:
-        counts = pipeline.ask(
-            job,
-            local=options.local,
-            concurrency=options.concurrency,
-            retries=options.retries,
-            timeout=options.timeout,
-            save=options.save,
-            on_progress=show,
-        )
-    found = sheets(job)
+    counts = None
+    if not options.show:
+        with display.asking(str(job.recipe_path), options.local) as (on_questions, on_progress):
+            counts = pipeline.ask(
+                job,
+                local=options.local,
+                concurrency=options.concurrency,
+                retries=options.retries,
+                timeout=options.timeout,
+                on_questions=on_questions,
+                on_progress=on_progress,
+            )
+    saved = pipeline.save_answers(job) if options.save else 0
+    found, problem = sheets(job)
     if options.json:
-        print(json.dumps({**counts._asdict(), "classes": [sheet._asdict() for sheet in found]}, indent=1))
-        return 1 if counts.failed else 0
-    if job.recipe.language:
+        asked = counts._asdict() if counts else {}
         print(
-            f"{job.recipe_path}: {counts.asked} questions asked, {counts.answered} answered; "
-            f"{counts.already} were answered before"
+            json.dumps({**asked, "saved": saved, "classes": [sheet._asdict() for sheet in found]}, indent=1)
         )
-    print("\n".join(display.sheet_lines(found, everything=options.all)))
-    for reason, number in counts.reasons.items():
-        print(f"synthgen: without an answer: {number} x {reason}", file=sys.stderr)
-    return 1 if counts.failed else 0
+    else:
+        if counts and job.recipe.language:
+            print(
+                f"{job.recipe_path}: {counts.asked} questions asked, {counts.answered} answered; "
+                f"{counts.already} were answered before"
+            )
+        if saved:
+            print(f"{saved} answers saved in {job.recipe_path.parent / 'texts'}")
+        print("\n".join(display.sheet_lines(found, everything=options.all)))
+    for reason, number in counts.reasons.items() if counts else ():
+        replies = job.root / "texts" / f"{job.texts.stem}.jsonl"
+        print(f"synthgen: without an answer: {number} x {reason}; replies: {replies}", file=sys.stderr)
+    if problem:
+        print(f"synthgen: {problem}", file=sys.stderr)
+    return 1 if problem or (counts and counts.failed) else 0
 
 
 def _status(options: argparse.Namespace) -> int:

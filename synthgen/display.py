@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 import sys
 import threading
@@ -68,7 +69,7 @@ def progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[No
                     file=sys.stderr,
                     flush=True,
                 )
-            elif line.partition(",")[0] != last:
+            elif line.partition(",")[0] != last and (last or line != "finishing"):
                 print(line, file=sys.stderr, flush=True)
             last = line.partition(",")[0]
         if live:
@@ -111,9 +112,13 @@ def _clock(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def asked() -> "Iterator[Callable[[Counts], None]]":
-    """Shows how many questions are answered, on a terminal."""
+def asking(recipe: str, local: str) -> "Iterator[tuple[Callable[[int], None], Callable[[Counts], None]]]":
+    """Says how many questions there are, and, on a terminal, how many are answered."""
     live = sys.stderr.isatty()
+
+    def begin(number: int) -> None:
+        where = local or os.environ.get("OPENAI_BASE_URL") or "OpenAI"
+        print(f"{recipe}: {number} questions to {where}; Ctrl-C stops, answers stay", file=sys.stderr)
 
     def show(counts: "Counts") -> None:
         if live:
@@ -121,7 +126,7 @@ def asked() -> "Iterator[Callable[[Counts], None]]":
             print(f"\r\033[2K{done}", end="", file=sys.stderr, flush=True)
 
     try:
-        yield show
+        yield begin, show
     finally:
         if live:
             print("\r\033[2K", end="", file=sys.stderr, flush=True)
@@ -134,19 +139,22 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
         f"requests: {found.requests} ({found.not_planned} not planned yet), in {found.folder}",
         f"prompts: {found.texts} different ones",
+        *([f"groups: {found.groups}"] if found.groups else []),
         *[f"  {example}" for example in found.examples],
         *[f"model {name}: {about}" for name, about in found.models.items()],
         f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
         f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
         *(["diversity:"] if found.figures else []),
         *[f"  {key:24}{_figure(value)}" for key, value in found.figures.items()],
-        *some("name", found.names),
         *some("note", found.notes),
+        *some("name", found.names),
     ]
 
 
 def _figure(value: float) -> str:
-    return "too few to say" if math.isnan(value) else f"{value:.4g}"
+    if math.isnan(value):
+        return "too few to say"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def some(what: str, lines: list[str]) -> list[str]:
@@ -182,12 +190,14 @@ def sheet_lines(sheets: "Sequence[Sheet]", *, everything: bool) -> list[str]:
     """The prompts of classes: some of some, or all of all."""
     lines = []
     for sheet in sheets if everything else sheets[:SHOWN]:
-        rejected = ", ".join(f"{number} x {reason}" for reason, number in sheet.rejected.items())
+        rejected = ", ".join(f"{len(texts)} x {reason}" for reason, texts in sheet.rejected.items())
         lines.append(
             f"{sheet.class_name}: {len(sheet.accepted)} prompts"
             + (f"; rejected: {rejected}" if rejected else "")
         )
         lines += [f"  {text}" for text in (sheet.accepted if everything else sheet.accepted[:3])]
+        for reason, texts in sheet.rejected.items() if everything else ():
+            lines += [f"  rejected ({reason}): {text}" for text in texts]
     if len(sheets) > SHOWN and not everything:
         lines.append(f"{len(sheets) - SHOWN} more classes; --all shows all prompts of all")
     return lines

@@ -16,7 +16,7 @@ from synthgen.errors import SynthgenError, nearest
 
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
-SAMPLE, WIDTH, NEIGHBOURS, LEAST_EXPECTED = 10_000, 512, 5, 5.0
+SAMPLE, CLASS_SAMPLE, WIDTH, NEIGHBOURS, LEAST_EXPECTED = 10_000, 1000, 512, 5, 5.0
 NEAR = 0.7
 SHINGLE_WORDS = 5
 PERMUTATIONS, BANDS, ROWS = 125, 25, 5
@@ -47,15 +47,16 @@ def measure(
         class_names: the class of each.
         axes: each axis's word of each prompt, "" where it has none.
         embed: gives n texts as unit vectors of shape (n, width); None counts words and pairs of words.
-        reference: what `coverage` asks for; None is the texts themselves.
-        seed: of the samples of at most 10,000 texts.
+        reference: what is to be covered; None leaves `coverage` out.
+        seed: of the samples: at most 10,000 texts, and for the figures of single classes as many classes as
+            have about that many, at most 1,000 texts of each.
     """
     if not texts:
         raise SynthgenError("diversity: there are no texts to measure")
     rows = sample_of(len(texts), seed)
     some = [texts[row] for row in rows]
-    names = [class_names[row] for row in rows]
-    others = some if reference is None else [reference[row] for row in sample_of(len(reference), seed)]
+    whole = _some_classes(texts, class_names, seed)
+    others = [] if reference is None else [reference[row] for row in sample_of(len(reference), seed)]
     embed = embed or word_vectors([*some, *others])
     vectors = embed(some)
     found = {
@@ -65,11 +66,12 @@ def measure(
         "distinct_2": distinct(some, 2),
         "self_bleu": self_bleu(some),
         "commonest_opener": commonest_opener(some),
-        "near_duplicates": _near_duplicates(some, names),
+        "near_duplicates": _near_duplicates(whole),
         "vendi": vendi(vectors),
-        "vendi_class": _mean_by_class(vectors, names),
-        "coverage": coverage(vectors, embed(others)),
+        "vendi_class": float(np.mean([vendi(embed(own)) for own in whole])),
     }
+    if reference is not None:
+        found["coverage"] = coverage(vectors, embed(others))
     for axis, words in axes.items():
         there = [(name, word) for name, word in zip(class_names, words, strict=True) if word]
         found[f"cramers_v_{axis}"] = cramers_v(there)
@@ -92,16 +94,17 @@ def unmet(found: Mapping[str, float], bounds: Sequence[str], *, least: bool) -> 
         if key not in found:
             raise SynthgenError(f'{option} {bound}: unknown figure "{key}"{nearest(key, list(found))}')
         if not (found[key] >= value if least else found[key] <= value):
-            failed.append(f"{key} is {found[key]:.4g}, {'at least' if least else 'at most'} {text} is wanted")
+            own = "not defined (too few)" if np.isnan(found[key]) else f"{found[key]:.4g}"
+            failed.append(f"{key} is {own}, {'at least' if least else 'at most'} {text} is wanted")
     return failed
 
 
-def sample_of(count: int, seed: int) -> list[int]:
-    """At most 10,000 different numbers below `count`, sorted; all of them where there are no more."""
-    if count <= SAMPLE:
+def sample_of(count: int, seed: int, most: int = SAMPLE) -> list[int]:
+    """At most so many different numbers below `count`, sorted; all of them where there are no more."""
+    if count <= most:
         return list(range(count))
     bits = hashlib.shake_128(f"{seed} {count}".encode()).digest(8 * count)
-    return sorted(np.argsort(np.frombuffer(bits, "<u8"), kind="stable")[:SAMPLE].tolist())
+    return sorted(np.argsort(np.frombuffer(bits, "<u8"), kind="stable")[:most].tolist())
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
@@ -300,20 +303,26 @@ def cramers_v(pairs: Sequence[tuple[str, str]]) -> float:
     return float(np.sqrt(phi / min(r - 1, c - 1)))
 
 
-def _mean_by_class(vectors: Vectors, names: Sequence[str]) -> float:
-    """The mean Vendi score of the rows of a class."""
-    order = np.argsort(np.array(names), kind="stable")
-    _, starts = np.unique(np.array(names)[order], return_index=True)
-    return float(np.mean([vendi(part) for part in np.split(vectors[order], starts[1:])]))
-
-
-def _near_duplicates(texts: Sequence[str], names: Sequence[str]) -> float:
+def _near_duplicates(whole: Sequence[Sequence[str]]) -> float:
     """The share of texts that say nearly what an earlier one of their class says, and not the very same."""
-    of: dict[str, list[str]] = {}
-    for name, text in zip(names, texts, strict=True):
-        of.setdefault(name, []).append(text)
-    reasons = [reason for own in of.values() for reason in duplicates(own)]
+    reasons = [reason for own in whole for reason in duplicates(own)]
     return reasons.count("near duplicate") / len(reasons)
+
+
+def _some_classes(texts: Sequence[str], class_names: Sequence[str], seed: int) -> list[list[str]]:
+    """The texts of some classes, class by class, so that a figure of a class does not depend on how many
+    there are.
+    """
+    of: dict[str, list[str]] = {}
+    for name, text in zip(class_names, texts, strict=True):
+        of.setdefault(name, []).append(text)
+    found, count = list[list[str]](), 0
+    for name in sorted(of, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest()):
+        if count >= SAMPLE:
+            break
+        found.append([of[name][row] for row in sample_of(len(of[name]), seed, CLASS_SAMPLE)])
+        count += len(found[-1])
+    return found
 
 
 def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -150,14 +150,20 @@ class Job:
         """Counts the tokens of a text for each model that is here."""
         from synthgen.generation.tokens import token_counter
 
-        tables = [table for table in self.recipe.models if self.models[table.id].fingerprint]
-        return token_counter({table.id: self.locate(table) for table in tables})
+        folders = {}
+        for table in self.recipe.models:
+            try:
+                folders[table.id] = self.locate(table)
+            except ModelError:  # who only looks may have none of them
+                if self.fetch:
+                    raise
+        return token_counter(folders)
 
-    def _cells(self, table: PromptsTable) -> dict[str, int]:
-        """Into how many cells the quota of each class is cut."""
+    def _cells(self, table: PromptsTable) -> dict[str, list[dict[str, str]]]:
+        """The cells that the quota of each class is cut into."""
         if set(self.recipe.quota.cell) - {"class"}:
             return cells(table.categories, **self.texts.source_keys(table))
-        return {category.name: 1 for category in table.categories}
+        return {category.name: [{}] for category in table.categories}
 
     def plan_inputs(self) -> dict[str, object]:
         """What decides the requests, by the recipe's own keys."""

@@ -201,10 +201,11 @@ def ask(
     concurrency: int = 8,
     retries: int = 5,
     timeout: float = 120.0,
-    save: bool = False,
+    on_questions: Callable[[int], None] = lambda number: None,
     on_progress: Callable[[Counts], None] = lambda counts: None,
 ) -> Counts:
-    """Asks the recipe's language model what it has not answered yet; returns what there is then.
+    """Asks the recipe's language model what it has not answered yet, at most `job.limit` questions; returns
+    what there is then.
 
     Args:
         local: a folder or hub id of a transformers model that is asked in this process; "" asks the server at
@@ -212,21 +213,24 @@ def ask(
         concurrency: questions in flight at once, on a server.
         retries: attempts after the first one, for a question.
         timeout: seconds that a server's reply may take.
-        save: put the answers into the recipe's folder too, so that it makes the same plan without a model.
+        on_questions: told how many questions there are, before they are asked.
+        on_progress: told the counts after each answer.
 
     Raises:
         SynthgenError: bad input, or a model that cannot be asked; what is answered stays.
     """
     checks.check_folder(job)
-    _keep_recipe(job)
-    done = Counts(0, 0, 0, 0, {})
+    done, reply = Counts(0, 0, 0, 0, {}), None
     while True:  # with the words that were asked for, more questions are known
         questions = job.texts.all_questions()
-        if all(question.key in job.texts.answers for question in questions):
+        waiting = [question for question in questions if question.key not in job.texts.answers][: job.limit]
+        if not waiting:
             break
-        reply = open_local(local, device=job.device) if local else open_server(timeout=timeout)
+        reply = reply or (open_local(local, device=job.device) if local else open_server(timeout=timeout))
+        _keep_recipe(job)
+        on_questions(len(waiting))
         found = asking.ask(
-            questions,
+            waiting,
             reply,
             root=job.root,
             stem=job.texts.stem,
@@ -243,11 +247,20 @@ def ask(
             {**done.reasons, **found.reasons},
         )
         job.texts = Texts(job.recipe, [job.recipe_path.parent, job.root])
-        if found.failed:
+        if found.failed or job.limit:
             break
-    if save and questions:
-        asking.save(questions, root=job.root, stem=job.texts.stem, folder=job.recipe_path.parent)
-    return done._replace(already=len(questions) - done.answered - done.failed)
+    return done._replace(
+        already=sum(question.key in job.texts.answers for question in questions) - done.answered
+    )
+
+
+def save_answers(job: Job) -> int:
+    """Puts the answers into the recipe's folder, so that it makes the same plan with no model; returns how
+    many are new there.
+    """
+    return asking.save(
+        job.texts.all_questions(), root=job.root, stem=job.texts.stem, folder=job.recipe_path.parent
+    )
 
 
 def _keep_recipe(job: Job) -> None:
@@ -256,7 +269,13 @@ def _keep_recipe(job: Job) -> None:
     storage.replace(
         job.root,
         job.root / shards.RECIPES / f"{job.recipe_digest}.json",
-        storage.to_json({"time": time.time(), "recipe": job.recipe.resolved()}),
+        storage.to_json(
+            {
+                "time": time.time(),
+                "recipe": job.recipe.resolved(),
+                "measured_axes": job.recipe.measured_axes,
+            }
+        ),
     )
 
 

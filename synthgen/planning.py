@@ -9,13 +9,17 @@ from synthgen.data import Category, Prompt, Request
 from synthgen.errors import RecipeError
 from synthgen.shards import digest, make_seed, make_uid
 
+MOST_SKIPPED = 1_000_000
+"""So many prompts in a row for cells that are full mean that no others will come."""
+
 
 class Source(NamedTuple):
-    """Endless prompts, and the classes that they are for: name -> into how many cells its quota is cut (1, or
-    the combinations of a grid)."""
+    """Endless prompts, and the classes that they are for: name -> the cells that its quota is cut into, each
+    its words by axis (one without words where there is no grid).
+    """
 
     prompts: Iterator[Prompt]
-    cells: Mapping[str, int]
+    cells: Mapping[str, Sequence[Mapping[str, str]]]
 
 
 class ModelCall(NamedTuple):
@@ -54,35 +58,34 @@ def make_requests(
     Raises:
         RecipeError: a source ended before a class had its number.
     """
-    cells = {name: number for source in sources for name, number in source.cells.items()}
-    total = requests * sum(cells.values()) if per else requests
+    cells = {
+        (name, *sorted(cell.items()))
+        for source in sources
+        for name, own in source.cells.items()
+        for cell in own
+    }
+    total = requests * len(cells) if per else requests
     total = total if limit is None else min(total, limit)
     ids = {category.name: category.id for category in classes}
     made: list[Request] = []
-    turns, asked, filled = Counter[str](), Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    groups, met, full = dict[str, ModelCall](), set[tuple[str, str]](), 0
+    asked, filled, skipped = Counter[tuple[str, ...]](), Counter[tuple[str, ...]](), 0
+    choose = _ModelTurns(models)
     prompts = _interleave(sources, classes)
     while len(made) < total:
-        prompt = next(prompts, None)
+        source, prompt = next(prompts, (0, None))
         if prompt is None:
             raise RecipeError(
                 f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
             )
         if per:
             cell = tuple(prompt.class_name if axis == "class" else prompt.axes[axis] for axis in per)
-            full = full + 1 if filled[cell] == requests else 0
-            if full > total:
-                raise RecipeError(f"prompts: {len(made)} of {total} requests, then all were for full cells")
-            if full:
+            if filled[cell] == requests:
+                skipped += 1
+                if skipped > MOST_SKIPPED + total:
+                    raise RecipeError(f"prompts: {len(made)} of {total} requests, then only for full cells")
                 continue
-            filled[cell] += 1
-        model = groups.get(prompt.group) or models[turns[prompt.class_name] % len(models)]
-        if prompt.group and len(models) > 1:
-            groups[prompt.group] = model
-            turns[prompt.class_name] += (prompt.class_name, prompt.group) not in met
-            met.add((prompt.class_name, prompt.group))
-        else:
-            turns[prompt.class_name] += 1
+            filled[cell], skipped = filled[cell] + 1, 0
+        model = choose(source, prompt)
         negative = prompt.negative or model.negative
         same = (prompt.class_name, prompt.text, negative, model.id)
         made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same]))
@@ -90,9 +93,38 @@ def make_requests(
     return made
 
 
-def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Iterator[Prompt]:
-    """One prompt for each class in turn, round after round; a class's prompts come from its sources in
-    turn.
+class _ModelTurns:
+    """Which model makes a prompt: the one that has made least of the class; of equal ones the one that has
+    made least of the text, then of the source, then with the words. So nothing goes with a model. A group
+    stays with one.
+    """
+
+    def __init__(self, models: Sequence[ModelCall]) -> None:
+        self._models, self._made = models, Counter[tuple[object, ...]]()
+        self._groups: dict[str, ModelCall] = {}
+
+    def __call__(self, source: int, prompt: Prompt) -> ModelCall:
+        if len(self._models) == 1:
+            return self._models[0]
+        name, made = prompt.class_name, self._made
+        keys: list[list[tuple[object, ...]]] = [
+            [(name,)], [(name, prompt.text)], [(name, source)],
+            [(name, axis, word) for axis, word in prompt.axes.items()],
+        ]  # fmt: skip
+        model = self._groups.get(prompt.group) or min(
+            self._models, key=lambda one: [sum(made[one.id, key] for key in level) for level in keys]
+        )
+        if prompt.group:
+            self._groups[prompt.group] = model
+        made.update((model.id, key) for level in keys for key in level)
+        return model
+
+
+def _interleave(
+    sources: Sequence[Source], classes: Sequence[Category]
+) -> Iterator[tuple[int, Prompt | None]]:
+    """One prompt for each class in turn, round after round, with the number of its source; a class's prompts
+    come from its sources in turn.
     """
     waiting = [{name: deque[Prompt]() for name in source.cells} for source in sources]
     own = {
@@ -111,7 +143,7 @@ def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Itera
                         f'prompts.{chosen}: a prompt for "{prompt.class_name}", which is no class of it'
                     )
                 waiting[chosen][prompt.class_name].append(prompt)
-            yield queue.popleft()
+            yield chosen, queue.popleft()
 
 
 def _request(

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from synthgen import diversity
 from synthgen.checks import check
-from synthgen.errors import SynthgenError, UnansweredError
+from synthgen.errors import RecipeError, SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
+from synthgen.prompts.templates import gaps
 
 
 class Preview(NamedTuple):
@@ -23,6 +24,7 @@ class Preview(NamedTuple):
     requests: int
     not_planned: int
     texts: int
+    groups: str
     models: dict[str, str]
     figures: dict[str, float]
     names: list[str]
@@ -46,8 +48,7 @@ def preview(job: Job, embed: str = "") -> Preview:
     except UnansweredError as error:
         requests, unanswered = [], str(error)
     texts, names = [request.text for request in requests], [request.class_name for request in requests]
-    measured = [axis for axis in recipe.axes if axis not in recipe.axes_of_classes]
-    axes = {axis: [request.axes.get(axis, "") for request in requests] for axis in measured}
+    axes = {axis: [request.axes.get(axis, "") for request in requests] for axis in recipe.measured_axes}
     if len(recipe.models) > 1:
         axes["model"] = [request.model for request in requests]
     models = {}
@@ -64,6 +65,7 @@ def preview(job: Job, embed: str = "") -> Preview:
         requests=len(requests),
         not_planned=len(job.new_requests()) if requests else 0,
         texts=len(set(zip(names, texts, strict=True))),
+        groups=_groups(job) if requests else "",
         models=models,
         figures=diversity.measure(
             texts, names, axes, seed=recipe.seed, embed=_embed(job, embed) if embed else None
@@ -71,41 +73,46 @@ def preview(job: Job, embed: str = "") -> Preview:
         if requests
         else {},
         names=categories.report(recipe.classes),
-        notes=[unanswered] if unanswered else _notes(job, texts, names),
+        notes=[unanswered] if unanswered else [*_gaps(job), *_notes(job, texts, names)],
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
     )
 
 
 class Sheet(NamedTuple):
-    """The different prompts of a class, and why texts of a language model were rejected: reason -> number."""
+    """The different prompts of a class, and texts of a language model that were rejected: reason -> texts."""
 
     class_name: str
     accepted: list[str]
-    rejected: dict[str, int]
+    rejected: dict[str, list[str]]
 
 
-def sheets(job: Job) -> list[Sheet]:
-    """The prompts of each class: those planned from templates, and all that a language model wrote.
+def sheets(job: Job) -> tuple[list[Sheet], str]:
+    """The prompts of each class, those planned and all that a language model wrote; and what keeps them from
+    being planned, "" if nothing does.
 
     Raises:
-        SynthgenError: the recipe is wrong.
+        SynthgenError: the recipe is wrong, and nothing can be shown.
     """
     accepted: dict[str, dict[str, None]] = {category.name: {} for category in job.recipe.classes}
-    rejected: dict[str, Counter[str]] = {category.name: Counter() for category in job.recipe.classes}
+    rejected: dict[str, dict[str, list[str]]] = {category.name: {} for category in job.recipe.classes}
+    problem = ""
     try:
         for request in job.requests:
             accepted[request.class_name][request.text] = None
-    except UnansweredError:
-        pass  # what there is can be shown all the same
+    except RecipeError as error:
+        if not job.recipe.language:
+            raise
+        problem = str(error)
     for table in job.recipe.prompts:
-        asked_for = table.use == "language" and all(
-            question.key in job.texts.answers for question in job.texts.word_questions(table)
-        )
-        if asked_for:
+        words = job.texts.word_questions(table)
+        if table.use == "language" and all(question.key in job.texts.answers for question in words):
             for name, judged in job.texts.judged(table, count_tokens=job.count_tokens).items():
-                accepted[name] |= {entry.prompt.text: None for entry in judged if not entry.reason}
-                rejected[name].update(entry.reason for entry in judged if entry.reason)
-    return [Sheet(name, list(own), dict(rejected[name].most_common())) for name, own in accepted.items()]
+                for entry in judged:
+                    if entry.reason:
+                        rejected[name].setdefault(entry.reason, []).append(entry.prompt.text)
+                    else:
+                        accepted[name][entry.prompt.text] = None
+    return [Sheet(name, list(own), rejected[name]) for name, own in accepted.items()], problem
 
 
 def _embed(job: Job, name: str) -> diversity.Embed:
@@ -120,6 +127,26 @@ def _embed(job: Job, name: str) -> diversity.Embed:
     return text_encoder(device="cpu", model=table.keys["model"], pretrained=table.keys["pretrained"])
 
 
+def _groups(job: Job) -> str:
+    """How many groups of a grid there are, and of how many prompts; "" without a grid."""
+    crossed = dict.fromkeys(axis for table in job.recipe.prompts for axis in table.keys.get("grid", ()))
+    if not crossed:
+        return ""
+    sizes = Counter(Counter(request.group for request in job.requests).values())
+    counts = " and ".join(f"{number} of {size}" for size, number in sorted(sizes.items(), reverse=True)[:3])
+    same = all(table.keys.get("same_noise", False) for table in job.recipe.prompts)
+    return f"{counts} prompts (grid: {', '.join(crossed)}){', each from one noise' if same else ''}"
+
+
+def _gaps(job: Job) -> list[str]:
+    """What rules take away, and requests that can only repeat a prompt."""
+    found = []
+    for table in job.recipe.prompts:
+        if table.use == "templates":
+            found += gaps(table.categories, **job.texts.source_keys(table))
+    return found
+
+
 def _notes(job: Job, texts: Sequence[str], names: Sequence[str]) -> list[str]:
     """What is odd about prompts of templates, each kind with an example; they are reported, not rejected."""
     by_name = {category.name: category for category in job.recipe.classes}
@@ -130,10 +157,12 @@ def _notes(job: Job, texts: Sequence[str], names: Sequence[str]) -> list[str]:
                 by_name[word.only] = named._replace(synonyms=(*named.synonyms, word.text))
     some = [(names[row], texts[row]) for row in diversity.sample_of(len(texts), job.recipe.seed)]
     found: dict[str, list[str]] = {}
-    for name, text in dict.fromkeys(some):
+    different = dict.fromkeys(some)
+    for name, text in different:
         reason = faults(text, by_name[name], count_tokens=job.count_tokens)
         if reason:
             found.setdefault(reason, []).append(text)
     return [
-        f'{reason}: {len(own)} of {len(some)} prompts, such as "{own[0]}"' for reason, own in found.items()
+        f'{reason}: {len(own)} of {len(different)} prompts, such as "{own[0]}"'
+        for reason, own in found.items()
     ]

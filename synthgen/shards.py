@@ -27,8 +27,8 @@ from synthgen.claims import Claim, attempts
 from synthgen.data import Request
 from synthgen.errors import FolderError, WorkError
 
-RECIPES, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
-    "recipes", "plan", "pool", "annotations", "subsets", "final", "report",
+RECIPES, TEXTS, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
+    "recipes", "texts", "plan", "pool", "annotations", "subsets", "final", "report",
 )  # fmt: skip
 DEFAULT_ROOT = "shards"
 RECORD_SUFFIX = "_stats.json"

@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Ask, Category, LanguageModel, Word
-from synthgen.diversity import Embed, word_vectors
+from synthgen.diversity import Vectors, word_vectors
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.categories import extra as add_classes
@@ -94,7 +94,7 @@ def _read_classes(name: str, place: Place) -> list[Category]:
 
 def _distinct(values: list[str]) -> list[str]:
     if not values:
-        raise _problem("the list is empty; put one entry a line")
+        raise _problem("the list is empty; at least one entry is wanted")
     twice = next((value for value, count in Counter(values).items() if count > 1), None)
     if twice is not None:
         raise _problem(f'"{twice}" is there twice; each entry may be there once')
@@ -122,8 +122,36 @@ def _read_words(value: object, info: ValidationInfo) -> object:
             + json.dumps(value, default=str)
         )
     words = [Word(entry) if isinstance(entry, str) else entry for entry in value]
+    for word in words:
+        if not word.text.strip() or not word.text.isprintable():
+            raise _problem(f"{json.dumps(word.text)} is no word; each entry is text on one line")
     _distinct([f"{word.text} for {word.only}" if word.only else word.text for word in words])
+    general = {word.text for word in words if not word.only}
+    twice = next((word for word in words if word.only and word.text in general), None)
+    if twice:
+        raise _problem(f'"{twice.text}" is there for all classes and for "{twice.only}"; once is enough')
     return words
+
+
+def _axis_names(value: object) -> object:
+    if isinstance(value, str):
+        raise _problem(f'a list of axes is wanted, such as ["{value}"]')
+    return value
+
+
+def _rules(value: object) -> object:
+    is_list = isinstance(value, list) and all(isinstance(rule, dict) for rule in value)
+    if not is_list:
+        raise _problem(
+            'a list of tables is wanted, such as never = [{ place = "at sea", weather = "in snow" }]'
+        )
+    for number, rule in enumerate(cast(list[dict[str, object]], value)):
+        for axis, words in rule.items():
+            if not words:
+                raise _problem(
+                    f"{number}.{axis}: there is no word; name one, or take the axis out of the rule"
+                )
+    return value
 
 
 def _distinct_categories(categories: list[Category]) -> list[Category]:
@@ -134,8 +162,14 @@ def _distinct_categories(categories: list[Category]) -> list[Category]:
             raise _problem(
                 f"class {category.id} is called {json.dumps(category.name)}; a name on one line is wanted"
             )
+        if not 0 <= category.id < 2**31:
+            raise _problem(f'class "{category.name}" has id {category.id}; 0 to 2**31 - 1 is allowed')
     _distinct([category.name for category in categories])
-    _distinct([str(category.id) for category in categories])
+    ids: dict[int, str] = {}
+    for category in categories:
+        if category.id in ids:
+            raise _problem(f'id {category.id} is there twice, for "{ids[category.id]}" and "{category.name}"')
+        ids[category.id] = category.name
     return categories
 
 
@@ -148,6 +182,8 @@ Categories = Annotated[
     list[Category], _reader(_read_classes, name_classes), AfterValidator(_distinct_categories)
 ]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Never = Annotated[list[dict[str, str | list[str]]], BeforeValidator(_rules)]
+Axes = Annotated[list[str], BeforeValidator(_axis_names)]
 FILES: dict[object, Any] = {
     list[str]: Lines,
     list[Word]: Words,
@@ -161,7 +197,7 @@ def keys_model(function: Callable[..., object], use: str) -> type[Table]:
     hints, fields = get_type_hints(function), dict[str, Any]()
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in GIVEN:
-            kind = FILES.get(hints[name], hints[name])
+            kind = {"grid": Axes, "never": Never}.get(name) or FILES.get(hints[name], hints[name])
             fields[name] = (kind, ... if parameter.default is inspect.Parameter.empty else parameter.default)
     return create_model(use, __base__=Table, **fields)
 
@@ -198,8 +234,13 @@ class ExtraTable(Table):
 def _extra(value: object, info: ValidationInfo) -> object:
     """The classes that the table `extra` adds to `classes`."""
     known = info.data.get("classes")
-    if not isinstance(value, dict) or known is None:  # `classes` has its own error
-        return value
+    if known is None:  # `classes` has its own error
+        return []
+    if not isinstance(value, dict):
+        raise _problem(
+            'a table is wanted, such as { from = "imagenet-1k", below = 0.4, count = 250 }, got '
+            + json.dumps(value, default=str)
+        )
     table = ExtraTable.model_validate(value, context=info.context)
     try:
         candidates = _read_classes(table.from_, cast(Place, info.context))
@@ -209,19 +250,20 @@ def _extra(value: object, info: ValidationInfo) -> object:
             below=table.below,
             choose=table.choose,
             count=table.count,
-            embed=embed_definitions([*known, *candidates]) if table.by == "text" else None,
+            embed=_embed_definitions([*known, *candidates]) if table.by == "text" else None,
         )
     except RecipeError as error:
         raise _problem(str(error)) from None
 
 
-def embed_definitions(categories: Sequence[Category]) -> Embed:
-    """Prompts of classes as vectors of what they say and what WordNet says of them."""
-    texts = {
-        one.prompt: " ".join([one.prompt, *one.synonyms, one.hypernym, one.definition]) for one in categories
-    }
-    embed = word_vectors(list(texts.values()))
-    return lambda prompts: embed([texts[prompt] for prompt in prompts])
+def _embed_definitions(categories: Sequence[Category]) -> Callable[[list[Category]], Vectors]:
+    """Gives classes as vectors of what they are called and what WordNet says of them."""
+
+    def say(one: Category) -> str:
+        return " ".join([one.prompt, *one.synonyms, one.hypernym, one.definition])
+
+    embed = word_vectors([say(one) for one in categories])
+    return lambda some: embed([say(one) for one in some])
 
 
 class PromptsTable(Table):
@@ -274,8 +316,16 @@ class LanguageTable(Table):
         return LanguageModel(self.model, {key: value for key, value in sampling.items() if value})
 
 
+def _cell(value: object) -> object:
+    if value == "class" or (isinstance(value, list) and "class" in value):
+        return value
+    raise _problem(
+        f'"class", or ["class", ...] with the axes of the grid, is wanted, got {json.dumps(value)}'
+    )
+
+
 class QuotaTable(Table):
-    per: Literal["class"] | list[str] | None = None
+    per: Annotated[Literal["class"] | list[str] | None, BeforeValidator(_cell)] = None
     requests: int = Field(ge=1)
 
     @property
@@ -365,10 +415,11 @@ class Recipe(Table):
         return list(dict.fromkeys(axis for axes in own for axis in axes))
 
     @property
-    def axes_of_classes(self) -> set[str]:
-        """Axes that have other words for each class, so that they go with it by design."""
+    def measured_axes(self) -> list[str]:
+        """Axes that no class should go with: all but those that have other words for each class by design."""
         asked = {axis for table in self.prompts for _, axis in table.asks if axis}
-        return asked.union(*(naming_axes(table.word_lists) for table in self.prompts))
+        own = asked.union(*(naming_axes(table.word_lists) for table in self.prompts))
+        return [axis for axis in self.axes if axis not in own]
 
     def resolved(self) -> dict[str, object]:
         """The recipe as plain JSON values, word lists included."""

@@ -45,7 +45,7 @@ class Texts:
     @property
     def files(self) -> list[Path]:
         """Where answers may be."""
-        return [folder / asking.TEXTS / f"{self.stem}.jsonl" for folder in self._folders]
+        return [folder / shards.TEXTS / f"{self.stem}.jsonl" for folder in self._folders]
 
     @functools.cached_property
     def answers(self) -> dict[str, str]:
@@ -53,9 +53,12 @@ class Texts:
         return asking.read_answers(self.files)
 
     def all_questions(self) -> list[Question]:
-        """The questions of all tables, as far as they are known."""
+        """The questions of all tables, as far as they are known: each class's first, each class's second,
+        ..., so that the first ones are of all classes.
+        """
         tables = [table for table in self._recipe.prompts if table.needs_language_model]
-        return [question for table in tables for question in self.questions(table)]
+        found = [question for table in tables for question in self.questions(table)]
+        return sorted(found, key=lambda question: question.number)
 
     def questions(self, table: PromptsTable) -> list[Question]:
         """What has to be asked for a table, as far as it is known: first for words, then, with these, for
@@ -74,8 +77,6 @@ class Texts:
         """Every text of a table's answers with the reason why it is rejected, by class."""
         own = inspect.signature(judge).parameters
         keys = {key: value for key, value in {**self.source_keys(table), **given}.items() if key in own}
-        if keys["one_object"] is None:
-            keys["one_object"] = table.keys["task"] == "divergen"
         keys |= {"answers": self.answers, "seed": self._recipe.seed}
         return judge(self._text_questions(table), classes=table.categories, **keys)
 
@@ -92,7 +93,7 @@ class Texts:
         keys = dict(table.keys)
         for (key, axis), ask in table.asks.items():
             found = words(self._ask_words(table, ask), self.answers)
-            entries = [Word(text, name) for name, own in found.items() for text in own]
+            entries = [Word(text, f"={name}") for name, own in found.items() for text in own]
             keys[key] = {**keys[key], axis: entries} if axis else entries
         if table.use == "language":
             keys |= {"language_model": self.language_model, "answers": self.answers}

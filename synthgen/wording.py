@@ -8,9 +8,10 @@ from synthgen.errors import RecipeError
 
 SLOT = re.compile(r"\{([^{}]*)\}")
 ARTICLE = re.compile(r"\b([Aa])n? \{([^{}]*)\}")
+LITERAL = re.compile(r"\b([Aa])n? (\w[\w-]*)")
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
-VOWEL = re.compile(r"[aeio]|u|8|1[18](th)?\b|hour|honest|honou?r|heir", re.I)
-NO_VOWEL = re.compile(r"eu|ewe|one\b|once\b|uni(?![nm])|u[bcfhjkqrst][aeiou]", re.I)
+VOWEL = re.compile(r"(?i:[aeiou]|8|1[18](?:th)?\b|hour|honest|honou?r|heir|x-)|[FHLMNRSX][A-Z]*\d*\b")
+NO_VOWEL = re.compile(r"(?i:eu|ewe|one\b|once\b|uni(?![nmd])|u[bcfhjkqrst][aeiou]|us[aeb]\b)")
 MOST_WORDINGS = 1000
 
 
@@ -29,10 +30,15 @@ def wordings(template: str) -> list[str]:
     while any(CHOICE.search(text) for text in found):
         found = [wording for text in found for wording in _choices(text)]
         if len(found) > MOST_WORDINGS:
-            raise RecipeError(f'"{template}" has more than {MOST_WORDINGS} wordings; use an axis for some')
+            raise RecipeError(
+                f'"{template[:60]}..." has more than {MOST_WORDINGS} wordings; use an axis for some'
+            )
     if any("[" in text or "]" in text for text in found):
         raise RecipeError(f'"{template}": a bracket without a partner; [a|b] is one of a and b')
-    return list(dict.fromkeys(" ".join(text.split()) for text in found))
+    found = [" ".join(text.split()) for text in found]
+    if len(found) > 1:  # the word after "a" may have been chosen
+        found = [LITERAL.sub(_article, text) for text in found]
+    return list(dict.fromkeys(found))
 
 
 def _choices(text: str) -> list[str]:
@@ -41,15 +47,12 @@ def _choices(text: str) -> list[str]:
     if choice is None:
         return [text]
     options = choice[1].split("|") if "|" in choice[1] else [choice[1], ""]
-    before, after = text[: choice.start()], text[choice.end() :]
-    return [_with_article(before, option + after) for option in options]
+    return [text[: choice.start()] + option + text[choice.end() :] for option in options]
 
 
-def _with_article(before: str, after: str) -> str:
-    """Both together, "a" or "an" at the end of the first as the second sounds."""
-    if not re.search(r"\b[Aa]n? $", before) or after[:1] in ("{", "["):  # which are filled later
-        return before + after
-    return before.rstrip("n ") + ("n " if _has_vowel(after) else " ") + after
+def _article(match: re.Match[str]) -> str:
+    letter, word = match.groups()
+    return f"{letter}{'n' if _has_vowel(word) else ''} {word}"
 
 
 def _has_vowel(text: str) -> bool:

@@ -241,8 +241,8 @@ def test_extra_by_embeddings() -> None:
     """Directions in a plane; no synset is needed, and equal distances do not follow the order given."""
     angles = {"a": 0, "b": 10, "c": 90, "d": 170, "e": -90}
 
-    def embed(texts: list[str]) -> npt.NDArray[np.float32]:
-        radians = np.deg2rad([angles[text] for text in texts])
+    def embed(some: list[Category]) -> npt.NDArray[np.float32]:
+        radians = np.deg2rad([angles[one.name] for one in some])
         return 3 * np.stack([np.cos(radians), np.sin(radians)], 1).astype(np.float32)
 
     def chosen(order: str, count: int) -> list[str]:

@@ -20,7 +20,6 @@ LOW = {
     "data": set(),
     "errors": set(),
     "wording": {"errors"},
-    "display": {"errors"},
     "diversity": {"errors"},
     "embedded": set(),
     "tars": {"errors"},
@@ -29,7 +28,7 @@ LOW = {
     "engine": {"claims", "errors", "storage"},
     "shards": {"claims", "data", "errors", "storage"},
     "language_models": {"errors"},
-    "asking": {"claims", "errors", "prompts", "storage"},
+    "asking": {"shards", "claims", "errors", "prompts", "storage"},
 }
 HEAVY_HOMES = {
     "diffusers": ("generation",),

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from synthgen.data import Category, Prompt, Word
 from synthgen.errors import RecipeError
 from synthgen.planning import ModelCall, Source, cut_shards, make_requests
-from synthgen.prompts import templates
+from synthgen.prompts.templates import cells, templates
 from synthgen.wording import fill
 
 CLASSES = [Category(0, "cat", "cat"), Category(1, "owl", "owl"), Category(2, "apple", "apple")]
@@ -21,7 +22,7 @@ def source(classes: list[Category] = CLASSES, seed: int = 0) -> Source:
     texts = ["a {style} of a {class} {place}", "a {class} {place}"]
     return Source(
         templates(classes, seed=seed, templates=texts, axes=AXES),
-        {category.name: 1 for category in classes},
+        {category.name: [{}] for category in classes},
     )
 
 
@@ -101,7 +102,7 @@ def test_a_uid_is_known_by_the_weights() -> None:
 
 
 def test_a_source_that_ends_is_an_error() -> None:
-    short = Source(iter([Prompt("a cat", "cat")]), {"cat": 1})
+    short = Source(iter([Prompt("a cat", "cat")]), {"cat": [{}]})
     with pytest.raises(RecipeError, match="1 of 2 requests, then the prompts ran out"):
         make_requests([short], CLASSES[:1], [call("m")], seed=0, requests=2, per=["class"])
 
@@ -124,3 +125,49 @@ def test_shards_hold_one_model_and_all_requests() -> None:
 )
 def test_articles_agree(template: str, expected: str) -> None:
     assert fill(template, {"class": "cat", "style": "oil painting"}) == expected
+
+
+def test_no_prompt_goes_with_a_model() -> None:
+    """Two sources and two models take turns; so do two models and a source that begins again after 4."""
+    one, two = (
+        Source(templates(CLASSES, seed=0, templates=[text], axes={}), {c.name: [{}] for c in CLASSES})
+        for text in ("a {class}", "the {class}")
+    )
+    calls = [call("m"), call("n")]
+    made = make_requests([one, two], CLASSES, calls, seed=0, requests=12, per=["class"])
+    assert set(Counter((r.class_name, r.text, r.model) for r in made).values()) == {3}
+    texts = itertools.cycle([Prompt(f"cat {k}", "cat") for k in range(4)])
+    made = make_requests(
+        [Source(texts, {"cat": [{}]})], CLASSES[:1], calls, seed=0, requests=16, per=["class"]
+    )
+    assert set(Counter((r.text, r.model) for r in made).values()) == {2}
+    for end in range(1, 17):
+        assert abs(2 * sum(r.model == "m" for r in made[:end]) - end) <= 1
+
+
+def test_a_group_stays_with_one_model() -> None:
+    keys = {"templates": ["a {class} {place} {style}"], "axes": AXES, "grid": ["place"], "same_noise": True}
+    crossed = Source(templates(CLASSES, seed=0, **keys), cells(CLASSES, **keys))  # type: ignore[arg-type]
+    per = ["class", "place"]
+    made = make_requests([crossed], CLASSES, [call("m"), call("n")], seed=0, requests=4, per=per)
+    assert len(made) == 4 * 3 * 3
+    assert set(Counter((r.class_name, r.axes["place"]) for r in made).values()) == {4}
+    groups = {r.group: {(s.model, s.seed) for s in made if s.group == r.group} for r in made}
+    assert {len(group) for group in groups.values()} == {1}
+    assert len({seed for group in groups.values() for _, seed in group}) == 12
+    assert set(Counter((r.class_name, r.model) for r in made).values()) == {6}
+
+
+def test_a_quota_counts_the_cells_of_all_sources() -> None:
+    def crossed(places: list[str]) -> Source:
+        keys = {
+            "templates": ["a {class} {place}"],
+            "axes": {"place": [Word(p) for p in places]},
+            "grid": ["place"],
+        }
+        return Source(templates(CLASSES, seed=0, **keys), cells(CLASSES, **keys))  # type: ignore[arg-type]
+
+    sources = [crossed(["on grass", "at sea"]), crossed(["at sea", "in snow"])]
+    made = make_requests(sources, CLASSES, [call("m")], seed=0, requests=4, per=["class", "place"])
+    assert set(Counter((r.class_name, r.axes["place"]) for r in made).values()) == {4}
+    assert len(made) == 4 * 3 * 3

@@ -63,7 +63,7 @@ def write_like_a_model(request: dict, number: int) -> Answer:  # type: ignore[ty
         return Answer(json.dumps({"words": ["old garden wall", "mossy branch", "snowy hedge"]}))
     places = ["on a spade", "in ivy", "at a feeder", "under a bench"]
     texts = [f"A photo of a single {bird} {places[k]}, feathers puffed up" for k in range(4)]
-    if number % 2:
+    if number >= 4:  # each bird's second reply
         texts = [
             "Here are the prompts:",
             f"Two {bird}s on a branch",

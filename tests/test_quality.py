@@ -228,14 +228,15 @@ def test_near_duplicates_are_those_of_a_slow_reference() -> None:
 def test_balance_keeps_what_is_rare_and_thins_what_is_not() -> None:
     texts = [f"A dog of kind {k}" for k in range(2000)] + [f"A cup of kind {k}" for k in range(30)]
     texts += ["A tree"]
-    kept = balance(texts, ["dog", "Cup", "hot dog"], threshold=200, seed=0)
+    kept = balance(texts, [["dog"], ["Cup"], ["hot dog"]], threshold=200, seed=0)
     assert 150 < sum(kept[:2000]) < 250
     assert all(kept[2000:2030])
     assert not kept[2030]
     order = random.Random(0).sample(range(len(texts)), len(texts))
-    shuffled = balance([texts[k] for k in order], ["dog", "Cup", "hot dog"], threshold=200, seed=0)
+    shuffled = balance([texts[k] for k in order], [["dog"], ["Cup"], ["hot dog"]], threshold=200, seed=0)
     assert shuffled == [kept[k] for k in order]
-    assert balance(texts, ["dog", "cup"], threshold=200, seed=1) != kept
+    assert balance(["Three cups", "a mug"], [["cup", "cups", "mug"]], threshold=2, seed=0) == [True, True]
+    assert balance(texts, [["dog"], ["cup"]], threshold=200, seed=1) != kept
 
 
 def test_balance_finds_concepts_as_whole_words() -> None:
@@ -244,7 +245,7 @@ def test_balance_finds_concepts_as_whole_words() -> None:
     concepts = ["hot dog", "dog", "Ice-Cream", "cream sun flower", "flower hot", "", "cat cat"]
     texts = [" ".join(draw.choices(words, k=4)) for _ in range(300)]
     wanted = [any(f" {normalised(c)} " in f" {text} " for c in concepts if c) for text in texts]
-    assert balance(texts, concepts, threshold=10**6, seed=0) == wanted
+    assert balance(texts, [[c] for c in concepts], threshold=10**6, seed=0) == wanted
     assert 20 < sum(wanted) < 280
 
 
@@ -252,7 +253,7 @@ def test_balance_of_thousands_of_concepts_is_quick() -> None:
     concepts = [f"thing{k} part{k % 7}" for k in range(20_000)]
     texts = [f"a thing{k} part{k % 7} beside thing{k + 1}" for k in range(20_000)]
     begun = time.monotonic()
-    assert sum(balance(texts, concepts, threshold=1, seed=0)) == 20_000
+    assert sum(balance(texts, [[c] for c in concepts], threshold=1, seed=0)) == 20_000
     assert time.monotonic() - begun < 10
 
 

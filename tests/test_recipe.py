@@ -140,7 +140,7 @@ def test_bad_recipes(
 
 LISTS = {
     "classes.txt": ("", "prompts.0.classes: no classes; put one a line"),
-    "styles.txt": ("# nothing\n", "prompts.0.axes.style: the list is empty; put one entry a line"),
+    "styles.txt": ("# nothing\n", "prompts.0.axes.style: the list is empty; at least one entry is wanted"),
     "backgrounds.txt": (
         "on grass\non snow\non grass\n",
         'prompts.0.axes.background: "on grass" is there twice; each entry may be there once',

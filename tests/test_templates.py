@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from synthgen.data import Category, Prompt, Word
 from synthgen.diversity import cramers_v
 from synthgen.errors import RecipeError
-from synthgen.prompts.templates import cells, templates
+from synthgen.prompts.templates import cells, gaps, templates
 from synthgen.wording import fill, plural, wordings
 
 CAT = Category(0, "cat", "cat", "n02121620", ("true cat",), "feline mammal", "feline", "")
@@ -188,7 +188,8 @@ def test_a_grid_crosses_its_axes_with_all_else() -> None:
             assert len({member.axes["light"] for member in members}) == 1
         assert len({prompt.group for prompt in own}) == 2
     assert not any(prompt.noise for prompt in made)
-    assert cells(CLASSES, templates=["a {class} {place} {light}"], axes=AXES, grid=["place"]) == {
+    found = cells(CLASSES, templates=["a {class} {place} {light}"], axes=AXES, grid=["place"])
+    assert {name: len(own) for name, own in found.items()} == {
         "cat": 4,
         "owl": 4,
         "fish": 4,
@@ -211,7 +212,12 @@ def test_counterfactuals_share_their_noise() -> None:
 def test_a_grid_leaves_out_what_may_not_be() -> None:
     never = [{"place": "at sea", "light": "at noon"}, {"class": "owl", "place": "in snow"}]
     keys = {"templates": ["a {class} {place} {light}"], "axes": AXES, "grid": ["place"], "never": never}
-    assert cells(CLASSES, **keys) == {"cat": 4, "owl": 3, "fish": 4}  # type: ignore[arg-type]
+    found = {name: len(own) for name, own in cells(CLASSES, **keys).items()}  # type: ignore[arg-type]
+    assert found == {"cat": 4, "owl": 3, "fish": 4}
+    assert gaps(CLASSES, **keys) == [  # type: ignore[arg-type]
+        'never: "at noon" (light) is left out for 3 of 3 classes, such as "cat"',
+        'never: "in snow" (place) is left out for 1 of 3 classes, such as "owl"',
+    ]
     made = first(200, **keys)
     # at sea is in every group, so no group is at noon
     assert {prompt.axes["light"] for prompt in made} == {"at dawn", "by night"}
@@ -221,6 +227,11 @@ BAD = {
     "no class": (
         {"templates": ["a {place} {light}"]},
         "has no slot {class}; each template must name the class",
+    ),
+    "brace": ({"templates": ["a {class} {place} {light"]}, "a brace without a partner; a slot is {axis}"),
+    "class-wise words in a grid of classes": (
+        {"axes": {**AXES, "light": [Word("at dawn", "cat"), Word("at noon")]}, "grid": ["class", "place"]},
+        'grid: "class" is crossed, but axes.light has words for single classes',
     ),
     "no list": (
         {"templates": ["a {class} {when}"]},

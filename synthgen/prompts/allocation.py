@@ -6,6 +6,7 @@ as few repeated pairs with the words that are there already as can be, then as f
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-PAIR, TRIPLE, NOISE = 2.0**32, 2.0**16, 2**6
-"""What a pair or a triple costs that was there before; noise below `NOISE` decides between equals."""
+REPEAT, PAIR, TRIPLE, NOISE = 2.0**40, 2.0**28, 2.0**14, 2**6
+"""What a whole row, a pair or a triple costs that was there before; noise below `NOISE` decides between
+equals.
+"""
 NEVER = 2.0**50
 MOST_TRIPLES = 2**21
 """Three axes with more combinations than this are not counted: their triples hardly repeat."""
@@ -40,6 +43,8 @@ class Design:
         self._values: list[list[int]] = [[] for _ in range(n)]  # -1 where the row's template lacks the axis
         self._rounds = [0] * n
         self._met = [np.zeros(size, np.int64) for size in sizes]
+        self._rows = Counter[tuple[int, ...]]()
+        self._last = [max(axis for axis, used in enumerate(own) if used) for own in uses]
         # a last row for "not there", which is never counted
         self._pairs = {(i, j): _table(sizes, i, j) for i, j in combinations(range(n), 2)}
         self._triples = {
@@ -90,31 +95,41 @@ class Design:
         for one, other in combinations(range(axis), 2):
             if (one, other, axis) in self._triples:
                 cost += TRIPLE * self._triples[one, other, axis][before[one], before[other]]
-        if self._is_allowed:
-            for place, values in enumerate(np.transpose(before).tolist()):
-                there = {other: value for other, value in enumerate(values) if value >= 0}
-                for word in range(self._sizes[axis]):
-                    if not self._is_allowed({**there, axis: word}):
-                        cost[place, word] += NEVER
-        cost += self._noise(axis, len(rows))
-        chosen = words[linear_sum_assignment(cost[:, words])[1]]
-        if (cost[np.arange(len(rows)), chosen] >= NEVER).any():
-            chosen = self._relax(axis, cost, chosen)
+        forbidden = np.zeros(cost.shape, bool)
+        for place, row in enumerate(zip(*(values.tolist() for values in before), strict=True)):
+            if axis and axis == self._last[row[0]]:
+                cost[place] += [REPEAT * self._rows[*row, word] for word in range(self._sizes[axis])]
+            if self._is_allowed:
+                there = {other: value for other, value in enumerate(row) if value >= 0}
+                forbidden[place] = [
+                    not self._is_allowed({**there, axis: word}) for word in range(self._sizes[axis])
+                ]
+        # the same for all words of a row changes nothing, and the noise has to be seen beside it
+        cost += self._noise(axis, len(rows)) - cost.min(axis=1, keepdims=True)
+        chosen = words[linear_sum_assignment((cost + NEVER * forbidden)[:, words])[1]]
+        if forbidden[np.arange(len(rows)), chosen].any():
+            chosen = self._relax(axis, cost, forbidden, chosen)
         return [int(word) for word in chosen]
 
     def _relax(
-        self, axis: int, cost: npt.NDArray[np.float64], chosen: npt.NDArray[np.intp]
+        self,
+        axis: int,
+        cost: npt.NDArray[np.float64],
+        forbidden: npt.NDArray[np.bool_],
+        chosen: npt.NDArray[np.intp],
     ) -> npt.NDArray[np.intp]:
         """Rows that no round fits: each takes the least used word that may stand there. The next rounds give
         the others what they lack.
         """
-        met = self._met[axis].astype(np.float64)
+        met = self._met[axis] + np.bincount(chosen, minlength=self._sizes[axis])
         for row, word in enumerate(chosen.tolist()):
-            if cost[row, word] >= NEVER:
-                if (cost[row] >= NEVER).all():
+            if forbidden[row, word]:
+                if forbidden[row].all():
                     raise ValueError(axis)
-                chosen[row] = np.where(cost[row] < NEVER, met * NEVER + cost[row], np.inf).argmin()
-            met[chosen[row]] += 1
+                met[word] -= 1
+                allowed = np.flatnonzero(~forbidden[row])
+                chosen[row] = min(allowed.tolist(), key=lambda other: (met[other], cost[row, other]))
+                met[chosen[row]] += 1
         return chosen
 
     def _noise(self, axis: int, n: int) -> npt.NDArray[np.int64]:
@@ -126,6 +141,8 @@ class Design:
     def _count(self, axis: int, rows: list[int], chosen: list[int]) -> None:
         self._met[axis] += np.bincount(chosen, minlength=self._sizes[axis])
         for row, word in zip(rows, chosen, strict=True):
+            if axis == self._last[self._values[0][row]]:
+                self._rows[tuple(self._values[other][row] for other in range(axis + 1))] += 1
             values = [(other, self._values[other][row]) for other in range(axis)]
             there = [(other, value) for other, value in values if value >= 0]
             for other, value in there:

@@ -13,14 +13,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from synthgen.data import Category
+from synthgen.data import Category, Word
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts import wordnet
 from synthgen.shards import make_seed
 
 COLUMNS = Category._fields
-Embed = Callable[[list[str]], npt.NDArray[np.float32]]
-"""Texts to their embeddings, float of shape (texts, features), of any length."""
+Embed = Callable[[list[Category]], npt.NDArray[np.float32]]
+"""Classes to their embeddings, float of shape (classes, features), of any length."""
 
 
 def read_table(text: str, where: str) -> list[Category]:
@@ -128,13 +128,36 @@ def report(categories: Sequence[Category]) -> list[str]:
 
 
 def matches(category: Category, what: str) -> bool:
-    """Whether `what` is the class's name, or what it is a kind of: a word, or a synset of WordNet.
+    """Whether `what` is the class's name, or what it is a kind of: a word, or a synset of WordNet. "=dog" is
+    the class of that name and no other.
 
     False for a word that nobody knows: whoever reads a recipe checks that some class matches.
     """
+    if what.startswith("="):
+        return what[1:] == category.name
     if what and what in (category.name, category.hypernym):
         return True
     return bool(category.synset) and wordnet.is_a(category.synset, what)
+
+
+def words_of_classes(entries: Sequence[Word], categories: Sequence[Category]) -> dict[str, list[str]]:
+    """The words of a list that are for each class, by its name, in their order."""
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(entries):
+        places.setdefault(word.only, []).append(place)
+    general = places.pop("", [])
+    alone = {what[1:]: places.pop(what) for what in list(places) if what.startswith("=")}
+    return {
+        one.name: [
+            entries[place].text
+            for place in sorted(
+                {*general, *alone.get(one.name, ())}.union(
+                    *(own for what, own in places.items() if matches(one, what))
+                )
+            )
+        ]
+        for one in categories
+    }
 
 
 def extra(
@@ -159,7 +182,7 @@ def extra(
         choose: "all"; the "first" `count` in order, as the paper did; or the `count` that are "farthest" from
             the known and from one another, of which a smaller count gives the beginning of a greater one's.
         count: how many, for "first" and "farthest".
-        embed: with "farthest", measure by the cosine of these embeddings of the prompts. None: by path in
+        embed: with "farthest", measure by the cosine of these embeddings. None: by path in
             WordNet.
 
     Raises:
@@ -232,7 +255,10 @@ def _csv_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
             f"{', '.join(COLUMNS)} optional"
         )
     reader.fieldnames = columns
-    rows = list(reader)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise RecipeError(f'"{where}": no table: {error}') from None
     for number, row in enumerate(rows, 1):
         if "" in row:
             raise RecipeError(
@@ -361,7 +387,7 @@ def _farthest_texts(
     decides.
     """
     order = sorted(range(len(candidates)), key=lambda place: make_seed(candidates[place].name))
-    vectors = embed([category.prompt for category in [*known, *(candidates[place] for place in order)]])
+    vectors = embed([*known, *(candidates[place] for place in order)])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     old, new = vectors[: len(known)], vectors[len(known) :]
     nearness = (new @ old.T).max(axis=1, initial=-1)

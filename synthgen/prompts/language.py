@@ -4,14 +4,14 @@ Never asks anything: `synthgen.asking` does, and both get their questions from h
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from synthgen.data import Category, LanguageModel, Prompt, Word
 from synthgen.diversity import farthest_points, normalised, word_vectors
 from synthgen.errors import RecipeError, UnansweredError
 from synthgen.prompts import quality
-from synthgen.prompts.categories import matches
+from synthgen.prompts.categories import words_of_classes
 from synthgen.prompts.questions import WORD_TASKS, Question, make_questions, parse
 from synthgen.prompts.templates import templates as fill_templates
 
@@ -56,12 +56,7 @@ def language_questions(
     elif task == "divergen":
         keys = {"per_call": per_call, "background": background}
     elif task == "synclr":
-        keys = {
-            "backgrounds": {
-                one.name: [word.text for word in backgrounds if not word.only or matches(one, word.only)]
-                for one in classes
-            }
-        }
+        keys = {"backgrounds": words_of_classes(backgrounds, classes)}
     elif task == "paraphrase":
         keys = {"prompts": _filled(classes, seed, count, templates, axes)}
     else:
@@ -106,7 +101,7 @@ def judge(
     *,
     seed: int,
     count: int,
-    one_object: bool = False,
+    one_object: bool | None = None,
     least_words: int = 1,
     most_words: int = 60,
     balance: int = 0,
@@ -119,10 +114,11 @@ def judge(
 
     Args:
         answers: raw replies by the key of their question.
+        one_object: whether several objects are a reason against a text; None: to questions of divergen.
         count: of what is accepted, so many are kept for each class; the reason of the others is "more than
             count".
-        balance: how many texts of a concept are kept, roughly (`quality.balance`; concepts are what the
-            classes are called); the reason is "balance". 0 keeps all.
+        balance: how many texts of a concept are kept, roughly (`quality.balance`; the classes are the
+            concepts); the reason is "balance". 0 keeps all.
         thin: of those, so many of each class are kept that are the least like each other (farthest points of
             their words and pairs of words); the reason of the others is "less diverse". 0 keeps all.
     """
@@ -139,7 +135,7 @@ def judge(
             quality.review(
                 {category.name: [text for _, text, error in found if not error]},
                 [category],
-                one_object=one_object,
+                one_object=any(q.task == "divergen" for q, *_ in found) if one_object is None else one_object,
                 least_words=least_words,
                 most_words=most_words,
                 count_tokens=count_tokens,
@@ -150,20 +146,26 @@ def judge(
             prompt = Prompt(text, category.name, group=question.group, axes=question.axes)
             judged[category.name].append(Judged(prompt, reason, question.key))
     if balance:
-        judged = _balanced(judged, [category.prompt for category in classes], balance, seed)
+        judged = _balanced(judged, [quality.forms_of(category) for category in classes], balance, seed)
     judged = {name: _first(entries, count) for name, entries in judged.items()}
     return {name: _thinned(entries, thin) for name, entries in judged.items()} if thin else judged
 
 
 def _balanced(
-    judged: Mapping[str, Sequence[Judged]], concepts: Sequence[str], threshold: int, seed: int
+    judged: Mapping[str, Sequence[Judged]], concepts: Sequence[Collection[str]], threshold: int, seed: int
 ) -> dict[str, list[Judged]]:
+    """The entries, of which a balanced part stays accepted, and at least the first of each class."""
     texts = [entry.prompt.text for entries in judged.values() for entry in entries if not entry.reason]
     kept = iter(quality.balance(texts, concepts, threshold=threshold, seed=seed))
-    return {
-        name: [entry if entry.reason or next(kept) else entry._replace(reason="balance") for entry in entries]
-        for name, entries in judged.items()
-    }
+    found = {}
+    for name, entries in judged.items():
+        good = [place for place, entry in enumerate(entries) if not entry.reason]
+        drawn = {place for place in good if next(kept)} or set(good[:1])
+        found[name] = [
+            entry if entry.reason or place in drawn else entry._replace(reason="balance")
+            for place, entry in enumerate(entries)
+        ]
+    return found
 
 
 def _first(entries: Sequence[Judged], count: int) -> list[Judged]:
@@ -199,7 +201,7 @@ def words(questions: Sequence[Question], answers: Mapping[str, str]) -> dict[str
         if parsed.error:
             raise RecipeError(f'class "{question.class_name}": the {question.task} are {parsed.error}')
         once = dict[str, str]()
-        for word in parsed.texts:
+        for word in filter(normalised, parsed.texts):
             once.setdefault(normalised(word), quality.clean(word))
         found.setdefault(question.class_name, []).extend(once.values())
     return found
@@ -269,7 +271,7 @@ def language(
         classes,
         seed=seed,
         count=count,
-        one_object=task == "divergen" if one_object is None else one_object,
+        one_object=one_object,
         least_words=least_words,
         most_words=most_words,
         balance=balance,

@@ -7,10 +7,12 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from synthgen.data import Category, Word
 from synthgen.errors import RecipeError, nearest
-from synthgen.prompts.categories import complete, known_lists, known_words, read_list, read_table, tell_apart
+from synthgen.prompts import wordnet
+from synthgen.prompts.categories import complete, known_words, read_list, read_table, tell_apart
 
 
 def read_lines(name: str, folder: Path) -> list[str]:
@@ -32,7 +34,10 @@ def read_words(name: str, folder: Path) -> list[Word]:
     """
     if not name.endswith(".csv"):
         return [Word(line) for line in read_lines(name, folder)]
-    rows = list(csv.DictReader(read_lines(name, folder), restkey="", restval="", skipinitialspace=True))
+    try:
+        rows = list(csv.DictReader(read_lines(name, folder), restkey="", restval="", skipinitialspace=True))
+    except csv.Error as error:
+        raise RecipeError(f'"{name}": no table: {error}') from None
     if any(set(row) != {"word", "class"} for row in rows):
         raise RecipeError(f'"{name}" has columns {", ".join(rows[0])}; word and class are wanted')
     return [Word(row["word"].strip(), row["class"].strip()) for row in rows]
@@ -79,17 +84,28 @@ def source_classes(path: Path) -> list[Category]:
 def _coco_classes(path: Path) -> list[Category]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["categories"]
-        names = [str(one["name"]) for one in found]
-        return [
-            Category(int(one["id"]), name, name.replace("_", " "), str(one.get("synset", "")))
-            for one, name in zip(found, names, strict=True)
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        return tell_apart(complete([_coco_class(one) for one in found]))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RecipeError(f"{path}: no COCO or LVIS file: {type(error).__name__} {error}") from None
 
 
+def _coco_class(found: dict[str, Any]) -> Category:
+    """A category of a COCO or LVIS file; LVIS has some synsets that WordNet 3.0 has not."""
+    name, synset = str(found["name"]), str(found.get("synset", ""))
+    words = [str(word).replace("_", " ") for word in found.get("synonyms", [])]
+    prompt = name.replace("_", " ")
+    return Category(
+        int(found["id"]),
+        name,
+        prompt,
+        synset if wordnet.is_known(synset) else "",
+        tuple(word for word in words if word != prompt),
+        str(found.get("def", "")),
+    )
+
+
 def _read(name: str, folder: Path) -> str:
-    shipped = {**known_words(), **known_lists()}
+    shipped = known_words()
     path = folder / name if "." in name else shipped.get(name, folder / name)
     try:
         return path.read_text(encoding="utf-8-sig")

@@ -8,7 +8,7 @@ the end change no verdict.
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from synthgen.data import Category
@@ -21,8 +21,8 @@ CountTokens = Callable[[str], Mapping[str, tuple[int, int]]]
 META = re.compile(
     r"^\W*(?:sure|certainly|of course|absolutely|okay|ok|great|understood)\s*[,.:!]"
     r"|^\W*(?:output|answer|description|example|note|text|result)s?(?: \d+)?\s*:"
-    r"|\b(?:prompt|caption)s?(?: \d+)?\s*:"
-    r"|\bhere (?:are|is)\b|\bhere's\b|\b(?:this|the|your|following) (?:prompt|caption)s?\b"
+    r"|^\W*(?:\w+ ){0,3}(?:prompt|caption)s?(?: \d+)?\s*:"
+    r"|^\W*here(?: are| is|'s)\b|\b(?:this|the|your|following) (?:prompt|caption)s?\b"
     r"|\b(?:as an ai|language model|i cannot|i can't|i can not|i'm sorry|i am sorry|i apologi[sz]e|i'm unable"
     r"|i am unable|i hope this|let me know|happy to help|rewritten|paraphrased?|json)\b",
     re.IGNORECASE,
@@ -77,6 +77,7 @@ class _Words(NamedTuple):
 
     any: re.Pattern[str]
     several: re.Pattern[str]
+    forms: frozenset[str]
 
 
 def clean(text: str) -> str:
@@ -179,39 +180,46 @@ def is_foreign(text: str) -> bool:
     return bool(max(scores.values()) - scores["en"] > LANGUAGE_GAP)
 
 
-def balance(texts: Sequence[str], concepts: Sequence[str], *, threshold: int, seed: int) -> list[bool]:
+def balance(
+    texts: Sequence[str], concepts: Sequence[Collection[str]], *, threshold: int, seed: int
+) -> list[bool]:
     """Which texts are kept so that no concept has many more than `threshold`.
 
-    A text has a concept where " concept " is in its normalised words. With c texts of a concept, each is
-    drawn with probability threshold / max(c, threshold), by a hash of seed, text and concept; a text is kept
-    if one of its concepts draws it. A text without a concept is not kept. The order of texts does not matter.
+    A concept is all its forms, singular, plural and synonyms; a text has it where one of these is in its
+    normalised words. With c texts of a concept, each is drawn with probability threshold / max(c, threshold),
+    by a hash of seed, text and concept; a text is kept if one of its concepts draws it. A text without a
+    concept is not kept. The order of texts does not matter.
 
     Source: MetaCLIP (arXiv 2309.16671), Algorithm 1, as SynthCLIP uses it; there the draws are of a global
     generator.
     """
-    wanted = {normalised(concept) for concept in concepts} - {""}
+    of_form: dict[str, list[int]] = {}
+    for number, forms in enumerate(concepts):
+        for form in {normalised(form) for form in forms} - {""}:
+            of_form.setdefault(form, []).append(number)
     longest: dict[str, int] = {}
-    for concept in wanted:
-        words = concept.split()
+    for form in of_form:
+        words = form.split()
         longest[words[0]] = max(longest.get(words[0], 0), len(words))
-    found = [_concepts(normalised(text).split(), wanted, longest) for text in texts]
+    found = [_concepts(normalised(text).split(), of_form, longest) for text in texts]
     counts = Counter(concept for entry in found for concept in entry)
+    names = [min(forms, default="") for forms in concepts]
     return [
         any(
             counts[concept] <= threshold
-            or make_seed(seed, text, concept) / 2**63 < threshold / counts[concept]
+            or make_seed(seed, text, names[concept]) / 2**63 < threshold / counts[concept]
             for concept in entry
         )
         for text, entry in zip(texts, found, strict=True)
     ]
 
 
-def _concepts(words: list[str], wanted: set[str], longest: Mapping[str, int]) -> list[str]:
+def _concepts(words: list[str], of_form: Mapping[str, list[int]], longest: Mapping[str, int]) -> list[int]:
     found = {
         concept
         for start, word in enumerate(words)
         for length in range(1, longest.get(word, 0) + 1)
-        if (concept := " ".join(words[start : start + length])) in wanted
+        for concept in of_form.get(" ".join(words[start : start + length]), ())
     }
     return sorted(found)
 
@@ -233,7 +241,13 @@ def _words(category: Category) -> _Words:
         several = number if names == alone else f"{number}|{more}"
     else:
         several = f"{number}|{_after(rf'{PAIR} of', one)}|{more}"
-    return _Words(re.compile(one, re.IGNORECASE), re.compile(several, re.IGNORECASE))
+    called = frozenset(names | plurals)
+    return _Words(re.compile(one, re.IGNORECASE), re.compile(several, re.IGNORECASE), called)
+
+
+def forms_of(category: Category) -> frozenset[str]:
+    """What a class may be called in a text: its names and synonyms, and their plurals."""
+    return _words(category).forms
 
 
 def _after(before: str, word: str) -> str:

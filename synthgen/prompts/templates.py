@@ -6,6 +6,7 @@ can be. A class's prompts depend on the seed and on that class alone.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, product
 from typing import NamedTuple, TypeVar
@@ -13,9 +14,9 @@ from typing import NamedTuple, TypeVar
 from synthgen.data import Category, Prompt, Word
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts.allocation import Design
-from synthgen.prompts.categories import matches
+from synthgen.prompts.categories import matches, words_of_classes
 from synthgen.shards import digest
-from synthgen.wording import fill, plural, slots, wordings
+from synthgen.wording import SLOT, fill, plural, slots, wordings
 
 CLASS_SLOTS = ("class", "classes", "synonym", "definition", "hypernym")
 """Slots that a class fills by itself: how templates call it, the plural of that, that or a synonym, ..."""
@@ -65,10 +66,41 @@ def cells(
     never: list[dict[str, str | list[str]]] = [],  # noqa: B006
     grid: list[str] = [],  # noqa: B006
     same_noise: bool = False,
-) -> dict[str, int]:
-    """How many cells of the grid each class has."""
+) -> dict[str, list[dict[str, str]]]:
+    """The cells of the grid that each class has: words by axis."""
     plans = _Plans(classes, 0, templates, axes, never, grid, same_noise)
-    return {category.name: len(plans.plan(category).cells) for category in classes}
+    return {category.name: plans.plan(category).cells for category in classes}
+
+
+def gaps(
+    classes: Sequence[Category],
+    *,
+    templates: list[str],
+    axes: dict[str, list[Word]] = {},  # noqa: B006
+    never: list[dict[str, str | list[str]]] = [],  # noqa: B006
+    grid: list[str] = [],  # noqa: B006
+    same_noise: bool = False,
+) -> list[str]:
+    """What the rules of `never` take away from classes, in words: for people who may not have meant that."""
+    plans = _Plans(classes, 0, templates, axes, never, grid, same_noise)
+    lost: dict[tuple[str, str], list[str]] = {}
+    for category in classes if never else ():
+        plan = plans.plan(category)
+        left = {axis: set(own) for axis, own in plan.words.items()}
+        left |= {axis: {cell[axis] for cell in plan.cells} for axis in plans.crossed}
+        for axis in axes:
+            for word in plans.words[axis][category.name]:
+                if word not in left[axis]:
+                    lost.setdefault((axis, word), []).append(category.name)
+        every = [plans.words[axis][category.name] for axis in plans.crossed]
+        for words in product(*every):
+            cell = dict(zip(plans.crossed, words, strict=True))
+            if cell not in plan.cells and all(cell[axis] in left[axis] for axis in cell):
+                lost.setdefault(("grid", ", ".join(words)), []).append(category.name)
+    return [
+        f'never: "{word}" ({axis}) is left out for {len(own)} of {len(classes)} classes, such as "{own[0]}"'
+        for (axis, word), own in lost.items()
+    ]
 
 
 def naming_axes(axes: Mapping[str, Sequence[Word]]) -> list[str]:
@@ -100,7 +132,7 @@ class _Plans:
         same_noise: bool,
     ) -> None:
         self._classes, self._seed, self._axes, self._never = classes, seed, axes, never
-        self._grid, self._same_noise = [axis for axis in grid if axis != "class"], same_noise
+        self.crossed, self._same_noise = [axis for axis in grid if axis != "class"], same_noise
         self._is_across = "class" in grid
         self._texts = [text for template in templates for text in wordings(template)]
         self._texts.sort(key=lambda text: sorted(slots(text)))  # alike beside alike, to be put in order
@@ -108,9 +140,12 @@ class _Plans:
         self._names = frozenset(category.name for category in classes)
         self._designs: dict[object, Design] = {}
         self._check(grid)
+        self.words = {axis: words_of_classes(entries, classes) for axis, entries in axes.items()}
 
     def _check(self, grid: Sequence[str]) -> None:
         for text, names in self._slots.items():
+            if re.search(r"[{}]", SLOT.sub("", text)):
+                raise RecipeError(f'templates: "{text}": a brace without a partner; a slot is {{axis}}')
             if not names & {"class", "classes", "synonym", *naming_axes(self._axes)}:
                 raise RecipeError(
                     f'templates: "{text}" has no slot {{class}}; each template must name the class'
@@ -135,8 +170,10 @@ class _Plans:
                 raise RecipeError(
                     f'grid: "{axis}" is crossed, but the template "{without}" has no slot for it'
                 )
-        if self._same_noise and not self._grid:
+        if self._same_noise and not grid:
             raise RecipeError('same_noise: there are no groups; name the axis that differs, grid = ["place"]')
+        if self._is_across:
+            self._check_is_alike()
         for number, rule in enumerate(self._never):
             for axis, words in rule.items():
                 known = [word.text for word in self._axes.get(axis, ())]
@@ -156,15 +193,24 @@ class _Plans:
                     f"never.{number}: names no axis; leave the class out of the list of classes"
                 )
 
-    def _is_for(self, category: Category, what: str) -> bool:
-        """Whether a class is meant: by its name, or, where none is called so, by what it is a kind of."""
-        return category.name == what if what in self._names else matches(category, what)
+    def _check_is_alike(self) -> None:
+        """A grid across classes has groups of all of them, so nothing else may differ by class."""
+        for axis, entries in self._axes.items():
+            if any(entry.only for entry in entries):
+                raise RecipeError(f'grid: "class" is crossed, but axes.{axis} has words for single classes')
+        if any("synonym" in names for names in self._slots.values()):
+            raise RecipeError(
+                'grid: "class" is crossed, but a template has {synonym}, which differs by class'
+            )
+        if any("class" in rule for rule in self._never):
+            raise RecipeError('grid: "class" is crossed, but a rule of `never` is for some classes')
 
     def _check_is_known(self, where: str, what: str) -> None:
-        if what not in {"", *self._names} and not any(self._is_for(one, what) for one in self._classes):
+        is_named = what.removeprefix("=") in {"", *self._names}
+        if not is_named and not any(matches(one, what) for one in self._classes):
             raise RecipeError(
                 f'{where}: "{what}" is no class, and no class is known to be a kind of it'
-                f"{nearest(what, sorted(self._names))}"
+                f"{nearest(what.removeprefix('='), sorted(self._names))}"
             )
 
     def plan(self, category: Category) -> _Plan:
@@ -173,19 +219,16 @@ class _Plans:
         Raises:
             RecipeError: nothing is left for it.
         """
-        words = {
-            axis: [word.text for word in entries if not word.only or self._is_for(category, word.only)]
-            for axis, entries in self._axes.items()
-        }
+        words = {axis: list(self.words[axis][category.name]) for axis in self._axes}
         rules = [
             {axis: frozenset(_listed(entry)) for axis, entry in rule.items() if axis != "class"}
             for rule in self._never
-            if "class" not in rule or any(self._is_for(category, what) for what in _listed(rule["class"]))
+            if "class" not in rule or any(matches(category, what) for what in _listed(rule["class"]))
         ]
         rules = _strike(words, rules)
-        crossed = [words.pop(axis) for axis in self._grid]
-        cells = [dict(zip(self._grid, combination, strict=True)) for combination in product(*crossed)]
-        inside = [rule for rule in rules if rule.keys() <= set(self._grid)]
+        crossed = [words.pop(axis) for axis in self.crossed]
+        cells = [dict(zip(self.crossed, combination, strict=True)) for combination in product(*crossed)]
+        inside = [rule for rule in rules if rule.keys() <= set(self.crossed)]
         cells = [cell for cell in cells if not any(_has(rule, cell) for rule in inside)]
         # a row meets every cell, so what one of them forbids is forbidden
         rules = [
@@ -194,7 +237,7 @@ class _Plans:
             if rule not in inside and any(_has(rule, cell) for cell in cells)
         ]
         rules = _strike(words, rules)
-        for axis, left in [*words.items(), *zip(self._grid, crossed, strict=True), ("grid", cells)]:
+        for axis, left in [*words.items(), *zip(self.crossed, crossed, strict=True), ("grid", cells)]:
             if not left:
                 raise RecipeError(
                     f'axes.{axis}: no word is left for "{category.name}"; give it one, or take a rule of '
@@ -243,7 +286,7 @@ class _Plans:
                 ) from None
             row = {axis: own[k] for axis, own, k in zip(axes, words, chosen, strict=True) if k >= 0}
             group = ""
-            if self._grid or self._is_across:
+            if self.crossed or self._is_across:
                 group = digest(["grid", who, number, texts[template], row])[:16]
             for cell in cells:
                 used = row | cell

@@ -54,6 +54,15 @@ def find(name: str) -> Synset:
     return _synset(_row(name))
 
 
+def is_known(name: str) -> bool:
+    """Whether WordNet 3.0 has a synset."""
+    try:
+        find(name)
+    except RecipeError:
+        return False
+    return True
+
+
 def senses(lemma: str) -> list[Synset]:
     """What a word can mean, in WordNet's order, the most frequent first; nothing for an unknown word."""
     return [_synset(row) for row in _words().get(_key(lemma), ())]
@@ -68,7 +77,6 @@ def ancestors(name: str) -> dict[str, int]:
     }
 
 
-@functools.lru_cache(1_000_000)
 def is_a(name: str, what: str) -> bool:
     """Whether a synset is, or is a kind of, `what`: a synset, or a word in any of its senses.
 
@@ -77,8 +85,14 @@ def is_a(name: str, what: str) -> bool:
     Raises:
         RecipeError: WordNet 3.0 has no synset `name`, or `what` looks like a synset and is none.
     """
-    wanted = [find(what)] if _looks_like_synset(what) else senses(what)
-    return not {synset.id for synset in wanted}.isdisjoint(ancestors(name))
+    return (find(what).id if _looks_like_synset(what) else _key(what)) in _kinds(name)
+
+
+@functools.lru_cache(100_000)
+def _kinds(name: str) -> frozenset[str]:
+    """The ids of a synset and of all above it, and their words as `_key` spells them."""
+    above = [find(one) for one in ancestors(name)]
+    return frozenset(word for synset in above for word in (synset.id, *map(_key, synset.lemmas)))
 
 
 def greatest_similarity(candidates: Sequence[str], known: Sequence[str]) -> npt.NDArray[np.float64]:

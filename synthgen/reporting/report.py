@@ -52,7 +52,8 @@ def latest_recipe(root: Path) -> dict[str, Any]:
 def page(root: Path, subset: str) -> bytes:
     """The HTML page, pictures inside. All text is escaped."""
     funnel = storage.read_json(root / shards.SUBSETS / f"{subset}.json")
-    recipe = storage.read_json(root / shards.RECIPES / f"{funnel['recipe']}.json")["recipe"]
+    entry = storage.read_json(root / shards.RECIPES / f"{funnel['recipe']}.json")
+    recipe = entry["recipe"]
     stems = shards.pool_stems(root)
     annotations = [table["name"] for table in recipe["annotate"]]
     columns = shards.PoolColumns(root, stems, annotations)
@@ -86,7 +87,7 @@ def page(root: Path, subset: str) -> bytes:
             _histogram(name, columns[name], kept, columns["error"] == "")
             for name in _scores(columns, annotations)
         ],
-        diversity=_diversity(recipe, columns, kept),
+        diversity=_diversity(recipe, entry["measured_axes"], columns, kept),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
         recipe=storage.to_json(recipe).decode(),
@@ -123,35 +124,34 @@ def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
 
 
 def _diversity(
-    recipe: dict[str, Any], columns: shards.PoolColumns, kept: npt.NDArray[np.bool_]
+    recipe: dict[str, Any],
+    measured_axes: Sequence[str],
+    columns: shards.PoolColumns,
+    kept: npt.NDArray[np.bool_],
 ) -> list[tuple[str, str, str]]:
     """The figures of the prompts, planned and kept, as the page shows them. `coverage` is of the planned."""
     if not kept.any():
         return []
-    lists = [table["keys"].get("axes", {}).items() for table in recipe["prompts"]]
-    # words that are for single classes, or were asked for, go with the class by design
-    general = {
-        axis
-        for own in lists
-        for axis, words in own
-        if any(isinstance(word, list) and not word[1] for word in words)
-    }
-    axes = [axis for axis in general if f"axis_{axis}" in columns]
-    wanted = {**{axis: f"axis_{axis}" for axis in sorted(axes)}, "model": "model"}
-    texts = columns["text"].tolist()
+    wanted = {axis: f"axis_{axis}" for axis in measured_axes if f"axis_{axis}" in columns}
+    if len(recipe["models"]) > 1:
+        wanted["model"] = "model"
+    texts, everything = columns["text"].tolist(), np.ones(len(kept), bool)
     found = [
         measure(
             columns["text"][mask].tolist(),
             columns["class_name"][mask].tolist(),
             {axis: columns[column][mask].tolist() for axis, column in wanted.items()},
-            reference=texts,
+            reference=None if mask is everything else texts,
+            seed=recipe["seed"],
         )
-        for mask in (np.ones(len(kept), bool), kept)
+        for mask in (everything, kept)
     ]
-    return [(key, _number(found[0][key]), _number(found[1][key])) for key in found[0]]
+    return [(key, _number(found[0].get(key)), _number(value)) for key, value in found[1].items()]
 
 
-def _number(value: float) -> str:
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
     return "too few to say" if np.isnan(value) else f"{value:.4g}"
 
 
