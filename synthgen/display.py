@@ -148,7 +148,15 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         *[f"  {key:24}{_figure(value)}" for key, value in found.figures.items()],
         *some("note", found.notes),
         *some("name", found.names),
+        *_ambiguous(list(found.ambiguous)),
     ]
+
+
+def _ambiguous(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return [f"name: {len(names)} may mean several things ({shown}); a synset would say which, --json what"]
 
 
 def _figure(value: float) -> str:

@@ -28,6 +28,7 @@ class Preview(NamedTuple):
     models: dict[str, str]
     figures: dict[str, float]
     names: list[str]
+    ambiguous: dict[str, str]
     notes: list[str]
     examples: list[str]
 
@@ -73,6 +74,7 @@ def preview(job: Job, embed: str = "") -> Preview:
         if requests
         else {},
         names=categories.report(recipe.classes),
+        ambiguous=categories.ambiguous(recipe.classes),
         notes=[unanswered] if unanswered else [*_gaps(job), *_notes(job, texts, names)],
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
     )

@@ -12,7 +12,16 @@ from conftest import ROOT
 from synthgen.data import Category
 from synthgen.errors import RecipeError
 from synthgen.prompts import categories, wordnet
-from synthgen.prompts.categories import complete, extra, matches, read_list, read_table, report, tell_apart
+from synthgen.prompts.categories import (
+    ambiguous,
+    complete,
+    extra,
+    matches,
+    read_list,
+    read_table,
+    report,
+    tell_apart,
+)
 from synthgen.wording import fill, slots
 
 CRANE = Category(3, "crane", "crane", "n02012849")
@@ -203,9 +212,14 @@ def test_the_two_drumsticks_of_lists_that_meet() -> None:
 
 
 def test_report_says_which_names_may_mean_several_things() -> None:
-    assert report([Category(3, "crane", "crane"), Category(4, "stop sign", "stop sign"), MACHINE]) == [
-        'class 3 "crane" may mean crane.n.01 "United States writer" or crane.n.02 "United States poet", or 3 '
-        "more; a synset would say which"
+    classes = [Category(3, "crane", "crane"), Category(4, "stop sign", "stop sign"), MACHINE]
+    assert ambiguous(classes) == {
+        "crane": 'crane.n.01 "United States writer" or crane.n.02 "United States poet", or 3 more'
+    }
+    assert report(classes) == []
+    assert report([Category(4, "orchid", "orchid", "dog.n.01")]) == [
+        'class 4 "orchid" has the synset dog.n.01, "a member of the genus Canis that has been domesticated by man '
+        'since prehistoric times"; is that meant?'
     ]
 
 

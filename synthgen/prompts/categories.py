@@ -103,28 +103,44 @@ def tell_apart(categories: Sequence[Category]) -> list[Category]:
 
 
 def report(categories: Sequence[Category]) -> list[str]:
-    """Lines on names to look at: classes told apart by what they are, and names that may mean several things.
-
-    The latter are those of classes without a synset; two of the meanings are given.
+    """Lines on classes to look at: names told apart by what they are, synsets that have no word in common with
+    their class.
     """
     by_name = {category.name: category for category in categories}
     lines = []
-    for category in categories:
+    for category in filter(lambda one: one.synset, categories):
         base = by_name.get(re.sub(r" \([^()]*\)$", "", category.name), category)
-        if base.synset and category.synset and base.synset != category.synset:
+        if base.synset and base.synset != category.synset:
             kinds = [_complete(one).hypernym for one in (category, base)]
             lines.append(
                 f'class {category.id} "{category.name}", a kind of {kinds[0]}, is not '
                 f'class {base.id} "{base.name}", a kind of {kinds[1]}'
             )
+        synset = wordnet.find(category.synset)
+        known = _words(" ".join([*synset.lemmas, synset.definition, _complete(category).hypernym]))
+        if not _words(f"{category.name} {category.prompt}") & known:
+            lines.append(
+                f'class {category.id} "{category.name}" has the synset {synset.name}, '
+                f'"{_brief(synset.definition)}"; is that meant?'
+            )
+    return lines
+
+
+def ambiguous(categories: Sequence[Category]) -> dict[str, str]:
+    """Names without a synset that may mean several things, with two of these."""
+    found = {}
+    for category in categories:
         meanings = [] if category.synset else wordnet.senses(category.name)
         if len(meanings) > 1:
             some = " or ".join(f'{synset.name} "{_brief(synset.definition)}"' for synset in meanings[:2])
             more = f", or {len(meanings) - 2} more" if len(meanings) > 2 else ""
-            lines.append(
-                f'class {category.id} "{category.name}" may mean {some}{more}; a synset would say which'
-            )
-    return lines
+            found[category.name] = some + more
+    return found
+
+
+def _words(text: str) -> set[str]:
+    """The beginnings of a text's words: "sunglasses" and "sunglass" share one."""
+    return {word[:4] for word in re.findall(r"[a-z]{2,}", text.lower().replace("-", ""))}
 
 
 def matches(category: Category, what: str) -> bool:
