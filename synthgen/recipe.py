@@ -18,6 +18,17 @@ from synthgen.selection import RULES, columns_read
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
 
+LEAST = {
+    "count": 1,
+    "per_call": 1,
+    "least_words": 1,
+    "most_words": 1,
+    "balance": 0,
+    "thin": 0,
+    "max_unanswered": 0,
+}
+"""The least value of keys of sources."""
+
 
 def find(recipe: str | Path) -> Path:
     """The recipe.toml of an argument: a folder, a .toml file, or the bare name of a recipe that ships.
@@ -164,6 +175,12 @@ def _check(recipe: Recipe) -> None:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise RecipeError(f'{what} "{twice}" is there twice; each needs its own')
+    for number, prompts in enumerate(recipe.prompts):
+        for key, least in LEAST.items():
+            if prompts.keys.get(key, least) < least:
+                raise RecipeError(f"prompts.{number}.{key}: {prompts.keys[key]}; {least} or more is wanted")
+        if prompts.keys.get("least_words", 1) > prompts.keys.get("most_words", 1):
+            raise RecipeError(f"prompts.{number}.least_words: is above most_words; no text could pass")
     ids: dict[str, Category] = {}
     for number, prompts in enumerate(recipe.prompts):
         for category in prompts.categories:

@@ -218,8 +218,8 @@ def test_report_says_which_names_may_mean_several_things() -> None:
     }
     assert report(classes) == []
     assert report([Category(4, "orchid", "orchid", "dog.n.01")]) == [
-        'class 4 "orchid" has the synset dog.n.01, "a member of the genus Canis that has been domesticated by man '
-        'since prehistoric times"; is that meant?'
+        'class 4 "orchid" has the synset dog.n.01, "a member of the genus Canis that has been domesticated '
+        'by man since prehistoric times"; is that meant?'
     ]
 
 

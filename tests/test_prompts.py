@@ -181,6 +181,8 @@ def test_a_local_model_of_chance_answers_nothing_and_says_so(
             "prompts.0.axes.place.ask: input should be 'backgrounds' or ",
         ),
         ("count = 6", 'count = 6\nbackgrounds = ["a b"]', "backgrounds: task divergen has no use for it"),
+        ("count = 6", "count = 6\nthin = -1", "prompts.1.thin: -1; 0 or more is wanted"),
+        ("count = 6", "count = 6\nleast_words = 90", "prompts.1.least_words: is above most_words"),
         (
             "temperature = 0.5",
             "temperature = -1.0",

@@ -103,8 +103,8 @@ def tell_apart(categories: Sequence[Category]) -> list[Category]:
 
 
 def report(categories: Sequence[Category]) -> list[str]:
-    """Lines on classes to look at: names told apart by what they are, synsets that have no word in common with
-    their class.
+    """Lines on classes to look at: names told apart by what they are, and synsets that have no word in common
+    with their class.
     """
     by_name = {category.name: category for category in categories}
     lines = []

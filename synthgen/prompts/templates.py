@@ -239,9 +239,9 @@ class _Plans:
         rules = _strike(words, rules)
         for axis, left in [*words.items(), *zip(self.crossed, crossed, strict=True), ("grid", cells)]:
             if not left:
+                how = "take a rule of `never` back" if self._never else "a word without a class is for all"
                 raise RecipeError(
-                    f'axes.{axis}: no word is left for "{category.name}"; give it one, or take a rule of '
-                    "`never` back"
+                    f'axes.{axis}: no word is left for "{category.name}"; give it one, or {how}'
                 )
         if any("synonym" in self._slots[text] for text in self._texts):
             words["synonym"] = list(dict.fromkeys([category.prompt, *category.synonyms]))
