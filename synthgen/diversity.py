@@ -57,6 +57,7 @@ def measure(
     some = [texts[row] for row in rows]
     whole = _some_classes(texts, class_names, seed)
     others = [] if reference is None else [reference[row] for row in sample_of(len(reference), seed)]
+    within = [(embed or word_vectors(own))(own) for own in whole]
     embed = embed or word_vectors([*some, *others])
     vectors = embed(some)
     found = {
@@ -68,7 +69,7 @@ def measure(
         "commonest_opener": commonest_opener(some),
         "near_duplicates": _near_duplicates(whole),
         "vendi": vendi(vectors),
-        "vendi_class": float(np.mean([vendi(embed(own)) for own in whole])),
+        "vendi_class": float(np.mean([vendi(own) for own in within])),
     }
     if reference is not None:
         found["coverage"] = coverage(vectors, embed(others))

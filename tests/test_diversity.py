@@ -111,6 +111,15 @@ def test_a_sample_of_many_is_seeded() -> None:
     assert 0.18 < sum(k < 10_000 for k in some) / 10_000 < 0.22
 
 
+def test_the_figures_of_a_class_do_not_depend_on_how_many_there_are() -> None:
+    texts = [f"thing {name} of kind {k} seen {k % 7}" for name in range(400) for k in range(100)]
+    names = [f"class {name}" for name in range(400) for _ in range(100)]
+    many, few = diversity.measure(texts, names, {}), diversity.measure(texts[:4000], names[:4000], {})
+    assert many["vendi_class"] == pytest.approx(few["vendi_class"], rel=0.05)
+    assert many["near_duplicates"] == pytest.approx(few["near_duplicates"], abs=0.02)
+    assert few["vendi_class"] > 20
+
+
 def test_measure_and_bounds() -> None:
     texts = ["a cat on grass", "a cat at sea", "an owl on grass", "an owl at sea"] * 10
     names = ["cat", "cat", "owl", "owl"] * 10
