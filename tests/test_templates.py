@@ -212,9 +212,9 @@ def test_counterfactuals_share_their_noise() -> None:
 def test_a_grid_leaves_out_what_may_not_be() -> None:
     never = [{"place": "at sea", "light": "at noon"}, {"class": "owl", "place": "in snow"}]
     keys = {"templates": ["a {class} {place} {light}"], "axes": AXES, "grid": ["place"], "never": never}
-    found = {name: len(own) for name, own in cells(CLASSES, **keys).items()}  # type: ignore[arg-type]
+    found = {name: len(own) for name, own in cells(CLASSES, **keys).items()}
     assert found == {"cat": 4, "owl": 3, "fish": 4}
-    assert gaps(CLASSES, **keys) == [  # type: ignore[arg-type]
+    assert gaps(CLASSES, **keys) == [
         'never: "at noon" (light) is left out for 3 of 3 classes, such as "cat"',
         'never: "in snow" (place) is left out for 1 of 3 classes, such as "owl"',
     ]
@@ -279,5 +279,5 @@ BAD = {
 def test_bad_keys(case: str) -> None:
     keys, message = BAD[case]
     with pytest.raises(RecipeError) as error:
-        first(1, **keys)  # type: ignore[arg-type]
+        first(1, **keys)
     assert message in str(error.value)

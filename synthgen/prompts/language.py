@@ -287,7 +287,7 @@ def language(
             raise RecipeError(
                 f'class "{name}": none of its {len(judged[name])} texts is accepted'
                 + "".join(f"; {times} x {reason}" for reason, times in reasons)
-                + "; `synthgen prompts RECIPE` shows them"
+                + "; give it synonyms, or raise count; `synthgen prompts RECIPE --all` shows them"
             )
     return _turns(accepted)
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, product
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from synthgen.data import Category, Prompt, Word
 from synthgen.errors import RecipeError, nearest
@@ -55,40 +55,28 @@ def templates(
         RecipeError: a template names no class, or has a slot without a list; an axis is in no template; a
             class is left without a word.
     """
-    return _Plans(classes, seed, templates, axes, never, grid, same_noise).prompts()
+    return _Plans(
+        classes, seed, templates=templates, axes=axes, never=never, grid=grid, same_noise=same_noise
+    ).prompts()
 
 
-def cells(
-    classes: Sequence[Category],
-    *,
-    templates: list[str],
-    axes: dict[str, list[Word]] = {},  # noqa: B006
-    never: list[dict[str, str | list[str]]] = [],  # noqa: B006
-    grid: list[str] = [],  # noqa: B006
-    same_noise: bool = False,
-) -> dict[str, list[dict[str, str]]]:
-    """The cells of the grid that each class has: words by axis."""
-    plans = _Plans(classes, 0, templates, axes, never, grid, same_noise)
+def cells(classes: Sequence[Category], **keys: Any) -> dict[str, list[dict[str, str]]]:
+    """The cells of the grid that each class has: words by axis. The keys are those of `templates`."""
+    plans = _Plans(classes, 0, **keys)
     return {category.name: plans.plan(category).cells for category in classes}
 
 
-def gaps(
-    classes: Sequence[Category],
-    *,
-    templates: list[str],
-    axes: dict[str, list[Word]] = {},  # noqa: B006
-    never: list[dict[str, str | list[str]]] = [],  # noqa: B006
-    grid: list[str] = [],  # noqa: B006
-    same_noise: bool = False,
-) -> list[str]:
-    """What the rules of `never` take away from classes, in words: for people who may not have meant that."""
-    plans = _Plans(classes, 0, templates, axes, never, grid, same_noise)
+def gaps(classes: Sequence[Category], **keys: Any) -> list[str]:
+    """What the rules of `never` take away from classes, in words: for people who may not have meant that. The
+    keys are those of `templates`.
+    """
+    plans = _Plans(classes, 0, **keys)
     lost: dict[tuple[str, str], list[str]] = {}
-    for category in classes if never else ():
+    for category in classes if keys.get("never") else ():
         plan = plans.plan(category)
         left = {axis: set(own) for axis, own in plan.words.items()}
         left |= {axis: {cell[axis] for cell in plan.cells} for axis in plans.crossed}
-        for axis in axes:
+        for axis in plans.words:
             for word in plans.words[axis][category.name]:
                 if word not in left[axis]:
                     lost.setdefault((axis, word), []).append(category.name)
@@ -125,11 +113,12 @@ class _Plans:
         self,
         classes: Sequence[Category],
         seed: int,
+        *,
         templates: Sequence[str],
-        axes: Mapping[str, Sequence[Word]],
-        never: Sequence[Never],
-        grid: Sequence[str],
-        same_noise: bool,
+        axes: Mapping[str, Sequence[Word]] = {},
+        never: Sequence[Never] = (),
+        grid: Sequence[str] = (),
+        same_noise: bool = False,
     ) -> None:
         self._classes, self._seed, self._axes, self._never = classes, seed, axes, never
         self.crossed, self._same_noise = [axis for axis in grid if axis != "class"], same_noise
