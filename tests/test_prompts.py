@@ -135,6 +135,51 @@ def test_a_language_model_is_asked_once_and_its_texts_travel(
     assert not any(KEY.encode() in path.read_bytes() for path in written)
 
 
+def test_a_class_without_a_prompt_is_shown_with_its_rejected_texts(
+    server: ChatServer, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of_no_use_for_wrens(request: dict, number: int) -> Answer:  # type: ignore[type-arg]
+        is_text = "prompts" in request["response_format"]["json_schema"]["schema"]["properties"]
+        if is_text and "wren" in request["messages"][-1]["content"]:
+            return Answer(json.dumps({"prompts": ["the quick brown fox"]}))
+        return write_like_a_model(request, 0)
+
+    server.script = of_no_use_for_wrens
+    command = ["prompts", str(birds), "-o", str(tmp_path / "run")]
+    assert main([*command, "--limit", "2"]) == 1
+    assert len(server.requests) == 2
+    assert "2 questions asked, 2 answered" in capsys.readouterr().out
+    assert main([*command, "--all"]) == 1
+    said = capsys.readouterr()
+    assert (
+        "wren: 0 prompts; rejected: 2 x no class word\n  rejected (no class word): the quick brown fox"
+        in said.out
+    )
+    assert "  A photo of a single robin in ivy, feathers puffed up" in said.out
+    assert 'class "wren": none of its 2 texts is accepted; 2 x no class word; give it synonyms' in said.err
+    asked = len(server.requests)
+    assert main([*command, "--show"]) == 1
+    assert len(server.requests) == asked
+
+
+def test_answers_that_are_gone_are_named(
+    server: ChatServer, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    assert main(["prompts", str(birds), "-o", str(root), "--concurrency", "1"]) == 0
+    assert main(["plan", str(birds), "-o", str(root)]) == 0
+    (answers,) = (root / "texts").iterdir()
+    answers.unlink()
+    capsys.readouterr()
+    assert main(["plan", str(birds), "-o", str(root)]) == 2
+    assert f"answers that are not there any more; put texts/{answers.name} back" in capsys.readouterr().err
+
+
+def test_a_recipe_that_ships_keeps_no_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prompts", "synthclip", "--save"]) == 2
+    assert "`synthgen init DIR --from synthclip` makes one of yours" in capsys.readouterr().err
+
+
 def test_prompts_of_templates_are_shown_without_asking(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,5 +350,24 @@ def test_classes_of_sources(recipe_folder: Path, tmp_path: Path) -> None:
         (1, "cat", "cat"),
         (3, "stop_sign", "stop sign"),
     ]
+    lvis = [
+        {
+            "id": 2,
+            "name": "stop_sign",
+            "synset": "stop_sign.n.01",
+            "def": "a sign",
+            "synonyms": ["stop_sign"],
+        },
+        {"id": 7, "name": "crane", "synset": "crane.n.04", "def": "lifts", "synonyms": ["crane", "hoist"]},
+    ]
+    (real / "instances.json").write_text(json.dumps({"categories": lvis}))
+    loaded = recipe.load(path, [*settings, "sources.real.path=../real/instances.json"])
+    assert [(one.synset, one.definition, one.synonyms) for one in loaded.classes] == [
+        ("", "a sign", ()),
+        ("n03126707", "lifts", ("hoist",)),
+    ]
+    (real / "instances.json").write_text('{"categories": [{"id": 1e400, "name": "x"}]}')
+    with pytest.raises(RecipeError, match="no COCO or LVIS file: OverflowError"):
+        recipe.load(path, [*settings, "sources.real.path=../real/instances.json"])
     with pytest.raises(RecipeError, match='unknown source "reel"; did you mean "real"'):
         recipe.load(path, ["prompts.0.classes=sources.reel"])

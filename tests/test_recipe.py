@@ -117,6 +117,29 @@ BAD = {
         ('name = "image"', 'name = "clip"'),
         'annotate: name "clip" is there twice; each needs its own',
     ),
+    "an axis name for a grid": (
+        ('templates = "templates.txt"', 'templates = "templates.txt"\ngrid = "background"'),
+        'prompts.0.grid: a list of axes is wanted, such as ["background"]',
+    ),
+    "a quota of what is not crossed": (
+        ('per = "class"', 'per = ["class", "background"]'),
+        'quota.per: ["class", "background"], but prompts.0.grid crosses []; a quota a cell is of "class" and '
+        "all of these",
+    ),
+    "a quota of something else": (
+        ('per = "class"', 'per = "klass"'),
+        'quota.per: "class", or ["class", ...] with the axes of the grid, is wanted, got "klass"',
+    ),
+    "rules that are none": (
+        ('templates = "templates.txt"', 'templates = "templates.txt"\nnever = ["at sea"]'),
+        "prompts.0.never: a list of tables is wanted, such as never = "
+        '[{ place = "at sea", weather = "in snow" }]',
+    ),
+    "a class list for an axis": (
+        ('style = "styles.txt"', 'style = "imagenet-1k"'),
+        'prompts.0.axes.style: no file "imagenet-1k" in {folder}; give a file, or the list itself, or a list '
+        "that ships. Known: action, attribute, clip-80, ",
+    ),
     "not TOML": (("seed = 0", "seed = "), "not valid TOML: Invalid value (at line 4, column 8)"),
 }
 
@@ -133,7 +156,7 @@ def test_bad_recipes(
     assert main(["run", str(recipe_folder), "-o", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     expected = f"synthgen: {path}: {message}".replace("{folder}", str(recipe_folder))
-    assert error == expected + "\n" or (expected.endswith(": ") and error.startswith(expected))
+    assert error == expected + "\n" or (expected.endswith((": ", ", ")) and error.startswith(expected))
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

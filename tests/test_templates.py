@@ -57,6 +57,15 @@ def test_a_bracket_without_a_partner_is_an_error(template: str) -> None:
         wordings(template)
 
 
+def test_articles_follow_what_was_chosen() -> None:
+    assert wordings("a [red] apple") == ["a red apple", "an apple"]
+    assert wordings("a [red|] [|unripe] apple") == [
+        "a red apple", "a red unripe apple", "an apple", "an unripe apple",
+    ]  # fmt: skip
+    assert wordings("a [|old ]{class}") == ["a {class}", "an old {class}"]
+    assert wordings("a origami {class}.") == ["a origami {class}."]  # as it was written
+
+
 def test_too_many_wordings_are_an_error() -> None:
     with pytest.raises(RecipeError, match="more than 1000 wordings"):
         wordings("[a|b]" * 12)
@@ -80,6 +89,11 @@ def test_too_many_wordings_are_an_error() -> None:
         ("urchin", "an"),
         ("ewe", "a"),
         ("11th hour", "an"),
+        ("SUV", "an"),
+        ("USB stick", "a"),
+        ("MP3 player", "an"),
+        ("x-ray", "an"),
+        ("unidentified bird", "an"),
         ("3d render", "a"),
     ],
 )
