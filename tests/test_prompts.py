@@ -16,10 +16,11 @@ from synthgen import recipe
 from synthgen.cli import main
 from synthgen.diversity import cramers_v
 from synthgen.errors import RecipeError
-from synthgen.pipeline import open_job
+from synthgen.pipeline import open_job, run
 from synthgen.preview import preview
-from synthgen.shards import load_plan, read_plan_shard
+from synthgen.shards import PoolColumns, load_plan, read_plan_shard
 from synthgen.tables import Recipe
+from synthgen.tars import samples
 
 KEY = "sk-not-to-be-seen-anywhere"
 ASKING = """
@@ -160,6 +161,36 @@ def test_a_class_without_a_prompt_is_shown_with_its_rejected_texts(
     asked = len(server.requests)
     assert main([*command, "--show"]) == 1
     assert len(server.requests) == asked
+
+
+def test_counterfactuals_end_to_end(recipe_folder: Path, tmp_path: Path) -> None:
+    """From a grid to the report: one noise a group, a whole group on one side of the split."""
+    path = recipe_folder / "recipe.toml"
+    path.write_text(
+        path.read_text().replace("axes = {", 'grid = ["background"]\nsame_noise = true\naxes = {')
+    )
+    settings = [
+        'prompts.0.classes=["cat", "owl"]', 'prompts.0.axes.background=["on grass", "in the snow"]',
+        'quota.per=["class", "background"]', "quota.requests=6", "models.0.steps=2", "select=[]", "annotate=[]",
+        "reshard.split={ train = 0.5, val = 0.5 }",
+    ]  # fmt: skip
+    root = run(recipe_folder, tmp_path / "run", settings=settings, workers=1)
+    columns = PoolColumns(root, ["00000000"], [])
+    wanted = ("group", "seed", "axis_background", "uid")
+    rows = list(zip(*(columns[key].tolist() for key in wanted), strict=True))
+    groups = {group: [row[1:] for row in rows if row[0] == group] for group, *_ in rows}
+    assert len(groups) == 12
+    sides = {}
+    for split in ("train", "val"):
+        for tar in (root / "final" / "main" / split).glob("*.tar"):
+            sides |= dict.fromkeys((key for key, _ in samples(tar.read_bytes())), split)
+    for members in groups.values():
+        seeds, places, uids = zip(*members, strict=True)
+        assert len(set(seeds)) == 1
+        assert set(places) == {"on grass", "in the snow"}
+        assert len({sides[uid] for uid in uids}) == 1
+    assert set(sides.values()) == {"train", "val"}
+    assert "<h2>Groups</h2>" in (root / "report" / "index.html").read_text()
 
 
 def test_answers_that_are_gone_are_named(

@@ -14,7 +14,7 @@ from PIL import Image
 from synthgen import shards, storage
 from synthgen.diversity import measure
 
-SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, THUMBNAIL, BINS = 64, 8, 16, 96, 40
+SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, SHOWN_GROUPS, THUMBNAIL, BINS = 64, 8, 16, 12, 96, 40
 
 
 class Thumbnail(NamedTuple):
@@ -87,6 +87,7 @@ def page(root: Path, subset: str) -> bytes:
             _histogram(name, columns[name], kept, columns["error"] == "")
             for name in _scores(columns, annotations)
         ],
+        groups=_groups(columns, images),
         diversity=_diversity(recipe, entry["measured_axes"], columns, kept),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
@@ -121,6 +122,13 @@ def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
     """How often each value is there, in order of first appearance."""
     found, first, counts = np.unique(values.astype(str), return_index=True, return_counts=True)
     return {str(found[k]): int(counts[k]) for k in np.argsort(first)}
+
+
+def _groups(columns: shards.PoolColumns, images: "_Images") -> list[list[Thumbnail]]:
+    """The pictures of the first groups of a grid: the same but for what is crossed."""
+    group, crossed = columns["group"], columns["group"] != columns["prompt_id"]
+    first = list(dict.fromkeys(group[crossed].tolist()))[:SHOWN_GROUPS]
+    return [images.thumbnails((group == one) & (columns["error"] == ""), SHOWN_REJECTED) for one in first]
 
 
 def _diversity(
