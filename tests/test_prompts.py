@@ -171,8 +171,8 @@ def test_counterfactuals_end_to_end(recipe_folder: Path, tmp_path: Path) -> None
     )
     settings = [
         'prompts.0.classes=["cat", "owl"]', 'prompts.0.axes.background=["on grass", "in the snow"]',
-        'quota.per=["class", "background"]', "quota.requests=6", "models.0.steps=2", "select=[]", "annotate=[]",
-        "reshard.split={ train = 0.5, val = 0.5 }",
+        'quota.per=["class", "background"]', "quota.requests=6", "models.0.steps=2",
+        "select=[]", "annotate=[]", "reshard.split={ train = 0.5, val = 0.5 }",
     ]  # fmt: skip
     root = run(recipe_folder, tmp_path / "run", settings=settings, workers=1)
     columns = PoolColumns(root, ["00000000"], [])

@@ -288,6 +288,25 @@ def test_paraphrased_templates_keep_their_axes() -> None:
     assert Counter(prompt.axes["colour"] for prompt in prompts) == {"red": 2, "blue": 2, "green": 2}
 
 
+def test_a_paraphrase_that_loses_its_light_is_rejected() -> None:
+    keys = {
+        "seed": 0,
+        "task": "paraphrase",
+        "language_model": SPEAKER,
+        "count": 2,
+        "templates": ["a {class} {light}"],
+        "axes": {"light": [Word("in soft daylight"), Word("by night")]},
+    }
+    questions = language_questions(CLASSES[:1], **keys)
+    texts = {"in soft daylight": "A dog bathed in softest light", "by night": "A dog on a lawn"}
+    answers = {q.key: reply_to(q, [texts[q.axes["light"]]]) for q in questions}
+    judged = judge(questions, answers, CLASSES[:1], seed=0, count=2)["dog"]
+    assert {entry.prompt.text: entry.reason for entry in judged} == {
+        "A dog bathed in softest light": "",
+        "A dog on a lawn": "lost light",
+    }
+
+
 def test_balance_is_a_reason() -> None:
     keys = {"seed": 0, "task": "synthclip", "language_model": SPEAKER, "count": 200}
     questions = language_questions(CLASSES, **keys)

@@ -128,7 +128,9 @@ def judge(
         if question.key in answers:
             parsed = parse(question, answers[question.key])
             texts = parsed.texts or [""]
-            drafts[question.class_name] += [(question, text, parsed.error) for text in texts]
+            drafts[question.class_name] += [
+                (question, text, parsed.error or _lost(question, text)) for text in texts
+            ]
     for category in classes:
         found = drafts[category.name]
         verdicts = iter(
@@ -141,14 +143,28 @@ def judge(
                 count_tokens=count_tokens,
             )
         )
-        for question, _, error in found:
-            text, _, reason = quality.Verdict("", "", error) if error else next(verdicts)
+        for question, draft, error in found:
+            text, _, reason = quality.Verdict(draft, "", error) if error else next(verdicts)
             prompt = Prompt(text, category.name, group=question.group, axes=question.axes)
             judged[category.name].append(Judged(prompt, reason, question.key))
     if balance:
         judged = _balanced(judged, [quality.forms_of(category) for category in classes], balance, seed)
     judged = {name: _first(entries, count) for name, entries in judged.items()}
     return {name: _thinned(entries, thin) for name, entries in judged.items()} if thin else judged
+
+
+def _lost(question: Question, text: str) -> str:
+    """The reason against a paraphrase that no longer says a word of an axis, which its label would go on to
+    say: none of the word's stems is in it (the first four letters of what has as many).
+    """
+    if question.task != "paraphrase":
+        return ""
+    said = {word[:4] for word in normalised(text).split()}
+    for axis, word in question.axes.items():
+        stems = {part[:4] for part in normalised(word).split() if len(part) > 3}
+        if stems and not stems & said:
+            return f"lost {axis}"
+    return ""
 
 
 def _balanced(
