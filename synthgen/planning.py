@@ -77,6 +77,8 @@ def make_requests(
             raise RecipeError(
                 f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
             )
+        # of a prompt that is not wanted too: a larger quota wants it, and the others keep their models
+        model = choose(source, prompt)
         if per:
             cell = tuple(prompt.class_name if axis == "class" else prompt.axes[axis] for axis in per)
             if filled[cell] == requests:
@@ -85,7 +87,6 @@ def make_requests(
                     raise RecipeError(f"prompts: {len(made)} of {total} requests, then only for full cells")
                 continue
             filled[cell], skipped = filled[cell] + 1, 0
-        model = choose(source, prompt)
         negative = prompt.negative or model.negative
         same = (prompt.class_name, prompt.text, negative, model.id)
         made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same]))

@@ -136,6 +136,8 @@ def _read_words(value: object, info: ValidationInfo) -> object:
 def _axis_names(value: object) -> object:
     if isinstance(value, str):
         raise _problem(f'a list of axes is wanted, such as ["{value}"]')
+    if isinstance(value, list) and len(set(map(str, value))) < len(value):
+        raise _problem(f"{json.dumps(value)}: each axis may be there once")
     return value
 
 
@@ -158,10 +160,11 @@ def _distinct_categories(categories: list[Category]) -> list[Category]:
     if not categories:
         raise _problem("no classes; put one a line")
     for category in categories:
-        if not category.name.strip() or not category.name.isprintable():
-            raise _problem(
-                f"class {category.id} is called {json.dumps(category.name)}; a name on one line is wanted"
-            )
+        for name in (category.name, category.prompt):
+            if not name.strip() or not name.isprintable():
+                raise _problem(
+                    f"class {category.id} is called {json.dumps(name)}; a name on one line is wanted"
+                )
         if not 0 <= category.id < 2**31:
             raise _problem(f'class "{category.name}" has id {category.id}; 0 to 2**31 - 1 is allowed')
     _distinct([category.name for category in categories])

@@ -2,16 +2,19 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Mapping
 
 from synthgen.errors import RecipeError
 
 SLOT = re.compile(r"\{([^{}]*)\}")
 ARTICLE = re.compile(r"\b([Aa])n? \{([^{}]*)\}")
-LITERAL = re.compile(r"\b([Aa])n? (\w[\w-]*)")
+LITERAL = re.compile(r"(?:^|(?<= ))(a)n? (\w[\w-]*)|(?:^)(A)n? (\w[\w-]*)")
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 VOWEL = re.compile(r"(?i:[aeiou]|8|1[18](?:th)?\b|hour|honest|honou?r|heir|x-)|[FHLMNRSX][A-Z]*\d*\b")
-NO_VOWEL = re.compile(r"(?i:eu|ewe|one\b|once\b|uni(?![nmd])|u[bcfhjkqrst][aeiou]|us[aeb]\b)")
+NO_VOWEL = re.compile(
+    r"(?i:eu|ewe|one\b|once\b|uni(?![nmd])|uk|u-|u[bcfhjkqrst][aeiou]|us[aeb]\b|url\b|nasa\b|lego\b)"
+)
 MOST_WORDINGS = 1000
 
 
@@ -51,12 +54,13 @@ def _choices(text: str) -> list[str]:
 
 
 def _article(match: re.Match[str]) -> str:
-    letter, word = match.groups()
+    letter, word = (part for part in match.groups() if part)
     return f"{letter}{'n' if _has_vowel(word) else ''} {word}"
 
 
 def _has_vowel(text: str) -> bool:
-    """Whether a text begins with the sound of a vowel."""
+    """Whether a text begins with the sound of a vowel, quotation marks and accents aside."""
+    text = unicodedata.normalize("NFD", text.lstrip("'\"\u2018\u201c"))
     return bool(VOWEL.match(text)) and not NO_VOWEL.match(text)
 
 

@@ -171,3 +171,21 @@ def test_a_quota_counts_the_cells_of_all_sources() -> None:
     made = make_requests(sources, CLASSES, [call("m")], seed=0, requests=4, per=["class", "place"])
     assert set(Counter((r.class_name, r.axes["place"]) for r in made).values()) == {4}
     assert len(made) == 4 * 3 * 3
+
+
+def test_a_larger_quota_keeps_what_is_planned_of_crossed_sources_and_models() -> None:
+    def crossed(texts: list[str], places: list[str]) -> Source:
+        axes = {"place": [Word(place) for place in places]}
+        keys = {"templates": texts, "axes": axes, "grid": ["place"]}
+        return Source(templates(CLASSES, seed=0, **keys), cells(CLASSES, **keys))  # type: ignore[arg-type]
+
+    def planned(n: int) -> set[str]:
+        sources = [
+            crossed(["a {class} {place}"], PLACES),
+            crossed(["the {class} {place}", "one {class} {place}"], [*PLACES, "in fog", "at dusk"]),
+        ]
+        calls = [call("m"), call("n"), call("o")]
+        per = ["class", "place"]
+        return {r.uid for r in make_requests(sources, CLASSES, calls, seed=0, requests=n, per=per)}
+
+    assert planned(5) < planned(9)

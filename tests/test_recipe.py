@@ -121,6 +121,10 @@ BAD = {
         ('templates = "templates.txt"', 'templates = "templates.txt"\ngrid = "background"'),
         'prompts.0.grid: a list of axes is wanted, such as ["background"]',
     ),
+    "an axis crossed twice": (
+        ('templates = "templates.txt"', 'templates = "templates.txt"\ngrid = ["style", "style"]'),
+        'prompts.0.grid: ["style", "style"]: each axis may be there once',
+    ),
     "a quota of what is not crossed": (
         ('per = "class"', 'per = ["class", "background"]'),
         'quota.per: ["class", "background"], but prompts.0.grid crosses []; a quota a cell is of "class" and '
@@ -257,6 +261,14 @@ def test_bad_set(setting: str) -> None:
         recipe.load(recipe.find("emoji"), [setting])
 
 
+def test_words_of_a_table_that_is_not_closed(recipe_folder: Path) -> None:
+    (recipe_folder / "words.csv").write_text('word,class\n"on grass,cat\nat sea,\n')
+    with pytest.raises(
+        RecipeError, match=r'prompts\.0\.axes\.style: "words\.csv": no table: unexpected end of data'
+    ):
+        recipe.load(recipe_folder / "recipe.toml", ["prompts.0.axes.style=words.csv"])
+
+
 def test_class_ids_from_a_table(recipe_folder: Path) -> None:
     (recipe_folder / "classes.csv").write_text("id,name,prompt\n7,cat,tabby cat\n3,owl,\n")
     loaded = recipe.load(recipe_folder / "recipe.toml", ["prompts.0.classes=classes.csv"])
@@ -278,6 +290,7 @@ def test_class_ids_from_a_table(recipe_folder: Path) -> None:
         "a,b\n1,2,3\n",
         "id,name\n3000000000,cat\n",
         "id,name\n1,\n",
+        'id,name\n0,"dog\n1,cat\n',
     ],
 )
 def test_bad_class_tables(table: str, recipe_folder: Path) -> None:

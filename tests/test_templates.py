@@ -94,6 +94,11 @@ def test_too_many_wordings_are_an_error() -> None:
         ("MP3 player", "an"),
         ("x-ray", "an"),
         ("unidentified bird", "an"),
+        ("\u00e9clair", "an"),
+        ('"old" cat', "an"),
+        ("Ukrainian egg", "a"),
+        ("u-boat", "a"),
+        ("URL", "a"),
         ("3d render", "a"),
     ],
 )

@@ -260,7 +260,7 @@ def _shipped(suffix: str) -> dict[str, Path]:
 
 def _csv_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    reader = csv.DictReader(lines, restkey="", restval="", skipinitialspace=True)
+    reader = csv.DictReader(lines, restkey="", restval="", skipinitialspace=True, strict=True)
     columns = [column.strip() for column in reader.fieldnames or []]
     for column in columns:
         if column not in COLUMNS:

@@ -35,7 +35,8 @@ def read_words(name: str, folder: Path) -> list[Word]:
     if not name.endswith(".csv"):
         return [Word(line) for line in read_lines(name, folder)]
     try:
-        rows = list(csv.DictReader(read_lines(name, folder), restkey="", restval="", skipinitialspace=True))
+        lines = read_lines(name, folder)
+        rows = list(csv.DictReader(lines, restkey="", restval="", skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise RecipeError(f'"{name}": no table: {error}') from None
     if any(set(row) != {"word", "class"} for row in rows):
@@ -91,11 +92,13 @@ def _coco_classes(path: Path) -> list[Category]:
 
 def _coco_class(found: dict[str, Any]) -> Category:
     """A category of a COCO or LVIS file; LVIS has some synsets that WordNet 3.0 has not."""
-    name, synset = str(found["name"]), str(found.get("synset", ""))
+    name, synset = found["name"], str(found.get("synset", ""))
+    if not isinstance(name, str) or type(found["id"]) is not int:
+        raise TypeError(f"id {found['id']!r}, name {name!r}; a whole number and a text are wanted")
     words = [str(word).replace("_", " ") for word in found.get("synonyms", [])]
     prompt = name.replace("_", " ")
     return Category(
-        int(found["id"]),
+        found["id"],
         name,
         prompt,
         synset if wordnet.is_known(synset) else "",

@@ -195,7 +195,7 @@ class _Plans:
             raise RecipeError('grid: "class" is crossed, but a rule of `never` is for some classes')
 
     def _check_is_known(self, where: str, what: str) -> None:
-        is_named = what.removeprefix("=") in {"", *self._names}
+        is_named = what == "" or what.removeprefix("=") in self._names
         if not is_named and not any(matches(one, what) for one in self._classes):
             raise RecipeError(
                 f'{where}: "{what}" is no class, and no class is known to be a kind of it'

@@ -88,7 +88,7 @@ def page(root: Path, subset: str) -> bytes:
             for name in _scores(columns, annotations)
         ],
         groups=_groups(columns, images),
-        diversity=_diversity(recipe, entry["measured_axes"], columns, kept),
+        diversity=_diversity(recipe, entry.get("measured_axes", []), columns, kept),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
         recipe=storage.to_json(recipe).decode(),
