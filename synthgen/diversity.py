@@ -264,17 +264,20 @@ def coverage(vectors: Vectors, reference: Vectors) -> float:
     return near / len(reference)
 
 
-def farthest_points(vectors: Vectors, count: int) -> list[int]:
-    """The rows of a diverse choice, in the order chosen: the first row, then always the one that is least
-    like any chosen one (cosine of unit vectors; a tie falls to the earlier row).
+def farthest_points(vectors: Vectors, count: int, known: Vectors | None = None) -> list[int]:
+    """The rows of a diverse choice, in the order chosen: always the one that is least like any that is known
+    or chosen (cosine of unit vectors; a tie falls to the earlier row, so that without known ones the first
+    row begins).
     """
-    chosen = [0] if len(vectors) else []
-    likeness = np.full(len(vectors), -np.inf, np.float32)
+    likeness = np.full(len(vectors), -1.0)
+    if known is not None:
+        likeness = (vectors @ known.T).max(axis=1, initial=-1.0)
+    chosen = list[int]()
     while len(chosen) < min(count, len(vectors)):
-        likeness = np.maximum(likeness, vectors @ vectors[chosen[-1]])
-        likeness[chosen[-1]] = np.inf
         chosen.append(int(likeness.argmin()))
-    return chosen[:count]
+        likeness = np.maximum(likeness, vectors @ vectors[chosen[-1]])
+        likeness[chosen] = np.inf
+    return chosen
 
 
 def cramers_v(pairs: Sequence[tuple[str, str]]) -> float:

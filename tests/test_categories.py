@@ -11,17 +11,16 @@ from conftest import ROOT
 
 from synthgen.data import Category
 from synthgen.errors import RecipeError
-from synthgen.prompts import categories, wordnet
+from synthgen.prompts import lists, wordnet
 from synthgen.prompts.categories import (
     ambiguous,
     complete,
     extra,
     matches,
-    read_list,
-    read_table,
     report,
     tell_apart,
 )
+from synthgen.prompts.lists import read_list, read_table
 from synthgen.wording import fill, slots
 
 CRANE = Category(3, "crane", "crane", "n02012849")
@@ -53,7 +52,7 @@ def named(*names: str) -> list[Category]:
 
 
 def words(name: str) -> list[str]:
-    lines = categories.known_words()[name].read_text("ascii").splitlines()
+    lines = lists.known_words()[name].read_text("ascii").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -130,7 +129,7 @@ def test_a_wrong_table_is_one_line(where: str, text: str, message: str) -> None:
 
 
 def test_lists_that_ship() -> None:
-    assert list(categories.known_lists()) == ["imagenet-1k", "imagenet-21k", "lvis-v1"]
+    assert list(lists.known_lists()) == ["imagenet-1k", "imagenet-21k", "lvis-v1"]
     small, large, lvis = (shipped(name) for name in ("imagenet-1k", "imagenet-21k", "lvis-v1"))
     assert [len(small), len(large), len(lvis)] == [1000, 21841, 1203]
     assert [category.id for category in small] == list(range(1000))
@@ -352,7 +351,7 @@ def test_a_class_matches_its_name_and_what_it_is_a_kind_of() -> None:
 
 
 def test_word_lists_fit_their_templates() -> None:
-    assert set(categories.known_words()) == {*AXES, "clip-80"}
+    assert set(lists.known_words()) == {*AXES, "clip-80"}
     for axis, template in AXES.items():
         entries, head = words(axis), (LISTS / f"{axis}.txt").read_text("ascii").splitlines()[0]
         assert head.startswith("# ")

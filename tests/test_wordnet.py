@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from synthgen.errors import RecipeError
 from synthgen.prompts import wordnet
-from synthgen.prompts.categories import read_list
+from synthgen.prompts.lists import read_list
 from synthgen.shards import make_seed
 
 DOG, CAT, ROBIN = "n02084071", "n02121620", "n01558993"

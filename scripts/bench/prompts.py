@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 from synthgen import shards
-from synthgen.prompts import categories, lists
+from synthgen.prompts import lists
 from synthgen.wording import fill, slots, wordings
 
 AXES = ("medium", "place", "weather", "light", "viewpoint")
@@ -74,7 +74,7 @@ def draw(requests: int) -> None:
     """Draws at random, and prints a row of the table."""
     begun = time.monotonic()
     rng = random.Random(0)
-    classes = categories.read_list("imagenet-21k")
+    classes = lists.read_list("imagenet-21k")
     words = {axis: [word.text for word in lists.read_words(axis, Path())] for axis in AXES}
     texts = [text for template in TEMPLATES for text in wordings(template)]
     seen = Counter[bytes]()

@@ -3,63 +3,21 @@
 Plain functions over lists of `Category`; knows nothing of recipes, templates or models.
 """
 
-import csv
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from synthgen.data import Category, Word
-from synthgen.errors import RecipeError, nearest
+from synthgen.diversity import farthest_points
+from synthgen.errors import RecipeError
 from synthgen.prompts import wordnet
 from synthgen.shards import make_seed
 
-COLUMNS = Category._fields
 Embed = Callable[[list[Category]], npt.NDArray[np.float32]]
 """Classes to their embeddings, float of shape (classes, features), of any length."""
-
-
-def read_table(text: str, where: str) -> list[Category]:
-    """The classes of a table, as written.
-
-    Args:
-        text: CSV with a header, or, if `where` ends in .toml, an array of tables `[[classes]]`. Columns or
-            keys: `id` and `name`; if wanted `prompt` ("": the name), `synset`, `synonyms` (separated by |; in
-            TOML a list too), `definition`, `hypernym`, `plural`. A class with a synset needs no name:
-            `complete` takes it from WordNet.
-        where: the file's name, for messages.
-
-    Raises:
-        RecipeError: a line that says what is wrong in which file.
-    """
-    rows = _toml_rows(text, where) if where.endswith(".toml") else _csv_rows(text, where)
-    return [_category(row, where) for row in rows]
-
-
-def known_lists() -> dict[str, Path]:
-    """The class lists that come with synthgen: name -> file."""
-    return _shipped("csv")
-
-
-def known_words() -> dict[str, Path]:
-    """The word lists (for axes, and CLIP's templates) that come with synthgen: name -> file."""
-    return _shipped("txt")
-
-
-def read_list(name: str) -> list[Category]:
-    """The classes of a list that ships, such as "imagenet-1k", completed from WordNet and told apart.
-
-    Raises:
-        RecipeError: there is no list of this name.
-    """
-    lists = known_lists()
-    if name not in lists:
-        raise RecipeError(f'unknown list of classes "{name}"{nearest(name, list(lists))}')
-    return tell_apart(complete(read_table(lists[name].read_text(encoding="utf-8"), lists[name].name)))
 
 
 def complete(categories: Sequence[Category]) -> list[Category]:
@@ -249,73 +207,6 @@ def not_in_wordnet(categories: Sequence[Category]) -> list[Category]:
     ]
 
 
-def _shipped(suffix: str) -> dict[str, Path]:
-    package = Path(__file__).parent.parent
-    for folder in (package / "recipes" / "lists", package.parent / "prompts" / "lists"):
-        found = {path.stem: path for path in sorted(folder.glob(f"*.{suffix}"))}
-        if found:
-            return found
-    return {}
-
-
-def _csv_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    reader = csv.DictReader(lines, restkey="", restval="", skipinitialspace=True, strict=True)
-    columns = [column.strip() for column in reader.fieldnames or []]
-    for column in columns:
-        if column not in COLUMNS:
-            raise RecipeError(f'"{where}": unknown column "{column}"{nearest(column, list(COLUMNS))}')
-    if "id" not in columns or not {"name", "synset"} & {*columns}:
-        raise RecipeError(
-            f'"{where}" has columns {", ".join(columns)}; id and name (or synset) are needed, the others of '
-            f"{', '.join(COLUMNS)} optional"
-        )
-    reader.fieldnames = columns
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise RecipeError(f'"{where}": no table: {error}') from None
-    for number, row in enumerate(rows, 1):
-        if "" in row:
-            raise RecipeError(
-                f'"{where}": class {number} has more values than columns; a value with a comma '
-                'stands in "quotes"'
-            )
-    return rows
-
-
-def _toml_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f'"{where}": not valid TOML: {error}') from None
-    tables: list[dict[str, object]] = values.pop("classes", [])
-    if values or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise RecipeError(f'"{where}": one array of tables, [[classes]], is wanted, and nothing else')
-    for number, table in enumerate(tables, 1):
-        for key, value in table.items():
-            if key not in COLUMNS:
-                raise RecipeError(
-                    f'"{where}": class {number}: unknown key "{key}"{nearest(key, list(COLUMNS))}'
-                )
-            if key == "synonyms" and isinstance(value, list) and all(isinstance(word, str) for word in value):
-                table[key] = "|".join(value)
-            elif type(value) is not (int if key == "id" else str):
-                wanted = "a whole number" if key == "id" else "text"
-                raise RecipeError(f'"{where}": class {number}: {key} = {value!r}; {wanted} is wanted')
-    return [{key: str(value) for key, value in table.items()} for table in tables]
-
-
-def _category(row: Mapping[str, str], where: str) -> Category:
-    number, name, prompt, synset, synonyms, *rest = (row.get(column, "").strip() for column in COLUMNS)
-    if not number.isdecimal() or int(number) >= 2**31:
-        raise RecipeError(f'"{where}": id "{number}"; a whole number below 2**31 is wanted')
-    if not name and not synset:
-        raise RecipeError(f'"{where}": class {number} has no name')
-    words = tuple(word.strip() for word in synonyms.split("|") if word.strip())
-    return Category(int(number), name, prompt or name, synset, words, *rest)
-
-
 def _complete(category: Category) -> Category:
     try:
         synset = wordnet.find(category.synset)
@@ -406,12 +297,4 @@ def _farthest_texts(
     vectors = embed([*known, *(candidates[place] for place in order)])
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     old, new = vectors[: len(known)], vectors[len(known) :]
-    nearness = (new @ old.T).max(axis=1, initial=-1)
-    chosen: list[int] = []
-    is_free = np.ones(len(new), bool)
-    for _ in range(count):
-        place = int(np.argmin(np.where(is_free, nearness, np.inf)))
-        is_free[place] = False
-        chosen.append(order[place])
-        nearness = np.maximum(nearness, new @ new[place])
-    return chosen
+    return [order[place] for place in farthest_points(new, count, old)]

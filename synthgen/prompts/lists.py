@@ -5,14 +5,17 @@ recipe's folder; one without is a list that ships (prompts/lists/).
 import csv
 import difflib
 import json
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from synthgen.data import Category, Word
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts import wordnet
-from synthgen.prompts.categories import complete, known_words, read_list, read_table, tell_apart
+from synthgen.prompts.categories import complete, tell_apart
+
+COLUMNS = Category._fields
 
 
 def read_lines(name: str, folder: Path) -> list[str]:
@@ -34,11 +37,7 @@ def read_words(name: str, folder: Path) -> list[Word]:
     """
     if not name.endswith(".csv"):
         return [Word(line) for line in read_lines(name, folder)]
-    try:
-        lines = read_lines(name, folder)
-        rows = list(csv.DictReader(lines, restkey="", restval="", skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise RecipeError(f'"{name}": no table: {error}') from None
+    _, rows = _csv_table(read_lines(name, folder), name)
     if any(set(row) != {"word", "class"} for row in rows):
         raise RecipeError(f'"{name}" has columns {", ".join(rows[0])}; word and class are wanted')
     return [Word(row["word"].strip(), row["class"].strip()) for row in rows]
@@ -55,6 +54,35 @@ def read_classes(name: str, folder: Path) -> list[Category]:
     if name.endswith((".csv", ".toml")):
         return tell_apart(complete(read_table(_read(name, folder), name)))
     return name_classes(read_lines(name, folder))
+
+
+def read_list(name: str) -> list[Category]:
+    """The classes of a list that ships, such as "imagenet-1k", completed from WordNet and told apart.
+
+    Raises:
+        RecipeError: there is no list of this name.
+    """
+    lists = known_lists()
+    if name not in lists:
+        raise RecipeError(f'unknown list of classes "{name}"{nearest(name, list(lists))}')
+    return tell_apart(complete(read_table(lists[name].read_text(encoding="utf-8"), lists[name].name)))
+
+
+def read_table(text: str, where: str) -> list[Category]:
+    """The classes of a table, as written.
+
+    Args:
+        text: CSV with a header, or, if `where` ends in .toml, an array of tables `[[classes]]`. Columns or
+            keys: `id` and `name`; if wanted `prompt` ("": the name), `synset`, `synonyms` (separated by |; in
+            TOML a list too), `definition`, `hypernym`, `plural`. A class with a synset needs no name:
+            `complete` takes it from WordNet.
+        where: the file's name, for messages.
+
+    Raises:
+        RecipeError: a line that says what is wrong in which file.
+    """
+    rows = _toml_rows(text, where) if where.endswith(".toml") else _csv_rows(text, where)
+    return [_category(row, where) for row in rows]
 
 
 def name_classes(names: Sequence[str]) -> list[Category]:
@@ -80,6 +108,87 @@ def source_classes(path: Path) -> list[Category]:
             "LVIS .json is wanted"
         )
     return name_classes(folders)
+
+
+def known_lists() -> dict[str, Path]:
+    """The class lists that come with synthgen: name -> file."""
+    return _shipped("csv")
+
+
+def known_words() -> dict[str, Path]:
+    """The word lists (for axes, and CLIP's templates) that come with synthgen: name -> file."""
+    return _shipped("txt")
+
+
+def _shipped(suffix: str) -> dict[str, Path]:
+    package = Path(__file__).parent.parent
+    for folder in (package / "recipes" / "lists", package.parent / "prompts" / "lists"):
+        found = {path.stem: path for path in sorted(folder.glob(f"*.{suffix}"))}
+        if found:
+            return found
+    return {}
+
+
+def _csv_table(lines: Sequence[str], where: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of CSV with a header. What has no column is under ""; what is missing is ""."""
+    reader = csv.DictReader(lines, restkey="", restval="", skipinitialspace=True, strict=True)
+    try:
+        reader.fieldnames = [column.strip() for column in reader.fieldnames or []]
+        return list(reader.fieldnames), list(reader)
+    except csv.Error as error:
+        raise RecipeError(f'"{where}": no table: {error}') from None
+
+
+def _csv_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    columns, rows = _csv_table(lines, where)
+    for column in columns:
+        if column not in COLUMNS:
+            raise RecipeError(f'"{where}": unknown column "{column}"{nearest(column, list(COLUMNS))}')
+    if "id" not in columns or not {"name", "synset"} & {*columns}:
+        raise RecipeError(
+            f'"{where}" has columns {", ".join(columns)}; id and name (or synset) are needed, the others of '
+            f"{', '.join(COLUMNS)} optional"
+        )
+    for number, row in enumerate(rows, 1):
+        if "" in row:
+            raise RecipeError(
+                f'"{where}": class {number} has more values than columns; a value with a comma '
+                'stands in "quotes"'
+            )
+    return rows
+
+
+def _toml_rows(text: str, where: str) -> Sequence[Mapping[str, str]]:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f'"{where}": not valid TOML: {error}') from None
+    tables: list[dict[str, object]] = values.pop("classes", [])
+    if values or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise RecipeError(f'"{where}": one array of tables, [[classes]], is wanted, and nothing else')
+    for number, table in enumerate(tables, 1):
+        for key, value in table.items():
+            if key not in COLUMNS:
+                raise RecipeError(
+                    f'"{where}": class {number}: unknown key "{key}"{nearest(key, list(COLUMNS))}'
+                )
+            if key == "synonyms" and isinstance(value, list) and all(isinstance(word, str) for word in value):
+                table[key] = "|".join(value)
+            elif type(value) is not (int if key == "id" else str):
+                wanted = "a whole number" if key == "id" else "text"
+                raise RecipeError(f'"{where}": class {number}: {key} = {value!r}; {wanted} is wanted')
+    return [{key: str(value) for key, value in table.items()} for table in tables]
+
+
+def _category(row: Mapping[str, str], where: str) -> Category:
+    number, name, prompt, synset, synonyms, *rest = (row.get(column, "").strip() for column in COLUMNS)
+    if not number.isdecimal() or int(number) >= 2**31:
+        raise RecipeError(f'"{where}": id "{number}"; a whole number below 2**31 is wanted')
+    if not name and not synset:
+        raise RecipeError(f'"{where}": class {number} has no name')
+    words = tuple(word.strip() for word in synonyms.split("|") if word.strip())
+    return Category(int(number), name, prompt or name, synset, words, *rest)
 
 
 def _coco_classes(path: Path) -> list[Category]:
