@@ -6,9 +6,11 @@ import hashlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer, chat_server
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -17,6 +19,7 @@ SMALL = ("quota.requests=1", "models.0.steps=2", "models.0.batch_size=5", "image
 """Overrides that make the emoji recipe small: 48 requests in shards of 20, 20 and 8 (its last micro-batch
 padded).
 """
+KEY = "sk-secret-0123456789abcdef"
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +52,15 @@ def recipe_folder(tmp_path: Path) -> Path:
     target = tmp_path / "prompts" / "birds"
     shutil.copytree(ROOT / "prompts" / "emoji", target)
     return target
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A language model's server, at OPENAI_BASE_URL with the key `KEY`."""
+    with chat_server() as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", running.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield running
 
 
 def command(root: Path, *more: str) -> list[str]:

@@ -8,12 +8,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Answer, ChatServer, chat_server, good, make_tiny_llama, refused
+from chat_server import Answer, ChatServer, good, make_tiny_llama, refused
+from conftest import KEY
 
 from synthgen import asking, claims
 from synthgen.asking import Counts, ask, backoff, read_answers, save
@@ -22,20 +22,10 @@ from synthgen.errors import FolderError, ModelError, WorkError
 from synthgen.language_models import open_local, open_server
 from synthgen.prompts.questions import Question, make_questions, parse
 
-KEY = "sk-secret-0123456789abcdef"
-
 
 def questions(count: int) -> list[Question]:
     dog = Category(0, "dog", "dog")
     return make_questions([dog], task="synthclip", model="m", sampling={"max_tokens": 8}, seed=0, count=count)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    with chat_server() as found:
-        monkeypatch.setenv("OPENAI_BASE_URL", found.url)
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        yield found
 
 
 def put(asked: list[Question], root: Path, **keys: Any) -> Counts:

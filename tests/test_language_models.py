@@ -5,20 +5,18 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import Answer, ChatServer, chat_server, good, make_tiny_llama, refused
+from chat_server import Answer, ChatServer, good, make_tiny_llama, refused
+from conftest import KEY
 
 from synthgen.data import Category
 from synthgen.errors import ModelError, ReplyError
 from synthgen.language_models import open_local, open_server
 from synthgen.prompts.questions import Question, make_questions, parse
-
-KEY = "sk-secret-0123456789abcdef"
 
 
 def questions(count: int = 1, **sampling: float) -> list[Question]:
@@ -27,14 +25,6 @@ def questions(count: int = 1, **sampling: float) -> list[Question]:
 
 
 QUESTION = questions(temperature=0.7, max_tokens=50)[0]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    with chat_server() as found:
-        monkeypatch.setenv("OPENAI_BASE_URL", found.url)
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        yield found
 
 
 def test_a_question_is_sent_as_it_is(server: ChatServer) -> None:

@@ -6,11 +6,11 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chat_server import Answer, ChatServer, chat_server, make_tiny_llama
+from chat_server import Answer, ChatServer, make_tiny_llama
+from conftest import KEY
 
 from synthgen import recipe
 from synthgen.cli import main
@@ -22,7 +22,6 @@ from synthgen.shards import PoolColumns, load_plan, read_plan_shard
 from synthgen.tables import Recipe
 from synthgen.tars import samples
 
-KEY = "sk-not-to-be-seen-anywhere"
 ASKING = """
 name = "birds"
 
@@ -75,12 +74,10 @@ def write_like_a_model(request: dict, number: int) -> Answer:  # type: ignore[ty
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
-    with chat_server() as running:
-        running.script = write_like_a_model
-        monkeypatch.setenv("OPENAI_BASE_URL", running.url)
-        monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        yield running
+def server(server: ChatServer) -> ChatServer:
+    """The server of conftest, which answers as a model does."""
+    server.script = write_like_a_model
+    return server
 
 
 @pytest.fixture
