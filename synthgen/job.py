@@ -178,7 +178,7 @@ class Job:
                 {"use": prompts.use, "classes": prompts.categories, **_plain(prompts.keys)},
             )
             if prompts.needs_language_model:
-                inputs[f"prompts.{number}.texts"] = self.texts.digest(prompts)
+                inputs[f"prompts.{number}.texts"] = self.texts.digests[number]
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
         return (

@@ -17,7 +17,6 @@ from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
 from synthgen.language_models import open_local, open_server
 from synthgen.stages import STAGES, phases, plan_units, write_report
-from synthgen.texts import Texts
 from synthgen.workers import local, ray
 from synthgen.workers.place import (
     Place,
@@ -246,7 +245,7 @@ def ask(
             done.failed + found.failed,
             {**done.reasons, **found.reasons},
         )
-        job.texts = Texts(job.recipe, [job.recipe_path.parent, job.root])
+        del job.texts  # it has read the answers before these
         if found.failed or job.limit:
             break
     return done._replace(

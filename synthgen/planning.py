@@ -70,13 +70,7 @@ def make_requests(
     made: list[Request] = []
     asked, filled, skipped = Counter[tuple[str, ...]](), Counter[tuple[str, ...]](), 0
     choose = _ModelTurns(models)
-    prompts = _interleave(sources, classes)
-    while len(made) < total:
-        source, prompt = next(prompts, (0, None))
-        if prompt is None:
-            raise RecipeError(
-                f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
-            )
+    for source, prompt in _interleave(sources, classes):
         # of a prompt that is not wanted too: a larger quota wants it, and the others keep their models
         model = choose(source, prompt)
         if per:
@@ -91,13 +85,17 @@ def make_requests(
         same = (prompt.class_name, prompt.text, negative, model.id)
         made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same]))
         asked[same] += 1
-    return made
+        if len(made) == total:
+            return made
+    raise RecipeError(
+        f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
+    )
 
 
 class _ModelTurns:
     """Which model makes a prompt: the one that has made least of the class; of equal ones the one that has
-    made least of the text, then of the source, then with the words. So nothing goes with a model. A group
-    stays with one.
+    made least of the text, then of the source, then with the words, so that these go with no model more than
+    that lets them. A group stays with one.
     """
 
     def __init__(self, models: Sequence[ModelCall]) -> None:
@@ -121,9 +119,7 @@ class _ModelTurns:
         return model
 
 
-def _interleave(
-    sources: Sequence[Source], classes: Sequence[Category]
-) -> Iterator[tuple[int, Prompt | None]]:
+def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Iterator[tuple[int, Prompt]]:
     """One prompt for each class in turn, round after round, with the number of its source; a class's prompts
     come from its sources in turn.
     """

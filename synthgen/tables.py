@@ -187,12 +187,14 @@ Categories = Annotated[
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Never = Annotated[list[dict[str, str | list[str]]], BeforeValidator(_rules)]
 Axes = Annotated[list[str], BeforeValidator(_axis_names)]
-FILES: dict[object, Any] = {
+KINDS: dict[object, Any] = {
+    Sequence[str]: Axes,
+    list[dict[str, str | list[str]]]: Never,
     list[str]: Lines,
     list[Word]: Words,
     dict[str, list[Word]]: dict[Identifier, Words],
 }
-"""What a function's parameter is in a recipe, where that is a list which a file may hold."""
+"""What a function's parameter of some types is in a recipe: axes, rules, lists which a file may hold."""
 
 
 def keys_model(function: Callable[..., object], use: str) -> type[Table]:
@@ -200,7 +202,7 @@ def keys_model(function: Callable[..., object], use: str) -> type[Table]:
     hints, fields = get_type_hints(function), dict[str, Any]()
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in GIVEN:
-            kind = {"grid": Axes, "never": Never}.get(name) or FILES.get(hints[name], hints[name])
+            kind = KINDS.get(hints[name], hints[name])
             fields[name] = (kind, ... if parameter.default is inspect.Parameter.empty else parameter.default)
     return create_model(use, __base__=Table, **fields)
 

@@ -80,9 +80,15 @@ class Texts:
         keys |= {"answers": self.answers, "seed": self._recipe.seed}
         return judge(self._text_questions(table), classes=table.categories, **keys)
 
-    def digest(self, table: PromptsTable) -> str:
-        """What the answers are, as one hash."""
-        return shards.digest([[one.key, self.answers.get(one.key)] for one in self.questions(table)])
+    @functools.cached_property
+    def digests(self) -> list[str]:
+        """For each table a hash of its answers, "" where it asks nothing."""
+        return [
+            shards.digest([[one.key, self.answers.get(one.key)] for one in self.questions(table)])
+            if table.needs_language_model
+            else ""
+            for table in self._recipe.prompts
+        ]
 
     def source_keys(self, table: PromptsTable) -> dict[str, Any]:
         """The keys of a source of prompts as it takes them, with the words that were asked for.

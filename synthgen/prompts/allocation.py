@@ -1,8 +1,8 @@
 """The designed order of templates and words: which row meets which word of each axis.
 
 A round of an axis is as many rows as it has words, each word once: over any prefix the counts of two words
-differ by at most one. Which row of the round gets which word is an assignment problem, solved exactly: first
-as few repeated pairs with the words that are there already as can be, then as few repeated triples.
+differ by at most one. Which row of the round gets which word is an assignment problem, solved exactly: of
+whole rows, then of pairs with the words that are there already, then of triples as few repeat as can be.
 """
 
 import hashlib

@@ -34,7 +34,7 @@ def templates(
     templates: list[str],
     axes: dict[str, list[Word]] = {},  # noqa: B006
     never: list[dict[str, str | list[str]]] = [],  # noqa: B006
-    grid: list[str] = [],  # noqa: B006
+    grid: Sequence[str] = (),
     same_noise: bool = False,
 ) -> Iterator[Prompt]:
     """Endless prompts, one for each class in turn.
