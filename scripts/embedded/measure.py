@@ -47,6 +47,7 @@ from world import (
 )
 
 from synthgen import make_generator
+from synthgen.diversity import vendi
 from synthgen.embedded import clip_folder, pipeline_folder
 from synthgen.generation.models import fingerprint, load
 
@@ -122,14 +123,9 @@ class ZeroShot:
         return torch.stack([(features @ w.T).argmax(1) for w in (self._things, self._backgrounds)], 1).numpy()
 
 
-def vendi(features: Tensor) -> float:
-    """Vendi score with the cosine kernel: how many different pictures there are in effect, 1 to n.
-
-    Source: Friedman and Dieng, arXiv 2210.02410, definition 3.1.
-    """
-    unit = functional.normalize(features.double(), dim=1)
-    values = torch.linalg.eigvalsh(unit @ unit.T / len(unit)).clamp(min=1e-12)
-    return float(torch.exp(-(values * values.log()).sum()))
+def vendi_score(features: Tensor) -> float:
+    """How many different pictures there are in effect, 1 to n."""
+    return vendi(functional.normalize(features.double(), dim=1).numpy())
 
 
 def rounded(value: Any) -> Any:
@@ -161,7 +157,7 @@ def judged(umpire: judge.Judge, zero_shot: ZeroShot, images: Bytes, labels: np.n
         "object_by_class": {t.name: right[things == i, 0].mean() for i, t in enumerate(THINGS)},
         "style_by_style": {STYLES[s].name: right[labels[:, 2] == s, 2].mean() for s in styles},
         "clip_object_by_class": {t.name: clip_right[things == i, 0].mean() for i, t in enumerate(THINGS)},
-        "vendi_by_class": {t.name: vendi(verdicts.features[things == i]) for i, t in enumerate(THINGS)},
+        "vendi_by_class": {t.name: vendi_score(verdicts.features[things == i]) for i, t in enumerate(THINGS)},
         "taken_for": [[a, b, n] for (a, b), n in misses.most_common()],
     }
 

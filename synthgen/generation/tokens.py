@@ -24,10 +24,13 @@ def token_counter(folders: Mapping[str, Path]) -> Callable[[str], dict[str, tupl
     """Gives, for a text, each model's tokens and how many of them it reads.
 
     Of a model with several tokenizers the one that reads most counts: FLUX and SD3 read 77 tokens with CLIP
-    for the mood, and 256 or more with T5. A model whose tokenizers cannot be read is left out.
+    for the mood, and 256 or more with T5. A model without a tokenizer is left out.
 
     Args:
         folders: local pipeline folders by the models' names.
+
+    Raises:
+        ModelError: a tokenizer cannot be read.
     """
     readers = {name: _reader(folder) for name, folder in folders.items()}
 
