@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthgen.errors import SynthgenError
+from synthgen.language_models import plain_address
 
 if TYPE_CHECKING:
     from synthgen.asking import Counts
@@ -117,7 +118,7 @@ def asking(recipe: str, local: str) -> "Iterator[tuple[Callable[[int], None], Ca
     live = sys.stderr.isatty()
 
     def begin(number: int) -> None:
-        where = local or os.environ.get("OPENAI_BASE_URL") or "OpenAI"
+        where = local or plain_address(os.environ.get("OPENAI_BASE_URL", "")) or "OpenAI"
         print(f"{recipe}: {number} questions to {where}; Ctrl-C stops, answers stay", file=sys.stderr)
 
     def show(counts: "Counts") -> None:

@@ -79,13 +79,14 @@ def open_server(*, timeout: float = 120.0) -> Reply:
         )
     if not key.isascii() or any(not letter.isprintable() or letter == " " for letter in key):
         raise ModelError("OPENAI_API_KEY holds characters that no key has; set it again")
-    if address and not (re.match(r"https?://[^/]", address) and _plain(address)):
+    if address and not (re.match(r"https?://[^/]", address) and plain_address(address)):
         raise ModelError(
-            f'OPENAI_BASE_URL is "{_plain(address)}"; an address such as http://127.0.0.1:8000/v1 is wanted'
+            f'OPENAI_BASE_URL is "{plain_address(address)}"; '
+            "an address such as http://127.0.0.1:8000/v1 is wanted"
         )
     # retries are the caller's, who stores every reply and knows how many are allowed
     client = openai.OpenAI(base_url=address or OPENAI, api_key=key or "none", max_retries=0, timeout=timeout)
-    url, refused = _plain(address or OPENAI), set[str]()
+    url, refused = plain_address(address or OPENAI), set[str]()
 
     def hide(text: str) -> str:
         return text.replace(key, "[key]") if key else text
@@ -181,7 +182,7 @@ def _wait_seconds(headers: Mapping[str, str]) -> float:
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
-def _plain(address: str) -> str:
+def plain_address(address: str) -> str:
     """An address without the user, password and query that it may hold; "" where it is none."""
     try:
         parts = urlsplit(address)

@@ -203,6 +203,20 @@ def test_answers_that_are_gone_are_named(
     assert f"answers that are not there any more; put texts/{answers.name} back" in capsys.readouterr().err
 
 
+def test_the_address_is_told_without_what_it_may_hold(
+    server: ChatServer,
+    birds: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("http://", "http://me:hidden@"))
+    main(["prompts", str(birds), "-o", str(tmp_path / "run"), "--limit", "1", "--retries", "0"])
+    said = capsys.readouterr()
+    assert "1 questions to http://127.0.0.1:" in said.err
+    assert "hidden" not in said.out + said.err
+
+
 def test_a_recipe_that_ships_keeps_no_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prompts", "synthclip", "--save"]) == 2
     assert "`synthgen init DIR --from synthclip` makes one of yours" in capsys.readouterr().err
