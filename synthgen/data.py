@@ -68,7 +68,9 @@ class Request:
     """One image to be made: everything that decides its pixels, and its labels.
 
     `width` and `height` are 0 where the model's own size is wanted; `seed` is below 2**63; `replicate`
-    counts how often this (class, prompt, negative prompt, model) was asked for before.
+    counts how often this (class, prompt, negative prompt, model) was asked for before. `turn` is its place in
+    the endless sequence of its class. `call` is JSON, what else the pipeline is called with, "" for nothing.
+    `strength` is 0 where no image is changed.
     """
 
     uid: str
@@ -87,9 +89,13 @@ class Request:
     guidance: float
     scheduler: str
     dtype: str
+    call: str
     width: int
     height: int
+    turn: int
+    strength: float = 0.0
     source_uid: str = ""
+    license: str = ""
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ class Job:
                 dtype=table.dtype,
                 width=table.width,
                 height=table.height,
+                license=table.license,
+                weight=table.weight,
             )
         return calls
 

@@ -34,6 +34,9 @@ class ModelCall(NamedTuple):
     dtype: str
     width: int
     height: int
+    call: str = ""
+    license: str = ""
+    weight: float = 1.0
 
 
 def make_requests(
@@ -70,7 +73,7 @@ def make_requests(
     made: list[Request] = []
     asked, filled, skipped = Counter[tuple[str, ...]](), Counter[tuple[str, ...]](), 0
     choose = _ModelTurns(models)
-    for source, prompt in _interleave(sources, classes):
+    for turn, source, prompt in _interleave(sources, classes):
         # of a prompt that is not wanted too: a larger quota wants it, and the others keep their models
         model = choose(source, prompt)
         if per:
@@ -83,7 +86,7 @@ def make_requests(
             filled[cell], skipped = filled[cell] + 1, 0
         negative = prompt.negative or model.negative
         same = (prompt.class_name, prompt.text, negative, model.id)
-        made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same]))
+        made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same], turn))
         asked[same] += 1
         if len(made) == total:
             return made
@@ -119,8 +122,8 @@ class _ModelTurns:
         return model
 
 
-def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Iterator[tuple[int, Prompt]]:
-    """One prompt for each class in turn, round after round, with the number of its source; a class's prompts
+def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Iterator[tuple[int, int, Prompt]]:
+    """One prompt for each class in turn, with the number of the turn and of its source; a class's prompts
     come from its sources in turn.
     """
     waiting = [{name: deque[Prompt]() for name in source.cells} for source in sources]
@@ -140,11 +143,11 @@ def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Itera
                         f'prompts.{chosen}: a prompt for "{prompt.class_name}", which is no class of it'
                     )
                 waiting[chosen][prompt.class_name].append(prompt)
-            yield chosen, queue.popleft()
+            yield turn, chosen, queue.popleft()
 
 
 def _request(
-    prompt: Prompt, class_id: int, model: ModelCall, negative: str, seed: int, replicate: int
+    prompt: Prompt, class_id: int, model: ModelCall, negative: str, seed: int, replicate: int, turn: int
 ) -> Request:
     prompt_id = digest([prompt.class_name, prompt.text, negative])[:16]
     what = (prompt.noise,) if prompt.noise else (prompt.class_name, prompt.text, negative, replicate)
@@ -162,10 +165,18 @@ def _request(
         "guidance": model.guidance,
         "scheduler": model.scheduler,
         "dtype": model.dtype,
+        "call": model.call,
         "width": model.width,
         "height": model.height,
     }
-    return Request(uid=make_uid(about), class_id=class_id, prompt_id=prompt_id, **about)  # type: ignore[arg-type]
+    return Request(
+        uid=make_uid(about),
+        class_id=class_id,
+        prompt_id=prompt_id,
+        turn=turn,
+        license=model.license,
+        **about,  # type: ignore[arg-type]
+    )
 
 
 def cut_shards(requests: Sequence[Request], shard_size: int) -> list[list[Request]]:

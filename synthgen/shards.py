@@ -50,9 +50,13 @@ REQUEST_COLUMNS = {
     "guidance": pa.float64(),
     "scheduler": pa.string(),
     "dtype": pa.string(),
+    "call": pa.string(),
     "width": pa.int32(),
     "height": pa.int32(),
+    "turn": pa.int32(),
+    "strength": pa.float64(),
     "source_uid": pa.string(),
+    "license": pa.string(),
 }
 """Columns of the plan; `axis_*` columns (string) stand after `prompt_id`."""
 

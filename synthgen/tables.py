@@ -358,6 +358,8 @@ class ModelTable(Table):
     height: int = Field(default=0, ge=0)
     batch_size: int = Field(default=8, ge=1)
     safety_checker: bool = True
+    weight: float = Field(default=1.0, gt=0)
+    license: str = ""
 
 
 class AnnotateTable(Table):

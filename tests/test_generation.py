@@ -43,8 +43,10 @@ REQUEST = Request(
     guidance=3.0,
     scheduler="",
     dtype="float32",
+    call="",
     width=0,
     height=0,
+    turn=0,
 )
 
 
