@@ -17,7 +17,7 @@ from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
-from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
+from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe, UpscalerTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
+    from synthgen.generation.models import Added
 
 ALONE = Place(0, 1)
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
@@ -73,6 +74,7 @@ class Job:
                 dtype=table.dtype,
                 width=table.width,
                 height=table.height,
+                call=table.json_call,
                 license=table.license,
                 weight=table.weight,
             )
@@ -89,7 +91,7 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str]:
-        from synthgen.generation import models
+        from synthgen.generation import checkpoints, models
 
         try:
             folder = self.locate(table)
@@ -98,20 +100,61 @@ class Job:
                 raise
             return "", table.scheduler  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
+            checkpoints.check(
+                folder,
+                variant=table.variant,
+                guidance=table.guidance,
+                steps=table.steps,
+                width=table.width,
+                height=table.height,
+                negative=table.negative,
+                call=table.call,
+            )
+            if table.upscaler:
+                checkpoints.check_upscaler(
+                    folder,
+                    self.locate(table.upscaler),
+                    width=table.width,
+                    height=table.height,
+                    call=table.upscaler.call,
+                )
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant), scheduler
+            return models.fingerprint(folder, variant=table.variant, added=self._added(table)), scheduler
 
-    def locate(self, table: ModelTable) -> Path:
+    def locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
-        with where(self.recipe_path, f"models.{table.id}"):
+        key = f"models.{table.id}" if isinstance(table, ModelTable) else "models.upscaler"
+        with where(self.recipe_path, key):
             return models.locate(
                 table.path,
                 folder=self.recipe_path.parent,
                 revision=table.revision,
                 variant=table.variant,
                 fetch=self.fetch,
+                without=() if isinstance(table, ModelTable) else models.ENCODER,
             )
+
+    def _added(self, table: ModelTable) -> "Added":
+        """What is added to a model: LoRAs, a second stage."""
+        from synthgen.generation import models
+
+        with where(self.recipe_path, f"models.{table.id}"):
+            loras = [
+                models.Lora(
+                    models.locate_lora(
+                        lora.path,
+                        folder=self.recipe_path.parent,
+                        file=lora.file,
+                        revision=lora.revision,
+                        fetch=self.fetch,
+                    ),
+                    lora.weight,
+                )
+                for lora in table.loras
+            ]
+        second = table.upscaler
+        return models.Added(loras, self.locate(second) if second else None, second.variant if second else "")
 
     @functools.cached_property
     def requests(self) -> "list[Request]":
@@ -316,7 +359,8 @@ class Job:
 
         table = self.model_table(model)
         folder = self.locate(table)
-        found = models.fingerprint(folder, variant=table.variant)
+        added = self._added(table)
+        found = models.fingerprint(folder, variant=table.variant, added=added)
         if found != self.models[model].fingerprint:
             raise ModelError(
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
@@ -329,6 +373,7 @@ class Job:
             scheduler=table.scheduler,
             variant=table.variant,
             safety_checker=table.safety_checker,
+            added=added,
         )
 
     @functools.cache  # noqa: B019
@@ -361,7 +406,8 @@ def _plain(keys: object) -> Any:
 
 def source_of(table: ModelTable) -> str:
     """What a model is looked up by; the plan pins what was found."""
-    return shards.digest([table.path, table.revision, table.variant, table.scheduler])
+    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler"}
+    return shards.digest(table.model_dump(include=about))
 
 
 def flat(prefix: str, values: object) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from synthgen.errors import ModelError
-from synthgen.generation.models import components, pipeline_class
+from synthgen.generation.checkpoints import components, pipeline_class
 
 UNKNOWN = 100_000
 """A tokenizer that knows no limit says a number above this."""
