@@ -137,7 +137,7 @@ def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", 
             )
         found = files[0]
     if found.suffix != ".safetensors":
-        raise ModelError(f"loras: {found}: is not .safetensors; others are not loaded (they can run code)")
+        raise ModelError(f"loras: {found}: not .safetensors; others are not loaded (they can run code)")
     return found.absolute()
 
 
