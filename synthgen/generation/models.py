@@ -132,8 +132,8 @@ def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", 
         if len(files) != 1 or not files[0].is_file():
             names = ", ".join(sorted(one.name for one in found.glob("*.safetensors"))) or "none"
             raise ModelError(
-                f'loras: path = "{path}": {f"no {file}" if file else "one .safetensors file is wanted"}; there '
-                f'is {names}; name one with file = "..."'
+                f'loras: path = "{path}": {f"no {file}" if file else "one .safetensors file is wanted"}; '
+                f'there is {names}; name one with file = "..."'
             )
         found = files[0]
     if found.suffix != ".safetensors":
