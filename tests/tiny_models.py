@@ -6,7 +6,6 @@ has to refuse. Each builder takes the folder to write.
 """
 
 import inspect
-import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -643,7 +642,7 @@ def if1(folder: Path) -> None:
 
 def if2(folder: Path) -> None:
     """The second stage: takes the first one's image."""
-    parts = if_parts(in_channels=6, class_embed_type="timestep")
+    parts = if_parts(sample_size=128, in_channels=6, class_embed_type="timestep")
     noising = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     write(folder, diffusers.IFSuperResolutionPipeline, image_noising_scheduler=noising, **parts)
 
@@ -814,14 +813,6 @@ def without_weights(folder: Path) -> None:
     shutil.rmtree(folder / "text_encoder")
 
 
-def image_to_image(folder: Path) -> None:
-    """A pipeline that needs a picture to begin with."""
-    sd1(folder)
-    index = folder / "model_index.json"
-    entries = json.loads(index.read_text()) | {"_class_name": "StableDiffusionImg2ImgPipeline"}
-    index.write_text(json.dumps(entries))
-
-
 # --- what is added to a pipeline ---
 
 
@@ -899,5 +890,5 @@ WRONG: dict[str, Build] = {
     "inpainting": inpainting,
     "without-text-encoder": without_text_encoder,
     "without-weights": without_weights,
-    "image-to-image": image_to_image,
+    "second-stage": if2,
 }
