@@ -95,7 +95,17 @@ def gemma_tokenizer(text: str = "") -> t.GemmaTokenizer:
     printable = ["▁", "\n", *(chr(code) for code in range(33, 127))]
     words = [f"{word}▁" for word in (*text.split(), *WORDS.split())]
     made = pieces(printable, words, ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"])
-    return t.GemmaTokenizer(**made)
+    return begin(t.GemmaTokenizer(**made), "<bos>")
+
+
+def begin(tokenizer: t.PreTrainedTokenizerFast, first: str) -> t.PreTrainedTokenizerFast:
+    """That tokenizer, each text begun with a token: an empty one too has one."""
+    from tokenizers.processors import TemplateProcessing
+
+    special = [(first, tokenizer.convert_tokens_to_ids(first))]
+    processor = TemplateProcessing(single=f"{first} $A", special_tokens=special)
+    tokenizer.backend_tokenizer.post_processor = processor
+    return tokenizer
 
 
 # --- text encoders ---
@@ -661,7 +671,7 @@ def aura_flow(folder: Path) -> None:
         num_attention_heads=2,
         joint_attention_dim=WIDTH,
         caption_projection_dim=16,
-        pos_embed_max_size=64,
+        pos_embed_max_size=256,
     )
     write(
         folder,
@@ -700,14 +710,8 @@ def chroma(folder: Path) -> None:
 
 def cogview4(folder: Path) -> None:
     """Pads to the longest prompt of the batch and has no mask for it: neighbours change an image."""
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = qwen_tokenizer()
+    tokenizer = begin(qwen_tokenizer(), "<|im_start|>")
     tokenizer.padding_side = "left"
-    first = "<|im_start|>"  # an empty prompt too is a token
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{first} $A", special_tokens=[(first, tokenizer.convert_tokens_to_ids(first))]
-    )
     transformer = diffusers.CogView4Transformer2DModel(
         in_channels=LATENTS,
         out_channels=LATENTS,
