@@ -736,7 +736,10 @@ def cogview4(folder: Path) -> None:
 
 
 def lumina2(folder: Path) -> None:
-    tokenizer = gemma_tokenizer()
+    system = (
+        "You are an assistant designed to generate superior images with the degree of image-text alignment"
+    )
+    tokenizer = gemma_tokenizer(system)
     transformer = diffusers.Lumina2Transformer2DModel(
         sample_size=8,
         in_channels=LATENTS,
