@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
-    from synthgen.generation.models import Added
 
 ALONE = Place(0, 1)
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
@@ -123,7 +122,7 @@ class Job:
                     call=table.upscaler.call,
                 )
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant, added=self._added(table)), scheduler
+            return models.fingerprint(folder, variant=table.variant, **self._added(table)), scheduler
 
     def locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
@@ -139,7 +138,7 @@ class Job:
                 without=() if isinstance(table, ModelTable) else models.ENCODER,
             )
 
-    def _added(self, table: ModelTable) -> "Added":
+    def _added(self, table: ModelTable) -> dict[str, Any]:
         """What is added to a model: LoRAs, a second stage."""
         from synthgen.generation import models
 
@@ -158,7 +157,8 @@ class Job:
                 for lora in table.loras
             ]
         second = table.upscaler
-        return models.Added(loras, self.locate(second) if second else None, second.variant if second else "")
+        upscaler = models.Upscaler(self.locate(second), second.variant) if second else None
+        return {"loras": loras, "upscaler": upscaler}
 
     @property
     def requests(self) -> "list[Request]":
@@ -430,7 +430,7 @@ class Job:
         table = self.model_table(model)
         folder = self.locate(table)
         added = self._added(table)
-        found = models.fingerprint(folder, variant=table.variant, added=added)
+        found = models.fingerprint(folder, variant=table.variant, **added)
         if found != self.models[model].fingerprint:
             raise ModelError(
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
@@ -443,7 +443,7 @@ class Job:
             scheduler=table.scheduler,
             variant=table.variant,
             safety_checker=table.safety_checker,
-            added=added,
+            **added,
         )
 
     @functools.cache  # noqa: B019

@@ -35,17 +35,11 @@ class Lora(NamedTuple):
     weight: float = 1.0
 
 
-class Added(NamedTuple):
-    """What is added to a model: LoRAs in this order, and the folder of a second stage with the infix of its
-    weight files.
-    """
+class Upscaler(NamedTuple):
+    """The folder of a second stage, and the infix of its weight files."""
 
-    loras: Sequence[Lora] = ()
-    upscaler: Path | None = None
-    upscaler_variant: str = ""
-
-
-ALONE = Added()
+    folder: Path
+    variant: str = ""
 
 
 def locate(
@@ -166,7 +160,8 @@ def fingerprint(
     folder: Path,
     *,
     variant: str = "",
-    added: Added = ALONE,
+    loras: Sequence[Lora] = (),
+    upscaler: Upscaler | None = None,
     without: Collection[str] = (),
 ) -> str:
     """32 hex digits over what decides a model's images: one model, wherever it lies.
@@ -194,9 +189,9 @@ def fingerprint(
         raise ModelError(
             f"{folder}: no .safetensors weights there; other formats are not loaded (they can run code)"
         )
-    about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in added.loras)]
-    if added.upscaler:
-        about.append(fingerprint(added.upscaler, variant=added.upscaler_variant, without=ENCODER))
+    about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in loras)]
+    if upscaler:
+        about.append(fingerprint(upscaler.folder, variant=upscaler.variant, without=ENCODER))
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
@@ -241,7 +236,8 @@ def load(
     scheduler: str = "",
     variant: str = "",
     safety_checker: bool = True,
-    added: Added = ALONE,
+    loras: Sequence[Lora] = (),
+    upscaler: Upscaler | None = None,
 ) -> "DiffusionPipeline":
     """The pipeline, on its device, silent.
 
@@ -249,7 +245,8 @@ def load(
         dtype: "float32", "float16" or "bfloat16".
         scheduler: a diffusers class; "" keeps the checkpoint's own.
         safety_checker: False loads the pipeline without the checkpoint's.
-        added: LoRAs, and the second stage of DeepFloyd IF.
+        loras: are added in this order.
+        upscaler: the second stage of DeepFloyd IF.
 
     Raises:
         ModelError: it does not make images from text, or diffusers cannot load it.
@@ -273,15 +270,15 @@ def load(
             pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
         except Exception as error:
             raise ModelError(f'{folder}: scheduler = "{scheduler}" does not fit: {_reason(error)}') from error
-    if added.loras:
-        _add_loras(pipeline, added.loras)
-    if added.upscaler:
+    if loras:
+        _add_loras(pipeline, loras)
+    if upscaler:
         options = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
         pipeline.upscaler = _from_pretrained(
-            added.upscaler,
+            upscaler.folder,
             diffusers.IFSuperResolutionPipeline,
             dtype,
-            added.upscaler_variant,
+            upscaler.variant,
             safety_checker,
             options,
         )

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import components, pipeline_class
+from synthgen.generation.families import family
 
 UNKNOWN = 100_000
-"""A tokenizer that knows no limit says a number above this."""
+"""No limit; a tokenizer that knows none says a number above this."""
 
 
 class Reader(NamedTuple):
@@ -46,13 +47,12 @@ def _reader(folder: Path) -> Reader | None:
 
     found = []
     for part in sorted(components(folder)):
-        if part.startswith("tokenizer"):
+        if "tokenizer" in part:  # Kandinsky's is its prior's
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder / part)
             except (OSError, ValueError, ImportError) as error:
                 raise ModelError(f"{folder / part}: cannot be read: {str(error).splitlines()[0]}") from None
-            limit = tokenizer.model_max_length
-            found.append((_call_limit(folder) if limit > UNKNOWN else limit, part, tokenizer))
+            found.append((min(tokenizer.model_max_length, _call_limit(folder)), part, tokenizer))
     if not found:
         return None
     limit, _, tokenizer = max(found, key=lambda entry: entry[:2])
@@ -63,7 +63,8 @@ def _reader(folder: Path) -> Reader | None:
 
 
 def _call_limit(folder: Path) -> int:
-    """What the pipeline's call reads where its tokenizer has no limit of its own."""
-    call = inspect.signature(pipeline_class(folder).__call__).parameters
+    """What the pipeline's call reads at most, whatever its tokenizers say."""
+    pipeline = pipeline_class(folder)
+    call = inspect.signature(pipeline.__call__).parameters
     default = call["max_sequence_length"].default if "max_sequence_length" in call else None
-    return default if isinstance(default, int) else UNKNOWN
+    return default if isinstance(default, int) else family(pipeline).tokens or UNKNOWN
