@@ -103,6 +103,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--embed", default="", metavar="NAME", help="measure diversity by the texts of this clip annotation"
     )
+    doctor = add(
+        "doctor",
+        "try batch sizes on this device: images a second, peak memory, what to put into the recipe",
+        "synthgen doctor prompts/emoji --most 16",
+    )
+    add_recipe(doctor, selects=False)
+    doctor.add_argument(
+        "--most", type=_positive, default=64, metavar="N", help="the largest batch size to try (default: 64)"
+    )
+    doctor.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads (default: 1)")
     prompts = add(
         "prompts",
         "ask the recipe's language model (at OPENAI_BASE_URL), and show the prompts",
@@ -126,6 +136,14 @@ def _parser() -> argparse.ArgumentParser:
         prompts.add_argument(
             f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
         )
+    for loads in (doctor, commands.choices["run"], commands.choices["generate"]):
+        loads.add_argument(
+            "--offload",
+            choices=("model", "sequential"),
+            default="",
+            help="keep weights on the CPU, and on the GPU the part, or the layer, that runs",
+        )
+    doctor.add_argument("--json", action="store_true", help="print the result as JSON")
     prompts.add_argument("--show", action="store_true", help="ask nothing, show what there is")
     prompts.add_argument(
         "--all", action="store_true", help="show all prompts of all classes, and rejected texts"
@@ -235,6 +253,7 @@ def _make(options: argparse.Namespace) -> int:
             engine=options.engine,
             strict=options.strict,
             deadline=options.deadline,
+            offload=getattr(options, "offload", ""),
         )
     if _is_quiet():
         return 0
@@ -300,6 +319,27 @@ def _check(options: argparse.Namespace) -> int:
     for line in failed:
         print(f"synthgen: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+    from synthgen.doctor import examine, lines_to_paste
+
+    _recipe_not_run(options.recipe, "doctor")
+    job = pipeline.open_job(
+        options.recipe,
+        options.output,
+        settings=options.set,
+        threads=options.threads,
+        offload=options.offload,
+    )
+    findings = examine(job, most=options.most, on_trial=display.say_trial)
+    lines = lines_to_paste(job, findings)
+    if options.json:
+        print(json.dumps({"models": [one.as_dict() for one in findings], "lines": lines}, indent=1))
+    else:
+        print("\n".join(display.doctor_lines(findings, lines)))
+    return 1 if any(one.error for one in findings) else 0
 
 
 def _prompts(options: argparse.Namespace) -> int:
@@ -407,6 +447,7 @@ def _init(options: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     **dict.fromkeys(MAKE, _make),
     "check": _check,
+    "doctor": _doctor,
     "prompts": _prompts,
     "status": _status,
     "verify": _verify,

@@ -16,6 +16,8 @@ from synthgen.language_models import plain_address
 
 if TYPE_CHECKING:
     from synthgen.asking import Counts
+    from synthgen.doctor import Finding
+    from synthgen.generation.trials import Trial
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet
     from synthgen.tables import QuotaTable, Recipe
@@ -252,3 +254,44 @@ def sheet_lines(sheets: "Sequence[Sheet]", *, everything: bool) -> list[str]:
     if len(sheets) > SHOWN and not everything:
         lines.append(f"{len(sheets) - SHOWN} more classes; --all shows all prompts of all")
     return lines
+
+
+def say_trial(model: str, trial: "Trial") -> None:
+    """Shows that another batch size was tried; a trial may take minutes."""
+    print(
+        f"{model}: {trial.batch_size} at once, {trial.images_per_second:.2f} images/s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def doctor_lines(findings: "Sequence[Finding]", lines: Sequence[str]) -> list[str]:
+    """What `doctor` prints: a table a model, and the lines to paste."""
+    shown = list[str]()
+    for one in findings:
+        total = sum(one.weights_bytes.values())
+        largest = sorted(one.weights_bytes.items(), key=lambda entry: -entry[1])
+        parts = ", ".join(f"{part} {_size(size)}" for part, size in largest[:SHOWN])
+        free = "" if one.free_bytes is None else f", {_size(one.free_bytes)} free"
+        shown.append(f"{one.model}: {one.path} on {one.device}{free}")
+        shown.append(f"weights in {one.dtype}: {_size(total)} ({parts})")
+        shown += [one.warning] if one.warning else []
+        if one.error:
+            shown += [f"not tried: {one.error}", ""]
+            continue
+        shown.append(f"{'batch size':>10} {'images/s':>10} {'s a batch':>10} {'peak memory':>12}")
+        for trial in one.trials:
+            peak = "unknown" if trial.peak_bytes is None else _size(trial.peak_bytes)
+            shown.append(
+                f"{trial.batch_size:>10} {trial.images_per_second:>10.2f} {trial.seconds:>10.2f} {peak:>12}"
+            )
+        shown += [f"stopped: {one.stopped}", ""]
+    if lines:
+        shown += ["add to the command, or write into the recipe:", *(f"  {line}" for line in lines)]
+    elif any(one.batch_size for one in findings):
+        shown.append("the recipe's batch sizes are the best of these")
+    return shown
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"

@@ -4,7 +4,9 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 
 import contextlib
 import functools
+import gc
 import json
+import logging
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +31,11 @@ if TYPE_CHECKING:
 
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
+    from synthgen.generation.memory import Need
 
 ALONE = Place(0, 1)
+OPTIONS = ("embedding_cache", "vae_slicing", "channels_last", "compile")
+"""Keys of a model that decide how it is run, and with that the last bits of its images."""
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
 
@@ -50,10 +55,12 @@ class Job:
         threads: int = 1,
         strict: bool = False,
         fetch: bool = True,
+        offload: str = "",
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
+        self.offload = offload
         self._pipelines: dict[str, DiffusionPipeline] = {}
         self._requests: tuple[object, list[Request]] = (None, [])
 
@@ -307,7 +314,8 @@ class Job:
         inputs: dict[str, object] = {"images.format": self.recipe.images.format}
         for table in tables:
             inputs[f"models.{table.id}.batch_size"] = table.batch_size
-            inputs[f"models.{table.id}.safety_checker"] = table.safety_checker
+            for key in ("safety_checker", *OPTIONS):
+                inputs[f"models.{table.id}.{key}"] = getattr(table, key)
         return inputs
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
@@ -421,11 +429,13 @@ class Job:
         """The generator of an id; the one before is dropped first."""
         if model not in self._pipelines:
             self._pipelines.clear()
+            gc.collect()  # what a pipeline's options hold refers to it
             self._pipelines[model] = self._load(model)
         return self._pipelines[model]
 
     def _load(self, model: str) -> "DiffusionPipeline":
         from synthgen.generation import models
+        from synthgen.generation.options import Options
 
         table = self.model_table(model)
         folder = self.locate(table)
@@ -436,6 +446,10 @@ class Job:
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
                 f"{self.models[model].fingerprint}; put those weights back, or use another folder with -o DIR"
             )
+        if self.offload and self.device == "cpu":
+            raise ModelError(f"--offload {self.offload}: there is no GPU to offload from; leave it out")
+        if warning := self.memory(model):
+            logging.getLogger(__name__).warning("%s", warning)
         return models.load(
             folder,
             device=self.device,
@@ -444,7 +458,41 @@ class Job:
             variant=table.variant,
             safety_checker=table.safety_checker,
             **added,
+            options=Options(**{key: getattr(table, key) for key in OPTIONS}, offload=self.offload),
         )
+
+    def need(self, table: ModelTable) -> "Need":
+        """The memory that a model needs."""
+        from synthgen.generation import memory
+
+        second = table.upscaler
+        with where(self.recipe_path, f"models.{table.id}"):
+            return memory.need(
+                self.locate(table),
+                variant=table.variant,
+                safety_checker=table.safety_checker,
+                upscaler=self.locate(second) if second else None,
+                upscaler_variant=second.variant if second else "",
+                width=table.width,
+                height=table.height,
+            )
+
+    def memory(self, model: str, device: str = "") -> str:
+        """What to say of a model that may not fit on the device with its images; "" where it does.
+
+        Raises:
+            ModelError: its weights alone do not fit.
+        """
+        from synthgen.generation import memory
+
+        table, device = self.model_table(model), device or self.device
+        free = memory.free_bytes(device)
+        if free is None:
+            return ""
+        setup = memory.Setup(
+            table.dtype, table.batch_size, table.embedding_cache, table.vae_slicing, self.offload
+        )
+        return memory.check(self.need(table), setup, free=free, model=model, device=device)
 
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":

@@ -33,6 +33,7 @@ MAKING = ("plan", "generate", "annotate")
 """Stages that are gone through again while a quota of accepted samples is not met."""
 SLOW = {"generate", "annotate"}
 """Stages worth starting processes for."""
+OFFLOADS = ("", "model", "sequential")
 ENGINES = {"local": local.run_workers, "ray": ray.run_workers}
 
 
@@ -97,6 +98,7 @@ def open_job(
     threads: int = 1,
     strict: bool = False,
     fetch: bool = True,
+    offload: str = "",
 ) -> Job:
     """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written. Without
     `fetch` no model is downloaded either.
@@ -106,6 +108,8 @@ def open_job(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", subset):
         raise SynthgenError(f'--subset "{subset}": letters, digits, - and _ are allowed')
+    if offload not in OFFLOADS:
+        raise SynthgenError(f'--offload "{offload}": model or sequential is wanted')
     if limit is not None and limit < 1:
         raise SynthgenError(f"--limit {limit}: a whole number from 1 is wanted")
     path = recipe.find(recipe_name)
@@ -122,6 +126,7 @@ def open_job(
         threads=threads,
         strict=strict,
         fetch=fetch,
+        offload=offload,
     )
 
 
@@ -140,6 +145,7 @@ def run(
     engine: str = "local",
     strict: bool = False,
     deadline: int | None = None,
+    offload: str = "",
 ) -> Path:
     """Makes what a recipe describes, or goes on where the last run stopped.
 
@@ -159,6 +165,8 @@ def run(
             what is there was made with, and to halve a micro-batch where memory runs out.
         deadline: seconds that a micro-batch may take before its process is ended as hung (and started again,
             where it is one of several workers); None is no end.
+        offload: "model" or "sequential" keeps weights on the CPU, and moves the model that runs, or each of
+            its layers, to the GPU; the bytes stay the same.
 
     Returns:
         The run's folder.
@@ -184,6 +192,7 @@ def run(
         share=share,
         threads=threads,
         strict=strict,
+        offload=offload,
     )
     checks.check(job)
     if _makes_rounds(job, stages):
@@ -203,6 +212,7 @@ def run(
     arguments += ["--deadline", str(deadline)] if deadline is not None else []
     arguments += ["--replace"] if replace else []
     arguments += ["--strict"] if strict else []
+    arguments += ["--offload", offload] if offload else []
     ended = ENGINES[engine](workers, arguments, job.place, uuid.uuid4().hex)
     failures = [log.strip() for status, log in ended if status]
     if failures and any(_missing(job, stage) for stage in stages):

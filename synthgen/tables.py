@@ -393,6 +393,10 @@ class ModelTable(Table):
     height: int = Field(default=0, ge=0)
     batch_size: int = Field(default=8, ge=1)
     safety_checker: bool = True
+    embedding_cache: bool = False
+    vae_slicing: bool = False
+    channels_last: bool = False
+    compile: bool = False
     call: dict[str, Any] = {}
     loras: list[Annotated[LoraTable, BeforeValidator(_lora)]] = []
     upscaler: UpscalerTable | None = None

@@ -112,6 +112,7 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.cli": "init copies a recipe",
         "synthgen.generation.models": "weights",
         "synthgen.generation.checkpoints": "their configurations",
+        "synthgen.generation.memory": "their headers, and what the kernel says of memory",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }
     names = {

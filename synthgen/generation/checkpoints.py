@@ -127,7 +127,7 @@ def check_upscaler(folder: Path, second: Path, *, width: int, height: int, call:
     if names != ["IFPipeline", "IFSuperResolutionPipeline"]:
         raise ModelError(f"upscaler: {names[1]} after {names[0]}; DeepFloyd IF alone has a second stage")
     check_call(diffusers.IFSuperResolutionPipeline, call)
-    times = factor(*(_config(stage, "unet")["sample_size"] for stage in (folder, second)))
+    times = factor(*(config(stage, "unet")["sample_size"] for stage in (folder, second)))
     _check_size("DeepFloyd IF with this second stage", IF_MULTIPLE * times, width, height)
 
 
@@ -141,10 +141,10 @@ def _check_size(name: str, multiple: int, width: int, height: int) -> None:
 
 def _check_channels(folder: Path, name: str) -> None:
     """Raises ModelError where the denoiser takes more than the latent image."""
-    latent = _config(folder, "vae")
+    latent = config(folder, "vae")
     channels = latent.get("latent_channels") or latent.get("z_dim")
     for part in ("unet", "transformer"):
-        takes = _config(folder, part).get("in_channels")
+        takes = config(folder, part).get("in_channels")
         # FLUX and its like take squares of four
         if takes and channels and takes not in (channels, 4 * channels):
             kind = "an inpainting model has 5 more" if takes == channels + 5 else "it is for another task"
@@ -156,14 +156,14 @@ def _check_channels(folder: Path, name: str) -> None:
 
 def _multiple(folder: Path, pipeline: type) -> int:
     """What the sides of an image are a multiple of, 0 where it is not known."""
-    own, vae = family(pipeline), _config(folder, "vae")
+    own, vae = family(pipeline), config(folder, "vae")
     if not own.patch or not vae:
         return own.multiple
     halvings = len(vae.get("temperal_downsample") or vae["block_out_channels"][1:])
     return int(own.patch * 2**halvings)
 
 
-def _config(folder: Path, part: str) -> dict[str, Any]:
+def config(folder: Path, part: str) -> dict[str, Any]:
     path = folder / part / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 

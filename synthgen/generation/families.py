@@ -29,6 +29,8 @@ class Family(NamedTuple):
         multiple: sides are a multiple of so many pixels; 0 is unknown.
         patch: sides are a multiple of so many pixels of the latent image; 0 is unknown.
         tokens: what its call reads of a prompt, where neither tokenizer nor signature says so; 0 is unknown.
+        negatives: where in what its `encode_prompt` returns the parts of the negative prompt are; None is
+            unknown, or that there is no `encode_prompt`.
         optional: parts that it works without.
         tested: its tiny twin is in our tests.
     """
@@ -43,6 +45,7 @@ class Family(NamedTuple):
     multiple: int = 0
     patch: int = 0
     tokens: int = 0
+    negatives: Collection[int] | None = None
     optional: Collection[str] = ()
     tested: bool = True
 
@@ -52,25 +55,25 @@ UNTESTED = Family(tested=False)
 PLAIN = {"use_resolution_binning": False, "clean_caption": False}
 
 FAMILIES: Mapping[str, Family] = {
-    "StableDiffusion": Family(multiple=8),
+    "StableDiffusion": Family(multiple=8, negatives=(1,)),
     # it marks the pixels where the package for that is installed
-    "StableDiffusionXL": Family(multiple=8, load={"add_watermarker": False}),
-    "LatentConsistencyModel": Family(multiple=8),
-    "StableDiffusion3": Family(patch=2, optional=("text_encoder_3", "tokenizer_3")),
-    "Flux": Family(patch=2, negative_with="true_cfg_scale"),
-    "Flux2": Family(patch=2),
-    "Flux2Klein": Family(patch=2),
-    "PixArtAlpha": Family(patch=2, fixed=PLAIN),
-    "PixArtSigma": Family(patch=2, fixed=PLAIN),
-    "Sana": Family(multiple=32, fixed=PLAIN),
-    "SanaSprint": Family(multiple=32, fixed=PLAIN),
+    "StableDiffusionXL": Family(multiple=8, negatives=(1, 3), load={"add_watermarker": False}),
+    "LatentConsistencyModel": Family(multiple=8, negatives=(1,)),
+    "StableDiffusion3": Family(patch=2, negatives=(1, 3), optional=("text_encoder_3", "tokenizer_3")),
+    "Flux": Family(patch=2, negatives=(), negative_with="true_cfg_scale"),
+    "Flux2": Family(patch=2, negatives=()),
+    "Flux2Klein": Family(patch=2, negatives=()),
+    "PixArtAlpha": Family(patch=2, negatives=(2, 3), fixed=PLAIN),
+    "PixArtSigma": Family(patch=2, negatives=(2, 3), fixed=PLAIN),
+    "Sana": Family(multiple=32, negatives=(2, 3), fixed=PLAIN),
+    "SanaSprint": Family(multiple=32, negatives=(), fixed=PLAIN),
     # texts are padded to the longest of the call: masked, but 1 to 5 levels of the neighbours' images change
-    "QwenImage": Family(guidance="true_cfg_scale", no_negative=" ", patch=2, alone=True),
-    "ZImage": Family(patch=2),
+    "QwenImage": Family(guidance="true_cfg_scale", no_negative=" ", patch=2, alone=True, negatives=()),
+    "ZImage": Family(patch=2, negatives=(1,)),
     # the decoder's; the prior keeps its own, 4.0 and 25 steps, unless `call` says otherwise
     "KandinskyV22Combined": Family(doubles=True, alone=True),
     "Kandinsky3": Family(tokens=128, tested=False),
-    "IF": Family(fixed={"clean_caption": False}, load={"watermarker": None}, tokens=77),
+    "IF": Family(fixed={"clean_caption": False}, load={"watermarker": None}, tokens=77, negatives=(1,)),
     # the decoder's guidance keeps its own, 0.0, unless `call` says otherwise
     "StableCascadeCombined": Family(guidance="prior_guidance_scale", tested=False),
     "WuerstchenCombined": Family(guidance="prior_guidance_scale", alone=True, tested=False),

@@ -14,6 +14,7 @@ from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import check, components, missing, pipeline_class, weight_files
 from synthgen.generation.families import family
+from synthgen.generation.options import PLAIN, Options, place
 from synthgen.generation.probing import probe
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ def load(
     safety_checker: bool = True,
     loras: Sequence[Lora] = (),
     upscaler: Upscaler | None = None,
+    options: Options = PLAIN,
 ) -> "DiffusionPipeline":
     """The pipeline, on its device, silent.
 
@@ -247,6 +249,7 @@ def load(
         safety_checker: False loads the pipeline without the checkpoint's.
         loras: are added in this order.
         upscaler: the second stage of DeepFloyd IF.
+        options: how it is run.
 
     Raises:
         ModelError: it does not make images from text, or diffusers cannot load it.
@@ -263,8 +266,8 @@ def load(
     own, without = family(kind), missing(folder, kind)
     if told := [part for part in without if part in own.optional and part.startswith("text_encoder")]:
         log.warning("%s: is loaded without %s, which it does not have", folder, ", ".join(told))
-    options = {**dict.fromkeys(without), **own.load}
-    pipeline = _from_pretrained(folder, kind, dtype, variant, safety_checker, options)
+    given = {**dict.fromkeys(without), **own.load}
+    pipeline = _from_pretrained(folder, kind, dtype, variant, safety_checker, given)
     if scheduler:
         try:
             pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
@@ -273,18 +276,17 @@ def load(
     if loras:
         _add_loras(pipeline, loras)
     if upscaler:
-        options = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
+        given = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
         pipeline.upscaler = _from_pretrained(
             upscaler.folder,
             diffusers.IFSuperResolutionPipeline,
             dtype,
             upscaler.variant,
             safety_checker,
-            options,
+            given,
         )
-        pipeline.upscaler.to(device)
         pipeline.upscaler.set_progress_bar_config(disable=True)
-    pipeline.to(device)  # what fails here is the device, not the model
+    place(pipeline, options, device)  # what fails here is the device, not the model
     pipeline.set_progress_bar_config(disable=True)
     if not own.tested:
         pipeline.alone = probe(pipeline)

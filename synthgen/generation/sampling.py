@@ -89,7 +89,7 @@ def sample(
         OutOfMemoryError: a single image, or without `halve` the micro-batch, needs more memory than there
             is.
     """
-    if batch_size > 1 and (family(type(pipeline)).alone or getattr(pipeline, "alone", False)):
+    if batch_size > 1 and is_alone(pipeline):
         if not halve:
             raise ModelError(
                 f"batch_size = {batch_size}: {type(pipeline).__name__} is given one prompt a call; with "
@@ -102,11 +102,13 @@ def sample(
         try:
             return call(pipeline, filled)[: len(requests)]
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:200]
         # out of the except block: the error holds the frames, and they hold the tensors
-        _free_memory()
+        free_memory()
+        if hasattr(pipeline, "embeddings") and pipeline.embeddings.free():
+            return sample(pipeline, requests, batch_size=batch_size, room=room, halve=halve)
     if batch_size == 1 or not halve:
         raise OutOfMemoryError(
             f"a micro-batch of {batch_size} needs more memory than there is ({reason}); "
@@ -119,7 +121,13 @@ def sample(
     return made
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
+def is_alone(pipeline: "DiffusionPipeline") -> bool:
+    """Whether the pipeline is given one prompt a call."""
+    return family(type(pipeline)).alone or getattr(pipeline, "alone", False)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or its cause, says that memory ran out."""
     while error:
         if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
             return True
@@ -127,7 +135,8 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Gives back what nothing refers to any more, cycles included."""
     import gc
 
     import torch

@@ -54,6 +54,8 @@ def make_shard(
         ThreadPoolExecutor(ENCODERS) as encoders,
     ):
         tar, model = create(".tar"), pipeline()
+        if hasattr(model, "embeddings"):
+            model.embeddings.expect(requests)
         claim.progress(0)
         encoding: list[Future[Encoded]] = []
 

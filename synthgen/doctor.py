@@ -1,0 +1,110 @@
+"""What each model of a recipe needs on this device, and which batch size is worth it: measured with the
+recipe's own prompts. Like `preview` it sees a Job; it writes nothing into any run.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from synthgen.errors import ModelError, OutOfMemoryError
+from synthgen.generation.memory import VALUE_BYTES, free_bytes
+from synthgen.generation.sampling import is_alone
+from synthgen.generation.trials import Trial, try_batch
+from synthgen.job import Job
+from synthgen.tables import ModelTable
+
+GAIN = 1.03
+"""A batch twice as large has to make this much more a second; else images wait longer for nothing."""
+ROOM = 0.9
+"""A batch size is not recommended where its peak is more than this part of the memory: other prompts, other
+processes and fragments need some too."""
+
+
+class Finding(NamedTuple):
+    """What was found about a model. `error` says why nothing could be tried; `batch_size` 0 is no advice."""
+
+    model: str
+    path: str
+    device: str
+    dtype: str
+    weights_bytes: dict[str, int]
+    free_bytes: int | None
+    trials: list[Trial]
+    stopped: str
+    batch_size: int
+    warning: str
+    error: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**self._asdict(), "trials": [trial._asdict() for trial in self.trials]}
+
+
+def examine(
+    job: Job, *, most: int = 64, on_trial: Callable[[str, Trial], None] = lambda model, trial: None
+) -> list[Finding]:
+    """Tries batch sizes 1, 2, 4, ... of each model until memory runs out, a larger one gains less than 3%, or
+    `most` is reached.
+
+    Args:
+        on_trial: told the model and each trial, when it is done.
+
+    Raises:
+        SynthgenError: the recipe is wrong, or no model can be tried.
+    """
+    return [_examine(job, table, most, on_trial) for table in job.recipe.models]
+
+
+def _examine(job: Job, table: ModelTable, most: int, on_trial: Callable[[str, Trial], None]) -> Finding:
+    requests = [request for request in job.requests if request.model == table.id]
+    sizes = {part: count * VALUE_BYTES[table.dtype] for part, count in job.need(table).parts.items()}
+    found = Finding(
+        table.id, table.path, job.device, table.dtype, sizes, free_bytes(job.device), [], "", 0, "", ""
+    )
+    try:
+        warning, pipeline = job.memory(table.id), job.pipeline(table.id)
+    except (ModelError, OutOfMemoryError) as error:
+        return found._replace(error=str(error))
+    batch_size, trials, stopped = 1, list[Trial](), f"{most} is as many as were asked for (--most)"
+    while batch_size <= most:
+        trial = try_batch(pipeline, requests, batch_size, job.device)
+        if trial is None:
+            stopped = f"{batch_size} at once need more memory than there is"
+            break
+        trials.append(trial)
+        on_trial(table.id, trial)
+        if is_alone(pipeline):
+            stopped = f"{type(pipeline).__name__} is given one prompt a call"
+            break
+        if len(trials) > 1 and trial.images_per_second < GAIN * trials[-2].images_per_second:
+            stopped = f"{batch_size} at once gain less than {GAIN - 1:.0%} of images a second"
+            break
+        batch_size *= 2
+    best = best_batch_size(trials, found.free_bytes)
+    return found._replace(trials=trials, stopped=stopped, batch_size=best, warning=warning)
+
+
+def best_batch_size(trials: Sequence[Trial], free: int | None) -> int:
+    """The smallest that makes nearly as many images a second as any, and leaves some memory; 0 where there
+    is none.
+    """
+    roomy = [one for one in trials if not free or not one.peak_bytes or one.peak_bytes <= ROOM * free]
+    fastest = max((one.images_per_second for one in roomy or trials), default=0.0)
+    return next((one.batch_size for one in roomy or trials if one.images_per_second * GAIN >= fastest), 0)
+
+
+def lines_to_paste(job: Job, findings: Sequence[Finding]) -> list[str]:
+    """What to add to the command, or write into the recipe: batch sizes that differ from the recipe's, and a
+    size of shards that is a multiple of all.
+    """
+    advised = {one.model: one.batch_size for one in findings if one.batch_size}
+    sizes = {table.id: advised.get(table.id, table.batch_size) for table in job.recipe.models}
+    lines = [
+        f"--set models.{table.id}.batch_size={sizes[table.id]}"
+        for table in job.recipe.models
+        if sizes[table.id] != table.batch_size
+    ]
+    multiple, shard_size = math.lcm(*sizes.values()), job.recipe.images.shard_size
+    if shard_size % multiple:
+        lines.append(f"--set images.shard_size={-(-shard_size // multiple) * multiple}")
+    return lines
