@@ -150,8 +150,11 @@ def _keys(text: str, negative: str, given: dict[str, Any], guided: bool) -> list
 
 
 def _move(modules: Sequence["torch.nn.Module"], device: str) -> None:
-    for module in modules:
-        module.to(device)
+    import torch
+
+    with torch.inference_mode(False):  # else weights come back as tensors that other kernels are chosen for
+        for module in modules:
+            module.to(device)
 
 
 def _moved(part: Any, device: "torch.device | str") -> Any:
