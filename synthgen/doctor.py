@@ -4,14 +4,16 @@ recipe's own prompts. Like `preview` it sees a Job; it writes nothing into any r
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synthgen.errors import ModelError, OutOfMemoryError
 from synthgen.generation.memory import VALUE_BYTES, free_bytes
 from synthgen.generation.sampling import is_alone
 from synthgen.generation.trials import Trial, try_batch
 from synthgen.job import Job
-from synthgen.tables import ModelTable
+
+if TYPE_CHECKING:
+    from synthgen.tables import ModelTable
 
 GAIN = 1.03
 """A batch twice as large has to make this much more a second; else images wait longer for nothing."""
@@ -55,7 +57,7 @@ def examine(
     return [_examine(job, table, most, on_trial) for table in job.recipe.models]
 
 
-def _examine(job: Job, table: ModelTable, most: int, on_trial: Callable[[str, Trial], None]) -> Finding:
+def _examine(job: Job, table: "ModelTable", most: int, on_trial: Callable[[str, Trial], None]) -> Finding:
     requests = [request for request in job.requests if request.model == table.id]
     sizes = {part: count * VALUE_BYTES[table.dtype] for part, count in job.need(table).parts.items()}
     found = Finding(

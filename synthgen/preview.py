@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from synthgen import diversity
 from synthgen.checks import check
-from synthgen.errors import RecipeError, SynthgenError, UnansweredError
+from synthgen.errors import ModelError, RecipeError, SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
@@ -75,7 +75,7 @@ def preview(job: Job, embed: str = "") -> Preview:
         else {},
         names=categories.report(recipe.classes),
         ambiguous=categories.ambiguous(recipe.classes),
-        notes=[unanswered] if unanswered else [*_gaps(job), *_notes(job, texts, names)],
+        notes=[unanswered] if unanswered else [*_gaps(job), *_notes(job, texts, names), *_memory(job)],
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
     )
 
@@ -147,6 +147,21 @@ def _gaps(job: Job) -> list[str]:
         if table.use == "templates":
             found += gaps(table.categories, **job.texts.source_keys(table))
     return found
+
+
+def _memory(job: Job) -> list[str]:
+    """Which of the models that are here do not fit on this device, or may not."""
+    found = []
+    for table in job.recipe.models:
+        try:
+            job.locate(table)
+        except ModelError:
+            continue
+        try:
+            found.append(job.memory(table.id))
+        except ModelError as error:
+            found.append(str(error))
+    return [line for line in found if line]
 
 
 def _notes(job: Job, texts: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import components, config, pipeline_class, weight_files
@@ -26,6 +26,10 @@ DENOISER = 260
 with guidance SDXL 158, SD3 190, SD1 260; FLUX without 234."""
 CHANNELS = 128
 """Of a decoder whose configuration does not say."""
+
+
+Change = tuple[str, Any]
+"""A field of a setup, and another value."""
 
 
 class Need(NamedTuple):
@@ -137,20 +141,21 @@ def fitting(need: Need, setup: Setup, *, free: int, model: str, device: str) -> 
     """
     smaller = [n for n in range(setup.batch_size - 1, 0, -1) if setup.batch_size % n == 0]
     # a list a key: its values, the least change first; smaller batches divide, so that shards stay whole
-    changes: list[list[tuple[str, object]]] = [[("batch_size", n) for n in smaller]]
-    if setup.dtype == "float32":
-        changes.insert(0, [("dtype", "bfloat16")])
+    dtype: list[Change] = [("dtype", "bfloat16")] if setup.dtype == "float32" else []
+    changes = [dtype, [("batch_size", n) for n in smaller]]
     if device != "cpu":  # where weights could only go to where they are
         changes.append([("embedding_cache", True)] if need.cacheable and not setup.embedding_cache else [])
     changes.append([("vae_slicing", True)] if need.decoder and not setup.vae_slicing else [])
     if device != "cpu" and not setup.offload:
         changes += [[("offload", "model")], [("offload", "sequential")]]
+    if device == "cpu":  # many are slow in bfloat16
+        changes = [*changes[1:], dtype]
     changes = [values for values in changes if values]
     for number in range(1, len(changes) + 1):
         found = []
         for keys in itertools.combinations(changes, number):
             for values in itertools.product(*keys):
-                if sum(use(need, setup._replace(**dict(values)))) <= free:  # type: ignore[arg-type]
+                if sum(use(need, setup._replace(**dict(values)))) <= free:
                     found.append(" ".join(_option(model, key, value) for key, value in values))
                     break
         if found:
@@ -158,7 +163,7 @@ def fitting(need: Need, setup: Setup, *, free: int, model: str, device: str) -> 
     return []
 
 
-def _option(model: str, key: str, value: object) -> str:
+def _option(model: str, key: str, value: Any) -> str:
     if key == "offload":
         return f"--offload {value}"
     return f"--set models.{model}.{key}={str(value).lower() if value is True else value}"
