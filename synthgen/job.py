@@ -191,7 +191,10 @@ class Job:
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
         """What else decides the bytes of images by these models, besides the requests."""
-        inputs: dict[str, object] = {"images.format": self.recipe.images.format}
+        images = self.recipe.images
+        inputs: dict[str, object] = {"images.format": images.format, "images.mark": images.mark}
+        if images.mark:
+            inputs["name"] = self.recipe.name  # the mark says it
         for table in tables:
             inputs[f"models.{table.id}.batch_size"] = table.batch_size
             inputs[f"models.{table.id}.safety_checker"] = table.safety_checker

@@ -66,6 +66,7 @@ def pool_units(job: Job) -> list[Unit]:
             pipeline=lambda: job.pipeline(shard.model),
             batch_size=job.model_table(shard.model).batch_size,
             image_format=job.recipe.images.format,
+            dataset=job.recipe.name if job.recipe.images.mark else "",
             record=job.record("generate", inputs) | {"stack": job.stack},
             claim=claim,
             halve=not job.strict,

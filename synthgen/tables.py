@@ -342,6 +342,7 @@ class QuotaTable(Table):
 class ImagesTable(Table):
     format: Literal["jpg", "webp", "png"] = "jpg"
     shard_size: int = Field(default=1024, ge=1)
+    mark: bool = True
 
 
 class ModelTable(Table):
