@@ -153,6 +153,15 @@ def _parser() -> argparse.ArgumentParser:
             )
         else:
             command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(
+        "show", "say what the mark in an image says, and where the image is from", "synthgen show image.webp"
+    )
+    command.add_argument("path", help="an image; with UID: a .tar shard, or a run's folder")
+    command.add_argument("uid", nargs="?", default="", metavar="UID", help="its uid, or how that begins")
+    command.add_argument(
+        "-o", "--output", metavar="DIR", help="the run that made the image file (default: the one around it)"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add("init", "copy a recipe that ships, to start from", "synthgen init birds --from emoji")
     command.add_argument("folder", help="a folder that does not exist yet")
     command.add_argument(
@@ -370,6 +379,17 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _show(options: argparse.Namespace) -> int:
+    from synthgen.provenance import find
+
+    found = find(options.path, options.uid, options.output)
+    if options.json:
+        print(json.dumps(found._replace(mark=found.mark._asdict())._asdict(), indent=1))  # type: ignore[arg-type]
+    else:
+        print("\n".join(display.image_lines(found)))
+    return 0 if found.mark.is_ours else 1
+
+
 def _report(options: argparse.Namespace) -> int:
     from synthgen import pipeline
     from synthgen.inspection import open_run
@@ -407,6 +427,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prompts": _prompts,
     "status": _status,
     "verify": _verify,
+    "show": _show,
     "report": _report,
     "init": _init,
 }

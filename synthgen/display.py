@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from synthgen.asking import Counts
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet
+    from synthgen.provenance import Found
     from synthgen.tables import Recipe
 
 SHOWN = 5
@@ -193,6 +194,22 @@ def status_lines(found: "Status") -> list[str]:
     if hosts:
         lines.append(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
     return lines
+
+
+def image_lines(found: "Found") -> list[str]:
+    """What an image's mark says, and where it is from."""
+    if found.mark.is_ours:
+        lines = [f"{found.image}: has synthgen's mark"]
+    elif any(found.mark):
+        lines = [f"{found.image}: has no mark of synthgen, but others' XMP"]
+    else:
+        lines = [f"{found.image}: has no mark"]
+    lines += [f"  {key.replace('_', ' '):24}{value}" for key, value in found.mark._asdict().items() if value]
+    if found.provenance:
+        lines.append(f"provenance, by {found.told_by}:")
+    elif found.mark.is_ours:
+        lines.append("provenance: not here; -o DIR names the run that made it")
+    return lines + [f"  {key:24}{value}" for key, value in found.provenance.items() if value != ""]
 
 
 def sheet_lines(sheets: "Sequence[Sheet]", *, everything: bool) -> list[str]:
