@@ -103,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--embed", default="", metavar="NAME", help="measure diversity by the texts of this clip annotation"
     )
+    command.add_argument(
+        "--licenses",
+        action="store_true",
+        help="only list the licences of models and sources, from cards here and on the hub, and warn",
+    )
     prompts = add(
         "prompts",
         "ask the recipe's language model (at OPENAI_BASE_URL), and show the prompts",
@@ -285,6 +290,8 @@ def _check(options: argparse.Namespace) -> int:
     from synthgen.preview import preview
 
     _recipe_not_run(options.recipe, "check")
+    if options.licenses:
+        return _check_licenses(options)
     job = pipeline.open_job(
         options.recipe,
         options.output,
@@ -306,6 +313,22 @@ def _check(options: argparse.Namespace) -> int:
     for line in failed:
         print(f"synthgen: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_licenses(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+    from synthgen.preview import terms
+
+    job = pipeline.open_job(options.recipe, options.output, settings=options.set, fetch=False)
+    found = terms(job)
+    if options.json:
+        print(json.dumps([one._asdict() for one in found], indent=1))
+    else:
+        print("\n".join(display.terms_lines(found)))
+    for one in found:
+        if one.concern:
+            print(f"synthgen: {one.key}: {one.license}: {one.concern}", file=sys.stderr)
+    return 0
 
 
 def _prompts(options: argparse.Namespace) -> int:

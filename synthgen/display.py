@@ -17,7 +17,7 @@ from synthgen.language_models import plain_address
 if TYPE_CHECKING:
     from synthgen.asking import Counts
     from synthgen.inspection import Status
-    from synthgen.preview import Preview, Sheet
+    from synthgen.preview import Preview, Sheet, Terms
     from synthgen.provenance import Found
     from synthgen.tables import Recipe
 
@@ -152,6 +152,12 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         *some("name", found.names),
         *_ambiguous(list(found.ambiguous)),
     ]
+
+
+def terms_lines(found: "Sequence[Terms]") -> list[str]:
+    """Models and sources with their licences, a table."""
+    widths = [max(len(one[column]) for one in found) for column in range(2)]
+    return [f"{one.key:{widths[0]}}  {one.path:{widths[1]}}  {one.license}" for one in found]
 
 
 def _ambiguous(names: list[str]) -> list[str]:

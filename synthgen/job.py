@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, shards
+from synthgen import licenses, planning, resharding, shards
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
@@ -58,11 +58,15 @@ class Job:
         """How each model is called. Fingerprint and scheduler are pinned by the plan, once there is one."""
         calls = {}
         for table in self.recipe.models:
-            pinned = self._pinned().get(table.id, {})
+            pinned = self.pinned().get(table.id, {})
             if pinned.get("source") == source_of(table):
-                fingerprint, scheduler = pinned["fingerprint"], pinned["scheduler"]
+                fingerprint, scheduler, terms = (
+                    pinned[key] for key in ("fingerprint", "scheduler", "license")
+                )
             else:
-                fingerprint, scheduler = self._identify(table)
+                fingerprint, scheduler, terms = self._identify(table)
+                if fingerprint == pinned.get("fingerprint"):  # the same model elsewhere: a copy has no card
+                    terms = pinned["license"]
             calls[table.id] = planning.ModelCall(
                 id=table.id,
                 fingerprint=fingerprint,
@@ -73,7 +77,7 @@ class Job:
                 dtype=table.dtype,
                 width=table.width,
                 height=table.height,
-                license=table.license,
+                license=table.license or terms,
                 weight=table.weight,
             )
         return calls
@@ -82,13 +86,14 @@ class Job:
         """The recipe's table of a model by its id."""
         return next(table for table in self.recipe.models if table.id == model)
 
-    def _pinned(self) -> dict[str, dict[str, str]]:
+    def pinned(self) -> dict[str, dict[str, str]]:
+        """What the plan has found out about models, by their ids."""
         pinned: dict[str, dict[str, str]] = {}
         for stem in shards.records(self.root / shards.PLAN):
             pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})
         return pinned
 
-    def _identify(self, table: ModelTable) -> tuple[str, str]:
+    def _identify(self, table: ModelTable) -> tuple[str, str, str]:
         from synthgen.generation import models
 
         try:
@@ -96,10 +101,17 @@ class Job:
         except ModelError:
             if self.fetch or not models.HUB_ID.match(table.path):
                 raise
-            return "", table.scheduler  # who only looks does not need it
+            return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant), scheduler
+            fingerprint = models.fingerprint(folder, variant=table.variant)
+        return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
+
+    def card_license(self, table: ModelTable, here: Path | None = None, *, fetch: bool) -> str:
+        """The terms of a model by its card, which is in `here` if its files are."""
+        return licenses.model_license(
+            table.path, folder=self.recipe_path.parent, revision=table.revision, here=here, fetch=fetch
+        )
 
     def locate(self, table: ModelTable) -> Path:
         from synthgen.generation import models
@@ -198,6 +210,7 @@ class Job:
         for table in tables:
             inputs[f"models.{table.id}.batch_size"] = table.batch_size
             inputs[f"models.{table.id}.safety_checker"] = table.safety_checker
+            inputs[f"models.{table.id}.license"] = table.license  # the key; a card's is pinned by the plan
         return inputs
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
