@@ -58,7 +58,8 @@ def model_license(
 
 
 def folder_license(folder: Path) -> str:
-    """The terms of what a folder holds: of its card, else of the file that holds their text."""
+    """The terms of what a folder, or that of a file, holds: of its card, else of the file with their text."""
+    folder = folder.parent if folder.is_file() else folder
     found = _card_license(folder / "README.md") if (folder / "README.md").is_file() else UNKNOWN
     files = sorted(path for path in folder.glob("LICEN[CS]E*") if path.is_file())
     if found != UNKNOWN or not files:
