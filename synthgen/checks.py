@@ -32,6 +32,15 @@ def check(job: Job) -> None:
     job.new_requests()  # what is wrong with the prompts, or a model, is said before anything is made
 
 
+def check_growth(job: Job) -> None:
+    """Raises FolderError where the quota asks for more than `final/<subset>` was chosen from."""
+    if not job.replace and storage.exists(job.final / shards.RECORD_SUFFIX) and job.new_requests():
+        raise FolderError(
+            f"{job.final}: was chosen when the budget was spent, and quota.accepted asks for more now; add "
+            "--subset NEW to make another beside it, or --replace to make it anew"
+        )
+
+
 def check_folder(job: Job) -> None:
     """Raises FolderError where the folder is neither a run's nor empty."""
     if storage.exists(job.root) and not storage.is_folder(job.root):

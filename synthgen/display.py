@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthgen.errors import SynthgenError
 from synthgen.language_models import plain_address
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet, Terms
     from synthgen.provenance import Found
-    from synthgen.tables import Recipe
+    from synthgen.tables import QuotaTable, Recipe
 
 SHOWN = 5
 """So many lines of one kind are shown."""
+MOST_SHORT = 10
+"""So many cells that are short of their quota."""
 UNIT_STATES = {"claimed": "in work", "stale": "left unfinished", "given_up": "given up"}
 
 
@@ -42,6 +44,36 @@ def summary(found: "Status", subset: str) -> str:
         splits = [f"{split} {count}" for split, count in found["final"][subset].items()]
         lines.append(f"final/{subset}: {', '.join(splits) or 'nothing was kept'}")
     return "\n".join(lines)
+
+
+def short_lines(short: Sequence[dict[str, Any]], quota: "QuotaTable", requests: int) -> list[str]:
+    """A table of the cells that have fewer accepted images than the quota wants, and why."""
+    if not short:
+        return []
+    missing = sum((quota.accepted or 0) - cell["kept"] for cell in short)
+    spent = (
+        "the budget, max_requests"
+        if requests == quota.max_requests
+        else f"max_requests = {quota.max_requests}"
+    )
+    lines = [
+        f"{missing} accepted images are missing in {len(short)} cells, after {requests} requests "
+        f"({spent}); accepted = {quota.accepted}"
+    ]
+    names = [", ".join(cell["cell"]) or "all" for cell in short[:MOST_SHORT]]
+    width = max(map(len, names))
+    for name, cell in zip(names, short, strict=False):
+        rejected = ", ".join(f"{number} by {rule}" for rule, number in cell["rejected"].items())
+        scores = ", ".join(
+            f"{column} {least:.3g} to {greatest:.3g}, median {median:.3g}"
+            for column, (least, median, greatest) in cell["scores"].items()
+        )
+        lines.append(f"  {name:{width}}  {cell['kept']} of {cell['made']} kept")
+        lines += [f"  {'':{width}}    rejected: {rejected}"] * bool(rejected)
+        lines += [f"  {'':{width}}    {scores}"] * bool(scores)
+    if len(short) > MOST_SHORT:
+        lines.append(f"  {len(short) - MOST_SHORT} more cells; --json has them all")
+    return lines
 
 
 @contextlib.contextmanager
@@ -140,6 +172,7 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         f"{found.recipe}: valid",
         f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
         f"requests: {found.requests} ({found.not_planned} not planned yet), in {found.folder}",
+        *_quota(recipe),
         f"prompts: {found.texts} different ones",
         *([f"groups: {found.groups}"] if found.groups else []),
         *[f"  {example}" for example in found.examples],
@@ -158,6 +191,15 @@ def terms_lines(found: "Sequence[Terms]") -> list[str]:
     """Models and sources with their licences, a table."""
     widths = [max(len(one[column]) for one in found) for column in range(2)]
     return [f"{one.key:{widths[0]}}  {one.path:{widths[1]}}  {one.license}" for one in found]
+
+
+def _quota(recipe: "Recipe") -> list[str]:
+    quota = recipe.quota
+    each = " x ".join(quota.cell) or "the whole"
+    said = (
+        f"quota: {quota.accepted} accepted of each {each}, in rounds, {quota.max_requests} requests at most"
+    )
+    return [said] if quota.accepted else []
 
 
 def _ambiguous(names: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import SMALL
+from conftest import ROOT, SMALL
 from PIL import Image
 
 import synthgen
@@ -106,6 +106,12 @@ def test_readers_of_datasets_decode_marked_images(kind: str, tmp_path: Path) -> 
     images, class_ids = next(iter(loader))
     assert (images[0].permute(1, 2, 0).numpy() == expected).all()
     assert list(class_ids) == [3]
+
+
+def test_the_format_page_lists_what_the_packet_says() -> None:
+    page = (ROOT / "shards" / "README.md").read_text().partition("## The mark in an image")[2]
+    listed = re.findall(r"^\| `(\w+:\w+)`", page, re.M)
+    assert sorted(listed) == sorted(re.findall(r" (?!xmlns|rdf)(\w+:\w+)=", PACKET.decode()))
 
 
 def test_a_real_image_s_share_and_odd_names_are_told() -> None:
