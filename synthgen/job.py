@@ -276,7 +276,7 @@ class Job:
             except ModelError:  # who only looks may have none of them
                 if self.fetch:
                     raise
-        return token_counter(folders)
+        return token_counter(folders, {table.id: table.call for table in self.recipe.models})
 
     def _cells(self, table: PromptsTable) -> dict[str, list[dict[str, str]]]:
         """The cells that the quota of each class is cut into."""

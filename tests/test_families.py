@@ -205,9 +205,7 @@ def test_flux_reads_a_negative_prompt_with_true_guidance(tiny_model: Callable[[s
 def test_the_safety_checker_is_the_checkpoint_s(tiny_model: Callable[[str], Path]) -> None:
     folder = tiny_model("sd1-checked")
     kept, dropped = (
-        sample(
-            models.load(folder, device="cpu", dtype="float32", safety_checker=keep), asked(), batch_size=4
-        )
+        sample(models.load(folder, device="cpu", dtype="float32", safety_checker=keep), asked(), batch_size=4)
         for keep in (True, False)
     )
     assert any(each.flagged for each in kept)
