@@ -96,68 +96,63 @@ class Job:
     def _identify(self, table: ModelTable) -> tuple[str, str]:
         from synthgen.generation import checkpoints, models
 
+        paths = [table.path, *(lora.path for lora in table.loras)]
         try:
-            folder = self.locate(table)
+            folder, added = self.locate(table), self._added(table)
         except ModelError:
-            if self.fetch or not models.HUB_ID.match(table.path):
+            if self.fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
             return "", table.scheduler  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
+            size = {"width": table.width, "height": table.height}
             checkpoints.check(
                 folder,
                 variant=table.variant,
                 guidance=table.guidance,
                 steps=table.steps,
-                width=table.width,
-                height=table.height,
                 negative=table.negative,
                 call=table.call,
+                **size,
             )
             if table.upscaler:
-                checkpoints.check_upscaler(
-                    folder,
-                    self.locate(table.upscaler),
-                    width=table.width,
-                    height=table.height,
-                    call=table.upscaler.call,
-                )
+                second = added["upscaler"].folder
+                checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant, **self._added(table)), scheduler
+            return models.fingerprint(folder, variant=table.variant, **added), scheduler
 
-    def locate(self, table: ModelTable | UpscalerTable) -> Path:
+    def locate(self, table: ModelTable) -> Path:
+        """The local folder of a model."""
+        with where(self.recipe_path, f"models.{table.id}"):
+            return self._locate(table)
+
+    def _locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
-        key = f"models.{table.id}" if isinstance(table, ModelTable) else "models.upscaler"
-        with where(self.recipe_path, key):
-            return models.locate(
-                table.path,
-                folder=self.recipe_path.parent,
-                revision=table.revision,
-                variant=table.variant,
-                fetch=self.fetch,
-                without=() if isinstance(table, ModelTable) else models.ENCODER,
-            )
+        return models.locate(
+            table.path,
+            folder=self.recipe_path.parent,
+            revision=table.revision,
+            variant=table.variant,
+            fetch=self.fetch,
+            without=models.ENCODER if isinstance(table, UpscalerTable) else (),
+        )
 
     def _added(self, table: ModelTable) -> dict[str, Any]:
         """What is added to a model: LoRAs, a second stage."""
         from synthgen.generation import models
 
+        place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
         with where(self.recipe_path, f"models.{table.id}"):
             loras = [
                 models.Lora(
-                    models.locate_lora(
-                        lora.path,
-                        folder=self.recipe_path.parent,
-                        file=lora.file,
-                        revision=lora.revision,
-                        fetch=self.fetch,
-                    ),
+                    models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
                     lora.weight,
                 )
                 for lora in table.loras
             ]
-        second = table.upscaler
-        upscaler = models.Upscaler(self.locate(second), second.variant) if second else None
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            second = table.upscaler
+            upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
         return {"loras": loras, "upscaler": upscaler}
 
     @property

@@ -343,10 +343,32 @@ def test_a_run_with_both_stages_of_deepfloyd(tiny_model: Find, recipe_folder: Pa
     sides = [json.loads((tiny_model(name) / "unet" / "config.json").read_text())["sample_size"]
              for name in ("if1", "second-stage")]  # fmt: skip
     assert sides[0] < sides[1] == row["original_width"] == row["original_height"]
-    with pytest.raises(ModelError, match=r"upscaler: .* after StableDiffusionPipeline; DeepFloyd IF alone"):
+    with pytest.raises(
+        ModelError,
+        match=r"\.toml: models\.tiny: upscaler: \w+ after StableDiffusionPipeline; DeepFloyd IF alone",
+    ):
         synthgen.run(
             recipe_folder, tmp_path / "other", settings=[f"models.0.upscaler={second}"], limit=2, workers=1
         )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("loras=['none']", 'models.tiny: loras: path = "none": no such file'),
+        (
+            "upscaler={ path = './none', steps = 1, guidance = 1.0 }",
+            'models.tiny.upscaler: path = "./none": no such',
+        ),
+    ],
+)
+def test_what_is_added_to_a_model_and_is_not_there(
+    setting: str, message: str, recipe_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        synthgen.run(recipe_folder, tmp_path / "run", settings=[f"models.0.{setting}"], limit=2, workers=1)
+    assert str(caught.value).startswith(f"{recipe_folder / 'recipe.toml'}: {message}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_each_stage_has_its_part_of_an_image_and_of_the_fingerprint(tiny_model: Find, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ FAMILIES: Mapping[str, Family] = {
     "Flux": Family(patch=2, negative_with="true_cfg_scale"),
     "Flux2": Family(patch=2),
     "Flux2Klein": Family(patch=2),
-    "PixArtAlpha": Family(patch=2, fixed=PLAIN),
+    "PixArtAlpha": Family(patch=2, fixed=PLAIN, tested=False),
     "PixArtSigma": Family(patch=2, fixed=PLAIN),
     "Sana": Family(multiple=32, fixed=PLAIN),
     "SanaSprint": Family(multiple=32, fixed=PLAIN),
