@@ -20,7 +20,7 @@ from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
+from synthgen.tables import AnnotateTable, LoraTable, ModelTable, PromptsTable, Recipe, UpscalerTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -81,6 +81,7 @@ class Job:
                 dtype=table.dtype,
                 width=table.width,
                 height=table.height,
+                call=table.json_call,
                 license=table.license or terms,
                 weight=table.weight,
             )
@@ -98,36 +99,85 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str, str]:
-        from synthgen.generation import models
+        from synthgen.generation import checkpoints, models
 
+        paths = [table.path, *(lora.path for lora in table.loras)]
         try:
-            folder = self.locate(table)
+            folder, added = self.locate(table), self._added(table)
         except ModelError:
-            if self.fetch or not models.HUB_ID.match(table.path):
+            if self.fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
             return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
+            size = {"width": table.width, "height": table.height}
+            checkpoints.check(
+                folder,
+                variant=table.variant,
+                guidance=table.guidance,
+                steps=table.steps,
+                negative=table.negative,
+                call=table.call,
+                **size,
+            )
+            if table.upscaler:
+                second = added["upscaler"].folder
+                checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             scheduler = models.scheduler_name(folder, table.scheduler)
-            fingerprint = models.fingerprint(folder, variant=table.variant)
+            fingerprint = models.fingerprint(folder, variant=table.variant, **added)
         return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
 
     def card_license(self, table: ModelTable, here: Path | None = None, *, fetch: bool) -> str:
-        """The terms of a model by its card, which is in `here` if its files are."""
-        return licenses.model_license(
-            table.path, folder=self.recipe_path.parent, revision=table.revision, here=here, fetch=fetch
-        )
+        """The terms of a model, and of what is added to it, by their cards; that of the model is in `here` if
+        its files are.
+        """
+        parts: list[ModelTable | LoraTable | UpscalerTable] = [table, *table.loras]
+        parts += [table.upscaler] if table.upscaler else []
+        told = [
+            licenses.model_license(
+                part.path,
+                folder=self.recipe_path.parent,
+                revision=part.revision,
+                here=here if part is table else None,
+                fetch=fetch,
+            )
+            for part in parts
+        ]
+        return ", ".join(dict.fromkeys(name for terms in told for name in terms.split(", ")))
 
     def locate(self, table: ModelTable) -> Path:
+        """The local folder of a model."""
+        with where(self.recipe_path, f"models.{table.id}"):
+            return self._locate(table)
+
+    def _locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
+        return models.locate(
+            table.path,
+            folder=self.recipe_path.parent,
+            revision=table.revision,
+            variant=table.variant,
+            fetch=self.fetch,
+            without=models.ENCODER if isinstance(table, UpscalerTable) else (),
+        )
+
+    def _added(self, table: ModelTable) -> dict[str, Any]:
+        """What is added to a model: LoRAs, a second stage."""
+        from synthgen.generation import models
+
+        place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
         with where(self.recipe_path, f"models.{table.id}"):
-            return models.locate(
-                table.path,
-                folder=self.recipe_path.parent,
-                revision=table.revision,
-                variant=table.variant,
-                fetch=self.fetch,
-            )
+            loras = [
+                models.Lora(
+                    models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
+                    lora.weight,
+                )
+                for lora in table.loras
+            ]
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            second = table.upscaler
+            upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
+        return {"loras": loras, "upscaler": upscaler}
 
     @property
     def requests(self) -> "list[Request]":
@@ -245,7 +295,7 @@ class Job:
             except ModelError:  # who only looks may have none of them
                 if self.fetch:
                     raise
-        return token_counter(folders)
+        return token_counter(folders, {table.id: table.call for table in self.recipe.models})
 
     def _cells(self, table: PromptsTable) -> dict[str, list[dict[str, str]]]:
         """The cells that the quota of each class is cut into."""
@@ -402,7 +452,8 @@ class Job:
 
         table = self.model_table(model)
         folder = self.locate(table)
-        found = models.fingerprint(folder, variant=table.variant)
+        added = self._added(table)
+        found = models.fingerprint(folder, variant=table.variant, **added)
         if found != self.models[model].fingerprint:
             raise ModelError(
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
@@ -415,6 +466,7 @@ class Job:
             scheduler=table.scheduler,
             variant=table.variant,
             safety_checker=table.safety_checker,
+            **added,
         )
 
     @functools.cache  # noqa: B019
@@ -447,7 +499,8 @@ def _plain(keys: object) -> Any:
 
 def source_of(table: ModelTable) -> str:
     """What a model is looked up by; the plan pins what was found."""
-    return shards.digest([table.path, table.revision, table.variant, table.scheduler])
+    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler"}
+    return shards.digest(table.model_dump(include=about))
 
 
 def flat(prefix: str, values: object) -> dict[str, object]:

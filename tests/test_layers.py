@@ -114,6 +114,7 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.cli": "init copies a recipe",
         "synthgen.generation.models": "weights",
         "synthgen.licenses": "cards and licences of models and sources",
+        "synthgen.generation.checkpoints": "their configurations",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }
     names = {
