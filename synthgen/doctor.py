@@ -64,7 +64,7 @@ def _examine(job: Job, table: "ModelTable", most: int, on_trial: Callable[[str, 
         table.id, table.path, job.device, table.dtype, sizes, free_bytes(job.device), [], "", 0, "", ""
     )
     try:
-        warning, pipeline = job.memory(table.id), job.pipeline(table.id)
+        warning, pipeline = job.doubt(table.id), job.pipeline(table.id)
     except (ModelError, OutOfMemoryError) as error:
         return found._replace(error=str(error))
     batch_size, trials, stopped = 1, list[Trial](), f"{most} is as many as were asked for (--most)"

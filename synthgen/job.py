@@ -15,14 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, selection, shards
+from synthgen import licenses, planning, resharding, selection, shards
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe, UpscalerTable
+from synthgen.tables import AnnotateTable, LoraTable, ModelTable, PromptsTable, Recipe, UpscalerTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -69,11 +69,15 @@ class Job:
         """How each model is called. Fingerprint and scheduler are pinned by the plan, once there is one."""
         calls = {}
         for table in self.recipe.models:
-            pinned = self._pinned().get(table.id, {})
+            pinned = self.pinned().get(table.id, {})
             if pinned.get("source") == source_of(table):
-                fingerprint, scheduler = pinned["fingerprint"], pinned["scheduler"]
+                fingerprint, scheduler, terms = (
+                    pinned[key] for key in ("fingerprint", "scheduler", "license")
+                )
             else:
-                fingerprint, scheduler = self._identify(table)
+                fingerprint, scheduler, terms = self._identify(table)
+                if fingerprint == pinned.get("fingerprint"):  # the same model elsewhere: a copy has no card
+                    terms = pinned["license"]
             calls[table.id] = planning.ModelCall(
                 id=table.id,
                 fingerprint=fingerprint,
@@ -85,7 +89,7 @@ class Job:
                 width=table.width,
                 height=table.height,
                 call=table.json_call,
-                license=table.license,
+                license=table.license or terms,
                 weight=table.weight,
             )
         return calls
@@ -94,77 +98,92 @@ class Job:
         """The recipe's table of a model by its id."""
         return next(table for table in self.recipe.models if table.id == model)
 
-    def _pinned(self) -> dict[str, dict[str, str]]:
+    def pinned(self) -> dict[str, dict[str, str]]:
+        """What the plan has found out about models, by their ids."""
         pinned: dict[str, dict[str, str]] = {}
         for stem in shards.records(self.root / shards.PLAN):
             pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})
         return pinned
 
-    def _identify(self, table: ModelTable) -> tuple[str, str]:
+    def _identify(self, table: ModelTable) -> tuple[str, str, str]:
         from synthgen.generation import checkpoints, models
 
+        paths = [table.path, *(lora.path for lora in table.loras)]
         try:
-            folder = self.locate(table)
+            folder, added = self.locate(table), self._added(table)
         except ModelError:
-            if self.fetch or not models.HUB_ID.match(table.path):
+            if self.fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
-            return "", table.scheduler  # who only looks does not need it
+            return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
+            size = {"width": table.width, "height": table.height}
             checkpoints.check(
                 folder,
                 variant=table.variant,
                 guidance=table.guidance,
                 steps=table.steps,
-                width=table.width,
-                height=table.height,
                 negative=table.negative,
                 call=table.call,
+                **size,
             )
             if table.upscaler:
-                checkpoints.check_upscaler(
-                    folder,
-                    self.locate(table.upscaler),
-                    width=table.width,
-                    height=table.height,
-                    call=table.upscaler.call,
-                )
+                second = added["upscaler"].folder
+                checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant, **self._added(table)), scheduler
+            fingerprint = models.fingerprint(folder, variant=table.variant, **added)
+        return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
 
-    def locate(self, table: ModelTable | UpscalerTable) -> Path:
+    def card_license(self, table: ModelTable, here: Path | None = None, *, fetch: bool) -> str:
+        """The terms of a model, and of what is added to it, by their cards; that of the model is in `here` if
+        its files are.
+        """
+        parts: list[ModelTable | LoraTable | UpscalerTable] = [table, *table.loras]
+        parts += [table.upscaler] if table.upscaler else []
+        told = [
+            licenses.model_license(
+                part.path,
+                folder=self.recipe_path.parent,
+                revision=part.revision,
+                here=here if part is table else None,
+                fetch=fetch,
+            )
+            for part in parts
+        ]
+        return ", ".join(dict.fromkeys(name for terms in told for name in terms.split(", ")))
+
+    def locate(self, table: ModelTable) -> Path:
+        """The local folder of a model."""
+        with where(self.recipe_path, f"models.{table.id}"):
+            return self._locate(table)
+
+    def _locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
-        key = f"models.{table.id}" if isinstance(table, ModelTable) else "models.upscaler"
-        with where(self.recipe_path, key):
-            return models.locate(
-                table.path,
-                folder=self.recipe_path.parent,
-                revision=table.revision,
-                variant=table.variant,
-                fetch=self.fetch,
-                without=() if isinstance(table, ModelTable) else models.ENCODER,
-            )
+        return models.locate(
+            table.path,
+            folder=self.recipe_path.parent,
+            revision=table.revision,
+            variant=table.variant,
+            fetch=self.fetch,
+            without=models.ENCODER if isinstance(table, UpscalerTable) else (),
+        )
 
     def _added(self, table: ModelTable) -> dict[str, Any]:
         """What is added to a model: LoRAs, a second stage."""
         from synthgen.generation import models
 
+        place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
         with where(self.recipe_path, f"models.{table.id}"):
             loras = [
                 models.Lora(
-                    models.locate_lora(
-                        lora.path,
-                        folder=self.recipe_path.parent,
-                        file=lora.file,
-                        revision=lora.revision,
-                        fetch=self.fetch,
-                    ),
+                    models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
                     lora.weight,
                 )
                 for lora in table.loras
             ]
-        second = table.upscaler
-        upscaler = models.Upscaler(self.locate(second), second.variant) if second else None
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            second = table.upscaler
+            upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
         return {"loras": loras, "upscaler": upscaler}
 
     @property
@@ -283,7 +302,7 @@ class Job:
             except ModelError:  # who only looks may have none of them
                 if self.fetch:
                     raise
-        return token_counter(folders)
+        return token_counter(folders, {table.id: table.call for table in self.recipe.models})
 
     def _cells(self, table: PromptsTable) -> dict[str, list[dict[str, str]]]:
         """The cells that the quota of each class is cut into."""
@@ -311,11 +330,15 @@ class Job:
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
         """What else decides the bytes of images by these models, besides the requests."""
-        inputs: dict[str, object] = {"images.format": self.recipe.images.format}
+        images = self.recipe.images
+        inputs: dict[str, object] = {"images.format": images.format, "images.mark": images.mark}
+        if images.mark:
+            inputs["name"] = self.recipe.name  # the mark says it
         for table in tables:
             inputs[f"models.{table.id}.batch_size"] = table.batch_size
             for key in ("safety_checker", *OPTIONS):
                 inputs[f"models.{table.id}.{key}"] = getattr(table, key)
+            inputs[f"models.{table.id}.license"] = table.license  # the key; a card's is pinned by the plan
         return inputs
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
@@ -448,7 +471,7 @@ class Job:
             )
         if self.offload and self.device == "cpu":
             raise ModelError(f"--offload {self.offload}: there is no GPU to offload from; leave it out")
-        if warning := self.memory(model):
+        if warning := self.doubt(model):
             logging.getLogger(__name__).warning("%s", warning)
         return models.load(
             folder,
@@ -465,19 +488,18 @@ class Job:
         """The memory that a model needs."""
         from synthgen.generation import memory
 
-        second = table.upscaler
+        folder, upscaler = self.locate(table), self._added(table)["upscaler"]
         with where(self.recipe_path, f"models.{table.id}"):
             return memory.need(
-                self.locate(table),
+                folder,
                 variant=table.variant,
                 safety_checker=table.safety_checker,
-                upscaler=self.locate(second) if second else None,
-                upscaler_variant=second.variant if second else "",
+                upscaler=upscaler,
                 width=table.width,
                 height=table.height,
             )
 
-    def memory(self, model: str, device: str = "") -> str:
+    def doubt(self, model: str) -> str:
         """What to say of a model that may not fit on the device with its images; "" where it does.
 
         Raises:
@@ -485,14 +507,13 @@ class Job:
         """
         from synthgen.generation import memory
 
-        table, device = self.model_table(model), device or self.device
-        free = memory.free_bytes(device)
+        table, free = self.model_table(model), memory.free_bytes(self.device)
         if free is None:
             return ""
         setup = memory.Setup(
             table.dtype, table.batch_size, table.embedding_cache, table.vae_slicing, self.offload
         )
-        return memory.check(self.need(table), setup, free=free, model=model, device=device)
+        return memory.check(self.need(table), setup, free=free, model=model, device=self.device)
 
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":

@@ -51,7 +51,7 @@ def test_the_size_of_images_is_the_model_s_own(tiny_model: TinyModel) -> None:
 
 def test_a_second_stage_is_counted(tiny_model: TinyModel) -> None:
     one = need(tiny_model("if1")).parts
-    both = need(tiny_model("if1"), upscaler=tiny_model("second-stage")).parts
+    both = need(tiny_model("if1"), upscaler=models.Upscaler(tiny_model("second-stage"))).parts
     assert both.items() > one.items()
     assert set(both) - set(one) == {"upscaler.unet"}
 

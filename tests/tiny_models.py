@@ -2,7 +2,7 @@
 that load without network and make a 64 x 64 image in a fraction of a second.
 
 `FAMILIES` are those that synthgen knows, `UNTESTED` those that it meets for the first time, `WRONG` what it
-has to refuse. Each builder takes the folder to write.
+has to refuse, `CHECKED` has a safety checker. Each builder takes the folder to write.
 """
 
 import inspect
@@ -50,14 +50,18 @@ def weights(*modules: torch.nn.Module) -> None:
 # --- tokenizers ---
 
 
-def pieces(letters: Sequence[str], words: Sequence[str], first: Sequence[str]) -> dict[str, object]:
-    """A vocabulary and merges by which each word is put together from its left end."""
+def pieces(
+    letters: Sequence[str], words: Sequence[str], first: Sequence[str], space: str = ""
+) -> dict[str, object]:
+    """A vocabulary and merges by which each word is put together from its left end, then with the space
+    before it.
+    """
     vocab = dict.fromkeys([*first, *letters])
     merges = dict[tuple[str, str], None]()
     for word in words:
-        for end in range(1, len(word)):
-            merges[word[:end], word[end]] = None
-            vocab[word[: end + 1]] = None
+        pairs = [(word[:end], word[end]) for end in range(1, len(word))]
+        for pair in [*pairs, *([(space, word)] if space else [])]:
+            merges[pair] = vocab["".join(pair)] = None
     return {"vocab": {token: k for k, token in enumerate(vocab)}, "merges": list(merges)}
 
 
@@ -86,8 +90,7 @@ def t5_tokenizer() -> t.T5Tokenizer:
 
 def qwen_tokenizer(text: str = "") -> t.Qwen2Tokenizer:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    words = [*text.split(), *WORDS.split()]
-    made = pieces(bytes_as_letters(), [form for word in words for form in (word, f"Ġ{word}")], special)
+    made = pieces(bytes_as_letters(), [*text.split(), *WORDS.split()], special, space="Ġ")
     return t.Qwen2Tokenizer(**made, additional_special_tokens=special[1:], chat_template=CHAT)
 
 
@@ -251,6 +254,17 @@ def sd2(folder: Path) -> None:
             **BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1
         ),
     )
+
+
+def sd1_checked(folder: Path) -> None:
+    """With a safety checker that minds much."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
+    vision = clip_image().config
+    checker = StableDiffusionSafetyChecker(
+        t.CLIPConfig(vision_config=vision.to_dict(), projection_dim=vision.projection_dim)
+    )
+    sd1(folder, safety_checker=checker, feature_extractor=clip_images(), requires_safety_checker=True)
 
 
 def lcm(folder: Path) -> None:
@@ -899,3 +913,4 @@ WRONG: dict[str, Build] = {
     "without-weights": without_weights,
     "second-stage": if2,
 }
+CHECKED: dict[str, Build] = {"sd1-checked": sd1_checked}

@@ -5,8 +5,8 @@
     python scripts/bench/options.py --sdxl --divide 5 --size 256   # a small SDXL, 4 minutes on a CPU
     python scripts/bench/options.py --sdxl --dtype bfloat16        # the real size, random weights: on a GPU
 
-No model is downloaded. Prompts repeat, as where a recipe asks for several images of each; the cache is emptied
-before each round. On a CPU the peak is the process's, which keeps what it had: there only the first row tells.
+No model is downloaded. Prompts repeat, as where a recipe asks for several images of each; the cache is
+emptied before each round. On a CPU the peak is the process's, which keeps what it had: the first row tells.
 """
 
 import argparse

@@ -10,11 +10,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import components, config, pipeline_class, weight_files
 from synthgen.generation.families import family
+
+if TYPE_CHECKING:
+    from synthgen.generation.models import Upscaler
 
 VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DECODER = 6
@@ -66,8 +69,7 @@ def need(
     *,
     variant: str = "",
     safety_checker: bool = True,
-    upscaler: Path | None = None,
-    upscaler_variant: str = "",
+    upscaler: "Upscaler | None" = None,
     width: int = 0,
     height: int = 0,
 ) -> Need:
@@ -81,7 +83,7 @@ def need(
     """
     tensors = _tensors(folder, variant, safety_checker)
     if upscaler:
-        second = _tensors(upscaler, upscaler_variant, safety_checker)
+        second = _tensors(upscaler.folder, upscaler.variant, safety_checker)
         tensors |= {f"upscaler.{part}": sizes for part, sizes in second.items() if "encoder" not in part}
     side = _own_side(folder)
     pixels = (width or side) * (height or side)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
-from synthgen.generation.checkpoints import check, components, missing, pipeline_class, weight_files
+from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
 from synthgen.generation.families import family
 from synthgen.generation.options import PLAIN, Options, place
 from synthgen.generation.probing import probe
@@ -177,9 +177,8 @@ def fingerprint(
         ModelError: a part has no safetensors weights.
     """
     weights, others = list[list[str]](), list[list[str]]()
-    unused = {*without, *(part for part, what in family(pipeline_class(folder)).load.items() if what is None)}
-    for part, kind in sorted(components(folder).items()):
-        if part in unused:
+    for part, kind in sorted(used(folder).items()):
+        if part in without:
             continue
         weights += [[f"{part}/{file.name}", _digest(file)] for file in weight_files(folder, part, variant)]
         others.append([part, kind])
@@ -316,9 +315,13 @@ def _from_pretrained(
 
 def _add_loras(pipeline: "DiffusionPipeline", loras: Sequence[Lora]) -> None:
     """Adds LoRAs, unfused: fusing changes weights by rounding."""
+    from diffusers.utils import is_peft_available
+
     name = type(pipeline).__name__
     if not hasattr(pipeline, "load_lora_weights"):
         raise ModelError(f"loras: {name} takes none; remove them")
+    if not is_peft_available():
+        raise ModelError("loras: need the package peft; install synthgen with its extra [loras]")
     names = [f"lora_{number}" for number in range(len(loras))]
     for adapter, lora in zip(names, loras, strict=True):
         try:
