@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
     from synthgen.generation.memory import Need
+    from synthgen.generation.options import Options
 
 ALONE = Place(0, 1)
 OPTIONS = ("embedding_cache", "vae_slicing", "channels_last", "compile")
@@ -106,7 +107,7 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str, str]:
-        from synthgen.generation import checkpoints, models
+        from synthgen.generation import checkpoints, models, options
 
         paths = [table.path, *(lora.path for lora in table.loras)]
         try:
@@ -129,6 +130,7 @@ class Job:
             if table.upscaler:
                 second = added["upscaler"].folder
                 checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
+            options.check(folder, self._options(table))
             scheduler = models.scheduler_name(folder, table.scheduler)
             fingerprint = models.fingerprint(folder, variant=table.variant, **added)
         return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
@@ -458,7 +460,6 @@ class Job:
 
     def _load(self, model: str) -> "DiffusionPipeline":
         from synthgen.generation import models
-        from synthgen.generation.options import Options
 
         table = self.model_table(model)
         folder = self.locate(table)
@@ -481,8 +482,13 @@ class Job:
             variant=table.variant,
             safety_checker=table.safety_checker,
             **added,
-            options=Options(**{key: getattr(table, key) for key in OPTIONS}, offload=self.offload),
+            options=self._options(table),
         )
+
+    def _options(self, table: ModelTable) -> "Options":
+        from synthgen.generation.options import Options
+
+        return Options(**{key: getattr(table, key) for key in OPTIONS}, offload=self.offload)
 
     def need(self, table: ModelTable) -> "Need":
         """The memory that a model needs."""

@@ -16,8 +16,9 @@ from conftest import data_digests
 from test_families import asked, images, same
 
 import synthgen
+from synthgen import cli
 from synthgen.data import Request
-from synthgen.errors import FolderError, ModelError, SynthgenError
+from synthgen.errors import FolderError, ModelError, OutOfMemoryError, SynthgenError
 from synthgen.generation import models, sampling
 from synthgen.generation.embeddings import EmbeddingCache
 from synthgen.generation.options import Options
@@ -176,7 +177,7 @@ def test_a_model_that_only_fits_without_its_encoders_is_loaded(
     assert cached.embeddings.freed
     assert all(map(same, want, made(cached, asked())))
     tried.clear()
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(OutOfMemoryError, match=r"^the weights need more memory than cpu has \(CUDA out of"):
         load(tiny_model("sd1"))
 
 
@@ -229,12 +230,14 @@ def test_compiled_blocks(name: str, tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_without_a_compiler_one_line_says_so(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_one_line_says_so(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch._inductor import config
 
     torch._dynamo.reset()
     monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/g++",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # it holds what was compiled before
     with pytest.raises(
         ModelError, match=r"^compile: torch cannot compile here \(.*remove the key$"
     ) as caught:
@@ -278,6 +281,12 @@ def test_offload_and_the_cache_go_together(tiny_model: TinyModel) -> None:
             "vae_slicing: KandinskyV22CombinedPipeline decodes no images in",
         ),
         ("if1", {"vae_slicing": True}, "vae_slicing: IFPipeline decodes no images in slices; remove the key"),
+        ("pixart", {"compile": True}, "compile: diffusers names no blocks of PixArtSigmaPipeline to compile"),
+        (
+            "sd1",
+            {"compile": True, "offload": "sequential"},
+            "compile: not together with --offload sequential",
+        ),
         ("kandinsky22", {"offload": "sequential"}, "--offload sequential: Kandinsky.*take --offload model"),
         ("prx", {"embedding_cache": True}, "embedding_cache: how PRXPipeline encodes prompts is not known"),
     ],
@@ -288,6 +297,15 @@ def test_what_a_family_cannot_do_is_one_line(
     with pytest.raises(ModelError, match=message) as caught:
         load(tiny_model(name), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_family_cannot_do_is_said_by_check(
+    recipe_folder: Path, tiny_model: TinyModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"models.0.path={tiny_model('kandinsky22')}", "models.0.vae_slicing=true"]
+    given = [part for setting in settings for part in ("--set", setting)]
+    assert cli.main(["check", str(recipe_folder), *given]) == 2
+    assert "models.tiny: vae_slicing: KandinskyV22CombinedPipeline decodes no" in capsys.readouterr().err
 
 
 SETTINGS = ["models.0.steps=1", "quota.requests=1", "models.0.batch_size=4", "images.shard_size=8"]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthgen.data import Request
-from synthgen.errors import ModelError
 from synthgen.generation.families import family
 
 if TYPE_CHECKING:
@@ -32,12 +31,9 @@ class EmbeddingCache:
     """
 
     def __init__(self, pipeline: "DiffusionPipeline", device: str, most_bytes: int = MOST_BYTES) -> None:
-        """Raises ModelError where it is not known what the pipeline's `encode_prompt` returns."""
-        known, name = family(type(pipeline)), type(pipeline).__name__
-        if known.negatives is None:
-            raise ModelError(f"embedding_cache: how {name} encodes prompts is not known; remove the key")
+        own = family(type(pipeline))
         self.freed = False
-        self._negatives, self._no_negative = known.negatives, known.no_negative
+        self._negatives, self._no_negative = own.negatives, own.no_negative
         self._pipeline, self._device = pipeline, device
         self._encode = pipeline.encode_prompt
         self._signature = inspect.signature(self._encode)

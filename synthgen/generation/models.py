@@ -15,6 +15,7 @@ from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
 from synthgen.generation.families import family
 from synthgen.generation.options import PLAIN, Options, place
+from synthgen.generation.options import check as check_options
 from synthgen.generation.probing import probe
 
 if TYPE_CHECKING:
@@ -261,6 +262,7 @@ def load(
         library.set_verbosity_error()
         library.disable_progress_bar()
     check(folder, variant=variant)
+    check_options(folder, options)
     kind = pipeline_class(folder)
     own, without = family(kind), missing(folder, kind)
     if told := [part for part in without if part in own.optional and part.startswith("text_encoder")]:

@@ -1,9 +1,13 @@
 """How a loaded pipeline is run: cached embeddings, slices, the layout of memory, compiled blocks, offload."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from synthgen.errors import ModelError
+from synthgen.errors import ModelError, OutOfMemoryError
+from synthgen.generation.checkpoints import components, pipeline_class
 from synthgen.generation.embeddings import EmbeddingCache
+from synthgen.generation.families import family
+from synthgen.generation.sampling import free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,13 +26,39 @@ class Options(NamedTuple):
 
 
 PLAIN = Options()
+DENOISERS = ("unet", "transformer")
+
+
+def check(folder: Path, options: Options) -> None:
+    """Looks whether the pipeline in a folder can be run with these options.
+
+    Raises:
+        ModelError: it cannot; the message names the option.
+    """
+    import diffusers
+
+    pipeline, parts = pipeline_class(folder), components(folder)
+    name = pipeline.__name__
+
+    def has(part: str, what: str) -> bool:
+        return bool(getattr(getattr(diffusers, parts.get(part, ""), None), what, None))
+
+    if options.embedding_cache and family(pipeline).negatives is None:
+        raise ModelError(f"embedding_cache: how {name} encodes prompts is not known; remove the key")
+    if options.vae_slicing and not has("vae", "enable_slicing"):
+        raise ModelError(f"vae_slicing: {name} decodes no images in slices; remove the key")
+    if options.compile and not any(has(part, "_repeated_blocks") for part in DENOISERS):
+        raise ModelError(f"compile: diffusers names no blocks of {name} to compile; remove the key")
+    if options.compile and options.offload == "sequential":
+        raise ModelError("compile: not together with --offload sequential; take --offload model")
 
 
 def place(pipeline: "DiffusionPipeline", options: Options, device: str) -> None:
     """Puts a pipeline on its device, to be run with these options.
 
     Raises:
-        ModelError: the pipeline, or torch here, cannot do what an option asks.
+        ModelError: torch here, or the pipeline, cannot do what an option asks.
+        OutOfMemoryError: the weights do not fit.
     """
     import torch
 
@@ -37,7 +67,7 @@ def place(pipeline: "DiffusionPipeline", options: Options, device: str) -> None:
     parts = [pipeline, *filter(None, [getattr(pipeline, "upscaler", None)])]
     for part in parts:
         if options.vae_slicing:
-            _vae(part, "vae_slicing", "enable_slicing").enable_slicing()
+            part.vae.enable_slicing()
         if options.channels_last:
             for module in _networks(part):
                 module.to(memory_format=torch.channels_last)
@@ -68,15 +98,20 @@ def _offload_layers(pipeline: "DiffusionPipeline", device: str) -> None:
 
 
 def _to_device(pipeline: "DiffusionPipeline", device: str) -> None:
-    """Where all does not fit and prompts are cached, without the text encoders."""
-    from synthgen.generation.sampling import free_memory, is_out_of_memory
+    """Where all does not fit and prompts are cached, without the text encoders.
 
+    Raises:
+        OutOfMemoryError: it does not fit.
+    """
     try:
         pipeline.to(device)
         return
     except Exception as error:
-        if not (is_out_of_memory(error) and hasattr(pipeline, "embeddings")):
+        if not is_out_of_memory(error):
             raise
+        if not hasattr(pipeline, "embeddings"):
+            reason = " ".join(str(error).split())[:200]
+            raise OutOfMemoryError(f"the weights need more memory than {device} has ({reason})") from error
     # out of the except block: the error holds what is on the device
     pipeline.to("cpu")
     free_memory()
@@ -84,16 +119,9 @@ def _to_device(pipeline: "DiffusionPipeline", device: str) -> None:
     pipeline.embeddings.move_rest(device)
 
 
-def _vae(pipeline: "DiffusionPipeline", key: str, method: str) -> Any:
-    vae = getattr(pipeline, "vae", None)
-    if not hasattr(vae, method):
-        raise ModelError(f"{key}: {type(pipeline).__name__} decodes no images in slices; remove the key")
-    return vae
-
-
 def _networks(pipeline: "DiffusionPipeline") -> list[Any]:
     """The denoisers and the decoder: what has convolutions."""
-    names = ("unet", "transformer", "prior_prior", "decoder_unet", "vae", "movq", "decoder_movq")
+    names = (*DENOISERS, "vae", "movq")
     return [part for name in names if (part := getattr(pipeline, name, None)) is not None]
 
 
@@ -101,9 +129,7 @@ def _compile(pipeline: "DiffusionPipeline", device: str) -> None:
     """Compiles the blocks that a denoiser repeats, for the one shape of the planned micro-batch."""
     import torch
 
-    denoiser: Any = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    if not getattr(denoiser, "_repeated_blocks", None):
-        raise ModelError(f"compile: {type(pipeline).__name__} repeats no blocks; remove the key")
+    denoiser = next(part for name in DENOISERS if (part := getattr(pipeline, name, None)) is not None)
     try:  # a compiler is looked for when something is first run
         torch.compile(lambda values: values * 2 + 1)(torch.ones(8, device=device))
     except Exception as error:
