@@ -44,7 +44,7 @@ def test_each_batch_size_is_tried_with_the_recipe_s_prompts(
     printed = capsys.readouterr()
     (found,) = json.loads(printed.out)["models"]
     assert not root.exists()
-    assert [one["batch_size"] for one in found["trials"]] in ([1, 2], [1, 2, 4])
+    assert [one["batch_size"] for one in found["trials"]] == [1, 2, 4]
     for one in found["trials"]:
         assert one["images_per_second"] * one["seconds"] == pytest.approx(one["batch_size"])
         assert 10**8 < one["peak_bytes"] < 10**11
@@ -74,6 +74,35 @@ def test_shards_are_whole_numbers_of_micro_batches(tmp_path: Path) -> None:
     ]
     assert lines_to_paste(job, [found._replace(batch_size=16)]) == []
     assert lines_to_paste(job, [found._replace(batch_size=0)]) == []
+
+
+@pytest.mark.parametrize(
+    ("rates", "tried", "stopped", "best"),
+    [
+        (
+            {1: 1.0, 2: 1.9, 4: 3.6, 8: 3.7, 16: 3.5},
+            [1, 2, 4, 8, 16],
+            "8 and 16 at once gain less than 3%",
+            4,
+        ),
+        ({1: 1.0, 2: 0.9, 4: 3.0, 8: 5.0, 16: 9.0}, [1, 2, 4, 8, 16], "16 is as many as were asked for", 16),
+        ({1: 1.0, 2: 0.9, 4: 0.8}, [1, 2, 4], "2 and 4 at once gain less than 3%", 1),
+    ],
+)
+def test_it_stops_where_larger_batches_gain_nothing(
+    rates: dict[int, float],
+    tried: list[int],
+    stopped: str,
+    best: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Times that a device might show, in place of its own."""
+    monkeypatch.setattr(doctor, "try_batch", lambda pipeline, requests, n, device: trial(n, rates[n]))
+    (found,) = examine(open_job("emoji", tmp_path / "run", settings=FAST), most=16)
+    assert [one.batch_size for one in found.trials] == tried
+    assert found.stopped.startswith(stopped)
+    assert found.batch_size == best
 
 
 def test_it_stops_where_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
