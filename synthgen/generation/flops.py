@@ -1,0 +1,211 @@
+"""What an image costs, counted before the model is loaded: the pipeline makes one with weights that have their
+real sizes and no values. Of the model only configurations and tokenizers are read, so that it takes seconds and
+no memory, and every family, guidance and number of steps is counted by the code that will run.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from synthgen.data import Request
+from synthgen.errors import ModelError
+from synthgen.generation.models import pipeline_class
+from synthgen.generation.sampling import sample
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+VALUES = ("numpy", "item", "tolist", "__bool__", "__int__", "__float__", "__index__")
+"""Methods that ask a tensor for its values."""
+
+
+class Flops(NamedTuple):
+    """Floating-point operations, 2 for a multiplication with its addition: of reading one prompt by all text
+    encoders (once, however many images are made of it), and of one image. And the size of this image.
+    """
+
+    prompt: int
+    image: int
+    width: int
+    height: int
+
+
+def count_flops(folder: Path, request: Request, *, safety_checker: bool = True) -> Flops:
+    """What a request costs the model in a folder, as `sampling` asks for it.
+
+    Raises:
+        ModelError: the pipeline cannot be made from its configurations, or does not take the request.
+    """
+    try:
+        pipeline = _hollow(folder, safety_checker=safety_checker)
+        counter = _Counter(pipeline)
+        with counter.counting():
+            image = sample(pipeline, [request], batch_size=1, halve=False)[0].image
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a pipeline does with tensors that have no values
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"{folder}: cannot be counted ({type(error).__name__}: {reason})") from error
+    return Flops(counter.prompt, counter.image, image.shape[1], image.shape[0])
+
+
+def _hollow(folder: Path, *, safety_checker: bool) -> "DiffusionPipeline":
+    """The pipeline of a folder with fake weights: they say that they are on the CPU, and hold nothing."""
+    import torch
+    from diffusers import ModelMixin
+    from diffusers.utils import logging as diffusers_logging
+    from torch._subclasses import FakeTensorMode
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    parts: dict[str, Any] = {}
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    for name, kind in _part_classes(folder).items():
+        if issubclass(kind, torch.nn.Module):
+            with torch.device("meta"):
+                if issubclass(kind, ModelMixin):
+                    part = kind.from_config(kind.load_config(folder / name))
+                else:
+                    part = kind(kind.config_class.from_pretrained(folder / name))
+            parts[name] = _to_fake(part.eval(), fake)
+    if not safety_checker and "safety_checker" in parts:
+        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    pipeline = pipeline_class(folder).from_pretrained(folder, local_files_only=True, **parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _part_classes(folder: Path) -> dict[str, Any]:
+    """The classes of a pipeline's parts, of diffusers and transformers alone."""
+    import diffusers
+    import transformers
+
+    homes = {"diffusers": diffusers, "transformers": transformers}
+    index = pipeline_class(folder).load_config(folder)
+    return {
+        name: getattr(homes.get(entry[0]) or getattr(diffusers.pipelines, entry[0]), entry[1])
+        for name, entry in index.items()
+        if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1]
+    }
+
+
+def _to_fake(module: "torch.nn.Module", mode: Any) -> "torch.nn.Module":
+    """The module with fake tensors on the CPU in place of those on the meta device; some models keep them as
+    plain attributes.
+    """
+    import torch
+    from torch._subclasses import FakeTensor
+
+    for part in module.modules():
+        for held in (part._parameters, part._buffers, vars(part)):
+            for name, tensor in held.items():
+                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                    fake = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+                    is_weight = isinstance(tensor, torch.nn.Parameter)
+                    held[name] = torch.nn.Parameter(fake, requires_grad=False) if is_weight else fake
+    return module
+
+
+class _Counter:
+    """Counts what runs while it is entered, the text encoders' part apart. A model that meets the same shapes
+    again, as in each step, is not run again.
+    """
+
+    def __init__(self, pipeline: "DiffusionPipeline") -> None:
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+        def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+            return sdpa_flop_count(query, key, value)
+
+        ours = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+        self._mode = FlopCounterMode(display=False, custom_mapping=ours)
+        self._again, self._encoders = 0, dict[str, list[int]]()
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                part.forward = self._watch(name, part.forward)
+
+    def _watch(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[str, tuple[Any, int]] = {}
+        is_encoder = "text_encoder" in name
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            shapes = "" if is_encoder else _shapes(args, kwargs)
+            if shapes in known:
+                output, flops = known[shapes]
+                self._again += flops
+                return output
+            before = self._mode.get_total_flops()
+            output = forward(*args, **kwargs)
+            flops = self._mode.get_total_flops() - before
+            if is_encoder:
+                self._encoders.setdefault(name, []).append(flops)
+            else:
+                known[shapes] = output, flops
+            return output
+
+        return call
+
+    @property
+    def prompt(self) -> int:
+        """The first calls of the encoders; later ones read the negative prompt, which is the same for all."""
+        return sum(calls[0] for calls in self._encoders.values())
+
+    @property
+    def image(self) -> int:
+        return self._mode.get_total_flops() + self._again - sum(map(sum, self._encoders.values()))
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        with _no_values(), self._mode:
+            yield
+
+
+def _shapes(args: object, kwargs: object) -> str:
+    """What of the arguments of a model decides its work: shapes and options, no values."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return repr(
+        [
+            tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, (torch.Tensor, int, str, bool))
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _no_values() -> Iterator[None]:
+    """Where the values of a fake tensor are asked for, as for the picture, there are zeros; where a real mask
+    chooses of a fake tensor, its real indices do, so that the size is known.
+    """
+    import torch
+    from torch._subclasses import FakeTensor
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Zeros(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            if name in VALUES and isinstance(args[0], FakeTensor):
+                return getattr(torch.zeros(args[0].shape, dtype=args[0].dtype), name)()
+            return func(*args, **(kwargs or {}))
+
+    class Masks(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.index.Tensor:
+                indices: list[Any] = []
+                for index in args[1]:
+                    is_mask = index is not None and index.dtype == torch.bool
+                    is_real = is_mask and not isinstance(index, FakeTensor)
+                    indices += index.nonzero(as_tuple=True) if is_real else [index]
+                args = (args[0], indices)
+            return func(*args, **(kwargs or {}))
+
+    with Zeros(), Masks():
+        yield
