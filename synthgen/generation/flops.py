@@ -62,9 +62,12 @@ def _hollow(folder: Path, *, safety_checker: bool) -> "DiffusionPipeline":
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    parts: dict[str, Any] = {}
+    family, classes = pipeline_class(folder), _part_classes(folder)
+    wanted, _ = family._get_signature_keys(family)
+    # what a checkpoint leaves out, such as the T5 of an SD3
+    parts: dict[str, Any] = {name: None for name in wanted if name not in classes}
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    for name, kind in _part_classes(folder).items():
+    for name, kind in classes.items():
         if issubclass(kind, torch.nn.Module):
             with torch.device("meta"):
                 if issubclass(kind, ModelMixin):
@@ -72,9 +75,9 @@ def _hollow(folder: Path, *, safety_checker: bool) -> "DiffusionPipeline":
                 else:
                     part = kind(kind.config_class.from_pretrained(folder / name))
             parts[name] = _to_fake(part.eval(), fake)
-    if not safety_checker and "safety_checker" in parts:
+    if not safety_checker and "safety_checker" in classes:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
-    pipeline = pipeline_class(folder).from_pretrained(folder, local_files_only=True, **parts)
+    pipeline = family.from_pretrained(folder, local_files_only=True, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -94,19 +97,23 @@ def _part_classes(folder: Path) -> dict[str, Any]:
 
 
 def _to_fake(module: "torch.nn.Module", mode: Any) -> "torch.nn.Module":
-    """The module with fake tensors on the CPU in place of those on the meta device; some models keep them as
-    plain attributes.
+    """The module with fake tensors on the CPU in place of those on the meta device; some models keep them in
+    plain attributes and lists.
     """
     import torch
     from torch._subclasses import FakeTensor
+    from torch.utils._pytree import tree_map
+
+    def fake(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_meta:
+            return value
+        made = FakeTensor(mode, value.detach(), torch.device("cpu"))
+        is_weight = isinstance(value, torch.nn.Parameter)
+        return torch.nn.Parameter(made, requires_grad=False) if is_weight else made
 
     for part in module.modules():
-        for held in (part._parameters, part._buffers, vars(part)):
-            for name, tensor in held.items():
-                if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                    fake = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
-                    is_weight = isinstance(tensor, torch.nn.Parameter)
-                    held[name] = torch.nn.Parameter(fake, requires_grad=False) if is_weight else fake
+        for name, held in vars(part).items():  # its weights and buffers too
+            vars(part)[name] = tree_map(fake, held)
     return module
 
 
@@ -117,12 +124,9 @@ class _Counter:
 
     def __init__(self, pipeline: "DiffusionPipeline") -> None:
         import torch
-        from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+        from torch.utils.flop_counter import FlopCounterMode
 
-        def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-            return sdpa_flop_count(query, key, value)
-
-        ours = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+        ours = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
         self._mode = FlopCounterMode(display=False, custom_mapping=ours)
         self._again, self._encoders = 0, dict[str, list[int]]()
         for name, part in pipeline.components.items():
@@ -165,18 +169,29 @@ class _Counter:
             yield
 
 
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """The FLOPs of attention on a CPU, by shapes; torch's counter knows those of GPUs."""
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    flops: int = sdpa_flop_count(query, key, value)
+    return flops
+
+
 def _shapes(args: object, kwargs: object) -> str:
-    """What of the arguments of a model decides its work: shapes and options, no values."""
+    """What of the arguments of a model decides its work: shapes, options, and what masks leave."""
     import torch
+    from torch._subclasses import FakeTensor
     from torch.utils._pytree import tree_leaves
 
-    return repr(
-        [
-            tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, (torch.Tensor, int, str, bool))
-        ]
-    )
+    found: list[object] = []
+    for leaf in tree_leaves((args, kwargs)):
+        if isinstance(leaf, torch.Tensor):
+            found.append(tuple(leaf.shape))
+            if leaf.ndim > 1 and not leaf.is_floating_point() and not isinstance(leaf, FakeTensor):
+                found.append(hash(leaf.numpy().tobytes()))
+        elif isinstance(leaf, str | int):
+            found.append(leaf)
+    return repr(found)
 
 
 @contextlib.contextmanager
