@@ -1,10 +1,11 @@
 """What a folder holds against what a recipe wants: every difference is one line that names the key."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from synthgen import shards, storage
+from synthgen import costs, shards, storage
 from synthgen.annotators import CHECKS
 from synthgen.errors import FolderError, UnansweredError
 from synthgen.job import Job, where
@@ -39,6 +40,43 @@ def check_folder(job: Job) -> None:
     if not shards.is_run(job.root) and not storage.is_blank(job.root):
         raise FolderError(
             f"{job.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
+        )
+
+
+def planned_and_new(job: Job) -> dict[str, costs.Planned]:
+    """What the recipe wants of each model, planned yet or not, and what of it is left to make."""
+    found = costs.count_planned(job.root)
+    for model, number in Counter(request.model for request in job.new_requests()).items():
+        before = found.get(model, costs.Planned(0, 0))
+        found[model] = costs.Planned(before.requests + number, before.left + number)
+    return found
+
+
+def kept_part(job: Job) -> float:
+    """The part of the requests that the subset keeps; 1 where nothing is selected yet."""
+    path = job.root / shards.SUBSETS / f"{job.subset}.json"
+    funnel = storage.read_json(path) if storage.exists(path) else {}
+    return float(funnel["kept"] / funnel["requested"]) if funnel.get("requested") else 1.0
+
+
+def check_room(job: Job, stages: Sequence[str]) -> None:
+    """Raises FolderError where the disk has less left than what these stages have to make would take."""
+    planned, made = planned_and_new(job), costs.measure(job.root)
+    bytes_each = {
+        table.id: costs.sample_bytes(job.recipe.images.format, *job.image_size(table), made.get(table.id))
+        for table in job.recipe.models
+        if table.id in planned
+    }
+    pool = sum(planned[model].left * each for model, each in bytes_each.items())
+    wants_final = "reshard" in stages and not storage.exists(job.final / shards.RECORD_SUFFIX)
+    final = kept_part(job) * sum(planned[model].requests * each for model, each in bytes_each.items())
+    needed, free = pool + final * wants_final, storage.free_bytes(job.root)
+    if needed > free:
+        also = f", and up to {costs.spell_bytes(final)} for final/{job.subset}" if wants_final else ""
+        raise FolderError(
+            f"{job.root}: {costs.spell_bytes(free)} are free there, and what is left to make takes about "
+            f"{costs.spell_bytes(pool)}{also}; make room, choose another disk with -o DIR, or go on with "
+            "--force"
         )
 
 

@@ -113,6 +113,17 @@ class Job:
                 fetch=self.fetch,
             )
 
+    def image_size(self, table: ModelTable) -> tuple[int, int]:
+        """Width and height of a model's images: the recipe's, else a guess from its configurations."""
+        from synthgen.generation.flops import expected_size
+
+        if table.width:
+            return table.width, table.height
+        try:
+            return expected_size(self.locate(table))
+        except ModelError:  # who only looks may not have it
+            return expected_size(self.recipe_path.parent)
+
     @functools.cached_property
     def requests(self) -> "list[Request]":
         """All requests that the recipe wants, in order.

@@ -36,6 +36,12 @@ def is_blank(folder: Path) -> bool:
     return all(name == WORK or name.startswith(".probe-") for name in names(folder))
 
 
+def free_bytes(folder: Path) -> int:
+    """What the disk has left for a folder, which need not be there yet."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free
+
+
 def is_folder(path: Path) -> bool:
     return path.is_dir()
 

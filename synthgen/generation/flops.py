@@ -1,6 +1,8 @@
-"""What an image costs, counted before the model is loaded: the pipeline makes one with weights that have their
-real sizes and no values. Of the model only configurations and tokenizers are read, so that it takes seconds and
-no memory, and every family, guidance and number of steps is counted by the code that will run.
+"""What an image costs, counted before the model is loaded: the pipeline makes one with weights that have
+their real sizes and no values.
+
+Of the model only configurations and tokenizers are read, so that it takes seconds and no memory, and every
+family, guidance and number of steps is counted by the code that will run.
 """
 
 import contextlib
@@ -8,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synthgen import storage
 from synthgen.data import Request
 from synthgen.errors import ModelError
 from synthgen.generation.models import pipeline_class
@@ -49,6 +52,21 @@ def count_flops(folder: Path, request: Request, *, safety_checker: bool = True) 
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{folder}: cannot be counted ({type(error).__name__}: {reason})") from error
     return Flops(counter.prompt, counter.image, image.shape[1], image.shape[0])
+
+
+def expected_size(folder: Path) -> tuple[int, int]:
+    """Width and height of the images that a pipeline makes unasked, guessed from its configurations alone."""
+    configs = [
+        storage.read_json(path) if storage.exists(path := folder / part / "config.json") else {}
+        for part in ("unet", "transformer", "vae", "movq")
+    ]
+    side = next((config["sample_size"] for config in configs[:2] if config.get("sample_size")), 0)
+    blocks = [
+        config.get("block_out_channels") or config.get("encoder_block_out_channels") for config in configs[2:]
+    ]
+    scale = next((2 ** (len(found) - 1) for found in blocks if found), 1)
+    height, width = side if isinstance(side, list) else (side, side)
+    return (width * scale, height * scale) if width and height else (1024, 1024)
 
 
 def _hollow(folder: Path, *, safety_checker: bool) -> "DiffusionPipeline":
@@ -173,7 +191,7 @@ def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     """The FLOPs of attention on a CPU, by shapes; torch's counter knows those of GPUs."""
     from torch.utils.flop_counter import sdpa_flop_count
 
-    flops: int = sdpa_flop_count(query, key, value)
+    flops: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
     return flops
 
 
@@ -211,7 +229,7 @@ def _no_values() -> Iterator[None]:
                 return getattr(torch.zeros(args[0].shape, dtype=args[0].dtype), name)()
             return func(*args, **(kwargs or {}))
 
-    class Masks(TorchDispatchMode):
+    class Masks(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.index.Tensor:
                 indices: list[Any] = []
@@ -222,5 +240,5 @@ def _no_values() -> Iterator[None]:
                 args = (args[0], indices)
             return func(*args, **(kwargs or {}))
 
-    with Zeros(), Masks():
+    with Zeros(), Masks():  # type: ignore[no-untyped-call]
         yield

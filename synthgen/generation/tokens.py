@@ -2,15 +2,18 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from synthgen.errors import ModelError
 from synthgen.generation.models import components, pipeline_class
 
 UNKNOWN = 100_000
 """A tokenizer that knows no limit says a number above this."""
+
+AT_ONCE = 10_000
+"""So many texts are read at once: tokens take more memory than texts."""
 
 
 class Reader(NamedTuple):
@@ -40,19 +43,45 @@ def token_counter(folders: Mapping[str, Path]) -> Callable[[str], dict[str, tupl
     return count
 
 
+class Lost(NamedTuple):
+    """The texts of which a tokenizer loses the end: the text, its tokens, and what is lost, as it decodes."""
+
+    tokenizer: str
+    limit: int
+    texts: list[tuple[str, int, str]]
+
+
+def lost_ends(folder: Path, texts: Sequence[str], *, reads: int = 0) -> list[Lost]:
+    """What each tokenizer of a pipeline loses of the ends of different texts.
+
+    Where there are several, as in FLUX and SD3, what one loses another may still read.
+
+    Args:
+        reads: the `max_sequence_length` that the pipeline is called with; 0 is its default.
+
+    Raises:
+        ModelError: a tokenizer cannot be read.
+    """
+    return [
+        Lost(part, limit, _ends(tokenizer, limit, texts))
+        for limit, part, tokenizer in _tokenizers(folder, reads)
+    ]
+
+
+def _ends(tokenizer: Any, limit: int, texts: Sequence[str]) -> list[tuple[str, int, str]]:
+    found, most = [], limit - tokenizer.num_special_tokens_to_add()
+    for start in range(0, len(texts), AT_ONCE):
+        some = list(texts[start : start + AT_ONCE])
+        read = tokenizer(some, truncation=False, verbose=False, add_special_tokens=False)["input_ids"]
+        for text, tokens in zip(some, read, strict=True):
+            if len(tokens) > most:
+                found.append((text, len(tokens) + limit - most, tokenizer.decode(tokens[most:]).strip()))
+    return found
+
+
 def _reader(folder: Path) -> Reader | None:
     """The tokenizer of a pipeline that reads most; None where it has none that can be loaded."""
-    from transformers import AutoTokenizer
-
-    found = []
-    for part in sorted(components(folder)):
-        if part.startswith("tokenizer"):
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder / part)
-            except (OSError, ValueError, ImportError) as error:
-                raise ModelError(f"{folder / part}: cannot be read: {str(error).splitlines()[0]}") from None
-            limit = tokenizer.model_max_length
-            found.append((_call_limit(folder) if limit > UNKNOWN else limit, part, tokenizer))
+    found = _tokenizers(folder)
     if not found:
         return None
     limit, _, tokenizer = max(found, key=lambda entry: entry[:2])
@@ -60,6 +89,22 @@ def _reader(folder: Path) -> Reader | None:
         functools.cache(lambda text: len(tokenizer(text, truncation=False, verbose=False)["input_ids"])),
         limit,
     )
+
+
+def _tokenizers(folder: Path, reads: int = 0) -> list[tuple[int, str, Any]]:
+    """The tokenizers of a pipeline, with what is read of their tokens and their names."""
+    from transformers import AutoTokenizer
+
+    found = []
+    for part in sorted(components(folder)):
+        if "tokenizer" in part:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder / part)
+            except (OSError, ValueError, ImportError) as error:
+                raise ModelError(f"{folder / part}: cannot be read: {str(error).splitlines()[0]}") from None
+            # T5's says 512 where SD3 reads 256
+            found.append((min(tokenizer.model_max_length, reads or _call_limit(folder)), part, tokenizer))
+    return found
 
 
 def _call_limit(folder: Path) -> int:
