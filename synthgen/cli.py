@@ -278,6 +278,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         settings=options.set,
         limit=options.limit,
         subset=options.subset,
+        replace=True,  # what is in final/ keeps nobody from looking
         fetch=False,
     )
     found = cost(job)

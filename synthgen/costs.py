@@ -25,8 +25,9 @@ UTILISATION = 0.4
 image at a time less than batches.
 """
 BYTES_PER_MEGAPIXEL = {"jpg": 440_000, "webp": 1_210_000, "png": 1_380_000}
-"""Means of 8 photographs at 512x512 (scripts/bench/image_bytes.py); single ones took 0.6 to 1.4
-times that, larger ones less a pixel: at 1024x1024 0.7 times."""
+"""Means of 8 photographs at 512x512 (scripts/bench/image_bytes.py); single ones took 0.6 to 1.4 times that.
+No model's images: those of your own are measured as soon as a shard is finished.
+"""
 SAMPLE_BYTES = 4_700
 """What a sample of the emoji recipe takes besides its image: headers, prompt, label, provenance, its row."""
 MOST_RECORDS = 64

@@ -162,7 +162,7 @@ def cost_lines(found: "Cost") -> list[str]:
     cells = "classes" if found.per == ["class"] else "cells"
     rows = [["model", "requests", cells, "each", "prompts", "size", "TFLOP/image", "TFLOP/prompt"]]
     for model in found.models:
-        least, most = model.cells.least, model.cells.most
+        _, least, most = model.cells
         rows.append(
             [
                 model.model,
@@ -192,18 +192,17 @@ def cost_lines(found: "Cost") -> list[str]:
         )
     for model in found.models:
         lines += _lost(model)
-    most = "at most " if found.kept == 1 else ""
-    rate = "" if found.kept == 1 else f" ({found.kept:.0%} kept)"
+    bound, rate = ("at most ", "") if found.kept == 1 else ("", f" ({found.kept:.0%} kept)")
     lines.append(
-        f"disk: pool {spell_bytes(found.pool_bytes)} more, final {most}{spell_bytes(found.final_bytes)}{rate}; "
+        f"disk: pool {spell_bytes(found.pool_bytes)} more, final {bound}{spell_bytes(found.final_bytes)}{rate}; "
         f"{spell_bytes(found.free_bytes)} free"
     )
     for model in found.models:
         how = f"by {model.made.shards} finished shards" if model.made else "by constants"
         each = f"  {model.model}: {spell_bytes(model.bytes_per_image)} an image in {found.image_format}"
         if model.made:
-            each += f", {model.made.seconds:.3g} s with one worker"
-            how += f" on {model.made.devices}; {_clock(model.made.seconds * model.left)} left for one"
+            each += f", {model.made.seconds:.3g} s of one worker"
+            how += f" on {model.made.devices}; {_clock(model.made.seconds * model.left)} left for one worker"
         lines.append(f"{each}, {how}")
     return lines
 
@@ -221,7 +220,9 @@ def _figure_of(number: float | None, unit: float = 1.0) -> str:
     if number is None:
         return "unknown"
     value = number / unit
-    return "0" if not value else "<0.01" if value < 0.01 else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return (
+        "0" if not value else "<0.01" if value < 0.01 else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    )
 
 
 def _lost(model: "ModelCost") -> list[str]:
@@ -235,7 +236,7 @@ def _lost(model: "ModelCost") -> list[str]:
         lines.append(
             f"{what}; {len(one.texts):,} of {model.prompts:,} prompts have more, up to {most}; lost:"
         )
-        lines += [f'  "...{end[-60:]}" ({tokens} tokens)' for _, tokens, end in one.texts[:2]]
+        lines += [f'  "...{end[-70:]}" ({tokens} tokens)' for _, tokens, end in one.texts[:2]]
     return lines
 
 

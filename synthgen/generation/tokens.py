@@ -69,9 +69,11 @@ def lost_ends(folder: Path, texts: Sequence[str], *, reads: int = 0) -> list[Los
 
 
 def _ends(tokenizer: Any, limit: int, texts: Sequence[str]) -> list[tuple[str, int, str]]:
-    found, most = [], limit - tokenizer.num_special_tokens_to_add()
-    for start in range(0, len(texts), AT_ONCE):
-        some = list(texts[start : start + AT_ONCE])
+    found, most = list[tuple[str, int, str]](), limit - tokenizer.num_special_tokens_to_add()
+    # of ASCII a token is a character at least; some tokenizers put one before the first
+    long = [text for text in texts if len(text) >= most or not text.isascii()]
+    for start in range(0, len(long), AT_ONCE):
+        some = long[start : start + AT_ONCE]
         read = tokenizer(some, truncation=False, verbose=False, add_special_tokens=False)["input_ids"]
         for text, tokens in zip(some, read, strict=True):
             if len(tokens) > most:
