@@ -17,7 +17,7 @@ from synthgen.language_models import plain_address
 
 if TYPE_CHECKING:
     from synthgen.asking import Counts
-    from synthgen.costs import Cost, ModelCost
+    from synthgen.costs import Cost, Made, ModelCost
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet
     from synthgen.tables import Recipe
@@ -193,18 +193,25 @@ def cost_lines(found: "Cost") -> list[str]:
     for model in found.models:
         lines += _lost(model)
     bound, rate = ("at most ", "") if found.kept == 1 else ("", f" ({found.kept:.0%} kept)")
-    lines.append(
-        f"disk: pool {spell_bytes(found.pool_bytes)} more, final {bound}{spell_bytes(found.final_bytes)}{rate}; "
-        f"{spell_bytes(found.free_bytes)} free"
-    )
+    pool, final, free = map(spell_bytes, (found.pool_bytes, found.final_bytes, found.free_bytes))
+    lines.append(f"disk: pool {pool} more, final {bound}{final}{rate}; {free} free")
     for model in found.models:
-        how = f"by {model.made.shards} finished shards" if model.made else "by constants"
-        each = f"  {model.model}: {spell_bytes(model.bytes_per_image)} an image in {found.image_format}"
+        by = _shards(model.made) if model.made else "constants"
+        lines.append(
+            f"  {model.model}: {spell_bytes(model.bytes_per_image)} an image in {found.image_format}, by {by}"
+        )
+    for model in found.models:
         if model.made:
-            each += f", {model.made.seconds:.3g} s of one worker"
-            how += f" on {model.made.devices}; {_clock(model.made.seconds * model.left)} left for one worker"
-        lines.append(f"{each}, {how}")
+            each, all_left = model.made.seconds, _clock(model.made.seconds * model.left)
+            lines.append(
+                f"time: {model.model}: {each:.3g} s an image on {model.made.devices}, by {_shards(model.made)}; "
+                f"{all_left} left for one worker"
+            )
     return lines
+
+
+def _shards(made: "Made") -> str:
+    return f"{made.shards} finished shard{'s' * (made.shards > 1)}"
 
 
 def _table(rows: list[list[str]]) -> list[str]:

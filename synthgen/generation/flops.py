@@ -226,7 +226,7 @@ def _no_values() -> Iterator[None]:
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
             if name in VALUES and isinstance(args[0], FakeTensor):
-                return getattr(torch.zeros(args[0].shape, dtype=args[0].dtype), name)()
+                return getattr(torch.zeros((), dtype=args[0].dtype).expand(args[0].shape), name)()
             return func(*args, **(kwargs or {}))
 
     class Masks(TorchDispatchMode):  # type: ignore[no-untyped-call]
