@@ -33,6 +33,15 @@ def check(job: Job) -> None:
     job.new_requests()  # what is wrong with the prompts, or a model, is said before anything is made
 
 
+def check_growth(job: Job) -> None:
+    """Raises FolderError where the quota asks for more than `final/<subset>` was chosen from."""
+    if not job.replace and storage.exists(job.final / shards.RECORD_SUFFIX) and job.new_requests():
+        raise FolderError(
+            f"{job.final}: was chosen when the budget was spent, and quota.accepted asks for more now; add "
+            "--subset NEW to make another beside it, or --replace to make it anew"
+        )
+
+
 def check_folder(job: Job) -> None:
     """Raises FolderError where the folder is neither a run's nor empty."""
     if storage.exists(job.root) and not storage.is_folder(job.root):
@@ -52,26 +61,31 @@ def planned_and_new(job: Job) -> dict[str, costs.Planned]:
     return found
 
 
-def kept_part(job: Job) -> float:
-    """The part of the requests that the subset keeps; 1 where nothing is selected yet."""
+def final_part(job: Job, requests: int) -> float:
+    """The part of so many requests that final/ will hold: what the quota accepts, or what the subset that is
+    there keeps; 1 where neither says it.
+    """
+    if job.quota:
+        return min(1.0, job.quota.accepted * len(job.wanted()) / max(1, requests))
     path = job.root / shards.SUBSETS / f"{job.subset}.json"
     funnel = storage.read_json(path) if storage.exists(path) else {}
     return float(funnel["kept"] / funnel["requested"]) if funnel.get("requested") else 1.0
 
 
 def check_room(job: Job, stages: Sequence[str]) -> None:
-    """Raises FolderError where the disk has less left than what these stages have to make would take."""
+    """Raises FolderError where the disk has less left than what these stages have to make would take; of a
+    quota of accepted images, the requests that are known yet.
+    """
     planned, made = planned_and_new(job), costs.measure(job.root)
-    bytes_each = {
-        table.id: costs.sample_bytes(job.recipe.images.format, *job.image_size(table), made.get(table.id))
-        for table in job.recipe.models
-        if table.id in planned
-    }
-    pool = sum(planned[model].left * each for model, each in bytes_each.items())
+    pool = final = 0.0
+    for table in job.recipe.models:
+        wanted = planned.get(table.id, costs.Planned(0, 0))
+        each = costs.sample_bytes(job.recipe.images.format, *job.image_size(table), made.get(table.id))
+        pool, final = pool + wanted.left * each, final + wanted.requests * each
     wants_final = "reshard" in stages and not storage.exists(job.final / shards.RECORD_SUFFIX)
-    final = kept_part(job) * sum(planned[model].requests * each for model, each in bytes_each.items())
-    needed, free = pool + final * wants_final, storage.free_bytes(job.root)
-    if needed > free:
+    final *= final_part(job, sum(wanted.requests for wanted in planned.values())) if wants_final else 0.0
+    free = storage.free_bytes(job.root)
+    if pool + final > free:
         also = f", and up to {costs.spell_bytes(final)} for final/{job.subset}" if wants_final else ""
         raise FolderError(
             f"{job.root}: {costs.spell_bytes(free)} are free there, and what is left to make takes about "

@@ -229,7 +229,7 @@ def _make(options: argparse.Namespace) -> int:
     if "dry_run" in options and options.dry_run:
         return _dry_run(options)
     stages = MAKE[options.command][1] or options.stages or tuple(STAGES)
-    job = pipeline.open_job(options.recipe, options.output, settings=options.set)
+    job = pipeline.open_job(options.recipe, options.output, settings=options.set, subset=options.subset)
     with display.progress(job.root, stages, quiet=_is_quiet()):
         root = pipeline.run(
             options.recipe,
@@ -251,12 +251,15 @@ def _make(options: argparse.Namespace) -> int:
         return 0
     found = status(root)
     failed, requests = found["failed"], found["requests"]
+    short = pipeline.short_cells(job) if "select" in stages else []
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({**found, "short": short}, indent=1))
     else:
         print(display.summary(found, options.subset))
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")
+    for line in display.short_lines(short, job.recipe.quota, requests):
+        print(f"synthgen: {line}", file=sys.stderr)
     if failed > job.recipe.max_failed * requests:
         print(
             f"synthgen: {failed} of {requests} images failed, more than max_failed = "
@@ -264,7 +267,7 @@ def _make(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    return 1 if short and not options.limit else 0
 
 
 def _dry_run(options: argparse.Namespace) -> int:

@@ -149,7 +149,10 @@ class ModelCost(NamedTuple):
 
 class Cost(NamedTuple):
     """What a dataset costs: `left` and `pool_bytes` are what is left to make, `final_bytes` is all of it, if
-    the part `kept` of the requests is kept: as many as the subset that is there keeps, else all.
+    `final_part` of the requests is kept.
+
+    With a quota of accepted images all this is of the requests that are known yet, and `budget` is how many
+    there may be in the end; else it is 0.
     """
 
     recipe: str
@@ -158,9 +161,10 @@ class Cost(NamedTuple):
     per: list[str]
     requests: int
     left: int
+    budget: int
     pool_bytes: float
     final_bytes: float
-    kept: float
+    final_part: float
     free_bytes: int
     utilisation: float
     models: list[ModelCost]

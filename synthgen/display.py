@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synthgen.costs import spell_bytes
 from synthgen.errors import SynthgenError
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet
-    from synthgen.tables import Recipe
+    from synthgen.tables import QuotaTable, Recipe
 
 SHOWN = 5
 """So many lines of one kind are shown."""
+MOST_SHORT = 10
+"""So many cells that are short of their quota."""
 UNIT_STATES = {"claimed": "in work", "stale": "left unfinished", "given_up": "given up"}
 
 
@@ -43,6 +45,36 @@ def summary(found: "Status", subset: str) -> str:
         splits = [f"{split} {count}" for split, count in found["final"][subset].items()]
         lines.append(f"final/{subset}: {', '.join(splits) or 'nothing was kept'}")
     return "\n".join(lines)
+
+
+def short_lines(short: Sequence[dict[str, Any]], quota: "QuotaTable", requests: int) -> list[str]:
+    """A table of the cells that have fewer accepted images than the quota wants, and why."""
+    if not short:
+        return []
+    missing = sum((quota.accepted or 0) - cell["kept"] for cell in short)
+    spent = (
+        "the budget, max_requests"
+        if requests == quota.max_requests
+        else f"max_requests = {quota.max_requests}"
+    )
+    lines = [
+        f"{missing} accepted images are missing in {len(short)} cells, after {requests} requests "
+        f"({spent}); accepted = {quota.accepted}"
+    ]
+    names = [", ".join(cell["cell"]) or "all" for cell in short[:MOST_SHORT]]
+    width = max(map(len, names))
+    for name, cell in zip(names, short, strict=False):
+        rejected = ", ".join(f"{number} by {rule}" for rule, number in cell["rejected"].items())
+        scores = ", ".join(
+            f"{column} {least:.3g} to {greatest:.3g}, median {median:.3g}"
+            for column, (least, median, greatest) in cell["scores"].items()
+        )
+        lines.append(f"  {name:{width}}  {cell['kept']} of {cell['made']} kept")
+        lines += [f"  {'':{width}}    rejected: {rejected}"] * bool(rejected)
+        lines += [f"  {'':{width}}    {scores}"] * bool(scores)
+    if len(short) > MOST_SHORT:
+        lines.append(f"  {len(short) - MOST_SHORT} more cells; --json has them all")
+    return lines
 
 
 @contextlib.contextmanager
@@ -141,6 +173,7 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         f"{found.recipe}: valid",
         f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
         f"requests: {found.requests} ({found.not_planned} not planned yet), in {found.folder}",
+        *_quota(recipe),
         f"prompts: {found.texts} different ones",
         *([f"groups: {found.groups}"] if found.groups else []),
         *[f"  {example}" for example in found.examples],
@@ -177,6 +210,12 @@ def cost_lines(found: "Cost") -> list[str]:
         )
     lines += _table(rows)
     lines += [f"cells: each {' x '.join(found.per)}"] if cells == "cells" else []
+    if found.budget > found.requests:
+        times = (found.budget - found.requests + found.left) / max(1, found.left)
+        lines.append(
+            f"quota: more is asked for until enough is accepted; {found.budget:,} requests at most, which is "
+            f"{times:.3g} times what is left here"
+        )
     lines += [f"{model.model}: {model.path}: {model.unknown}" for model in found.models if model.unknown]
     hours = {model.model: model.gpu_hours for model in found.models if model.gpu_hours and model.left}
     if hours:
@@ -192,7 +231,8 @@ def cost_lines(found: "Cost") -> list[str]:
         )
     for model in found.models:
         lines += _lost(model)
-    bound, rate = ("at most ", "") if found.kept == 1 else ("", f" ({found.kept:.0%} kept)")
+    part = found.final_part
+    bound, rate = ("at most ", "") if part == 1 else ("", f" ({part:.0%} of the requests)")
     pool, final, free = map(spell_bytes, (found.pool_bytes, found.final_bytes, found.free_bytes))
     lines.append(f"disk: pool {pool} more, final {bound}{final}{rate}; {free} free")
     for model in found.models:
@@ -204,8 +244,8 @@ def cost_lines(found: "Cost") -> list[str]:
         if model.made:
             each, all_left = model.made.seconds, _clock(model.made.seconds * model.left)
             lines.append(
-                f"time: {model.model}: {each:.3g} s an image on {model.made.devices}, by {_shards(model.made)}; "
-                f"{all_left} left for one worker"
+                f"time: {model.model}: {each:.3g} s an image on {model.made.devices}, by "
+                f"{_shards(model.made)}; {all_left} left for one worker"
             )
     return lines
 
@@ -245,6 +285,15 @@ def _lost(model: "ModelCost") -> list[str]:
         )
         lines += [f'  "...{end[-70:]}" ({tokens} tokens)' for _, tokens, end in one.texts[:2]]
     return lines
+
+
+def _quota(recipe: "Recipe") -> list[str]:
+    quota = recipe.quota
+    each = " x ".join(quota.cell) or "the whole"
+    said = (
+        f"quota: {quota.accepted} accepted of each {each}, in rounds, {quota.max_requests} requests at most"
+    )
+    return [said] if quota.accepted else []
 
 
 def _ambiguous(names: list[str]) -> list[str]:

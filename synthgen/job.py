@@ -6,17 +6,20 @@ import contextlib
 import functools
 import json
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, shards
+from synthgen import planning, resharding, selection, shards
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
+from synthgen.selection.rules import Columns, cell_columns
 from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
@@ -52,6 +55,7 @@ class Job:
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
         self._pipelines: dict[str, DiffusionPipeline] = {}
+        self._requests: tuple[object, list[Request]] = (None, [])
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -124,30 +128,100 @@ class Job:
         except ModelError:  # who only looks may not have it
             return expected_size(self.recipe_path.parent)
 
-    @functools.cached_property
+    @property
     def requests(self) -> "list[Request]":
-        """All requests that the recipe wants, in order.
+        """The requests that are planned, and those that the recipe wants next, in order of their turns.
 
         Raises:
             UnansweredError: a language model has to be asked first.
         """
-        calls, sources = list(self.models.values()), []
+        known = shards.records(self.root / shards.PLAN), self.quota is not None and self.is_made()
+        if known != self._requests[0]:
+            calls, sources, wanted = list(self.models.values()), self._sources(), self.wanted()
+            with where(self.recipe_path, ""):
+                made = planning.make_requests(
+                    sources,
+                    self.recipe.classes,
+                    calls,
+                    seed=self.recipe.seed,
+                    requests=wanted,
+                    per=self.recipe.quota.cell,
+                    planned=self.planned,
+                    limit=self.most_requests,
+                )
+            self._requests = known, made
+        return self._requests[1]
+
+    def _sources(self) -> list[planning.Source]:
+        found = []
         for number, table in enumerate(self.recipe.prompts):
             with where(self.recipe_path, f"prompts.{number}"):
                 keys = self._source_keys(table)
                 prompts = SOURCES[table.use](table.categories, seed=self.recipe.seed, **keys)
-                cells = self._cells(table)
-            sources.append(planning.Source(prompts, cells))
-        with where(self.recipe_path, ""):
-            return planning.make_requests(
-                sources,
-                self.recipe.classes,
-                calls,
-                seed=self.recipe.seed,
-                requests=self.recipe.quota.requests,
-                per=self.recipe.quota.cell,
-                limit=self.limit,
+                found.append(planning.Source(prompts, self._cells(table)))
+        return found
+
+    @property
+    def most_requests(self) -> int | None:
+        """How many requests may be planned: the recipe's budget, or --limit."""
+        bounds = [bound for bound in (self.limit, self.recipe.quota.max_requests) if bound is not None]
+        return min(bounds, default=None)
+
+    @property
+    def quota(self) -> selection.Quota | None:
+        """How many samples are to be accepted, where that is what the recipe wants."""
+        quota = self.recipe.quota
+        return selection.Quota(quota.accepted, quota.cell) if quota.accepted else None
+
+    def wanted(self) -> dict[planning.Cell, int]:
+        """How many requests each cell should have: with a quota of accepted samples, what it has, and where
+        all of that is made and scored, what it asks for next.
+        """
+        quota = self.quota
+        every = planning.cells_of(map(self._cells, self.recipe.prompts), self.recipe.quota.cell)
+        if not quota:
+            return dict.fromkeys(every, self.recipe.quota.requests or 0)
+        if (self.recipe.quota.max_requests or 0) < quota.accepted * len(every):
+            raise RecipeError(
+                f"{self.recipe_path}: quota.max_requests: {self.recipe.quota.max_requests}; "
+                f"{len(every)} cells with accepted = {quota.accepted} need {quota.accepted * len(every)}"
             )
+        planned = shards.records(self.root / shards.PLAN)
+        if planned and not self.is_made():
+            return Counter(self._planned_cells())
+        if not planned and not self.recipe.select:  # nothing rejects
+            return dict.fromkeys(every, quota.accepted)
+        made, kept = Counter[planning.Cell](), Counter[planning.Cell]()
+        if planned:
+            columns = self.columns()
+            made, kept = selection.count_cells(columns, self.selected(columns).kept, quota.per)
+        ask = partial(planning.next_ask, quota.accepted)
+        return {cell: made[cell] + ask(kept=kept[cell], made=made[cell]) for cell in every}
+
+    def _planned_cells(self) -> list[planning.Cell]:
+        """The cell of each request in the plan."""
+        names, folder = cell_columns(self.recipe.quota.cell), self.root / shards.PLAN
+        tables = [
+            shards.read_table(folder / f"{stem}.parquet", ["uid", *names]) for stem in shards.records(folder)
+        ]
+        if not names:
+            return [()] * sum(map(len, tables))
+        return [row for one in tables for row in zip(*(one[name].to_pylist() for name in names), strict=True)]
+
+    def is_made(self) -> bool:
+        """Whether all that is planned is made and scored."""
+        folders = [shards.POOL, *(f"{shards.ANNOTATIONS}/{table.name}" for table in self.recipe.annotate)]
+        stems = set(self.pool_stems())
+        return all(stems <= set(shards.records(self.root / folder)) for folder in folders)
+
+    @functools.cached_property
+    def rules(self) -> list[selection.Rule]:
+        return [selection.Rule(table.use, table.keys) for table in self.recipe.select]
+
+    def selected(self, columns: Columns) -> selection.Selection:
+        """What the recipe's rules say of the pool."""
+        with where(self.recipe_path, "select"):
+            return selection.select(columns, self.rules, self.quota)
 
     @functools.cached_property
     def texts(self) -> Texts:
@@ -194,11 +268,7 @@ class Job:
                 inputs[f"prompts.{number}.texts"] = self.texts.digests[number]
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
-        return (
-            inputs
-            | self.how(self.recipe.models)
-            | {"quota.per": self.recipe.quota.per, "quota.requests": self.recipe.quota.requests}
-        )
+        return inputs | self.how(self.recipe.models) | flat("quota", self.recipe.quota.model_dump())
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
         """What else decides the bytes of images by these models, besides the requests."""
@@ -224,10 +294,10 @@ class Job:
 
     def selection_inputs(self) -> dict[str, object]:
         rules = [{"use": table.use, **table.keys} for table in self.recipe.select]
-        return {
-            "requests": shards.planned_requests(self.root) + len(self.new_requests()),
-            "select": rules,
-        }
+        planned = shards.planned_requests(self.root)
+        if self.quota:
+            return {"requests": planned, "select": rules, **flat("quota", self.quota._asdict())}
+        return {"requests": planned + len(self.new_requests()), "select": rules}
 
     def final_inputs(self) -> dict[str, object]:
         reshard = self.recipe.reshard
@@ -273,7 +343,7 @@ class Job:
 
     def new_requests(self) -> "list[Request]":
         """The requests that the recipe wants and that are not in the plan."""
-        if self.is_planned():
+        if self.is_planned() and not (self.quota and self.is_made()):
             return []
         planned = self.planned
         return [request for request in self.requests if request.uid not in planned]

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from synthgen import asking, checks, recipe, shards, storage
 from synthgen.asking import Counts
@@ -16,7 +17,7 @@ from synthgen.engine import Unit, Worker
 from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
 from synthgen.language_models import open_local, open_server
-from synthgen.stages import STAGES, phases, plan_units, write_report
+from synthgen.stages import STAGES, Listings, phases, plan_units, write_report
 from synthgen.workers import local, ray
 from synthgen.workers.place import (
     Place,
@@ -28,6 +29,8 @@ from synthgen.workers.place import (
     say_made,
 )
 
+MAKING = ("plan", "generate", "annotate")
+"""Stages that are gone through again while a quota of accepted samples is not met."""
 SLOW = {"generate", "annotate"}
 """Stages worth starting processes for."""
 ENGINES = {"local": local.run_workers, "ray": ray.run_workers}
@@ -49,14 +52,32 @@ def work(job: Job, stages: Sequence[str], *, deadline: float | None = None) -> N
     )
     if {"RANK", "WORLD_SIZE"} & os.environ.keys() and SLOW & set(stages):
         _ = job.device  # a launcher's processes meet here once: later some may have nothing left to do
-    for listings in phases(stages):
-        checks.check_plan(job)  # another command may have planned meanwhile
-        while listings == STAGES["plan"] and job.new_requests():  # or less than this one wants
-            worker.work(plan_units(job))
-            checks.check_plan(job)
-        worker.work([unit for units_of in listings for unit in _own_first(units_of(job), job.place)])
+    making = [stage for stage in stages if stage in MAKING]
+    while True:
+        for listings in phases(making):
+            _work(worker, job, listings)
+        if not _makes_rounds(job, making) or (not job.new_requests() and job.is_made()):
+            break
+    for listings in phases([stage for stage in stages if stage not in MAKING]):
+        _work(worker, job, listings)
     if job.strict:
         checks.check_records(job)
+
+
+def _work(worker: Worker, job: Job, listings: Listings) -> None:
+    checks.check_plan(job)  # another command may have planned meanwhile
+    while listings == STAGES["plan"] and job.new_requests():  # or less than this one wants
+        worker.work(plan_units(job))
+        checks.check_plan(job)
+        if job.quota:  # what is asked for next is known when these are made
+            break
+    worker.work([unit for units_of in listings for unit in _own_first(units_of(job), job.place)])
+
+
+def _makes_rounds(job: Job, stages: Sequence[str]) -> bool:
+    """Whether to ask again, until the quota of accepted samples is met, or the budget is spent."""
+    needed = MAKING if job.recipe.annotate else MAKING[:2]
+    return job.quota is not None and set(needed) <= set(stages)
 
 
 def _own_first(units: list[Unit], place: Place) -> list[Unit]:
@@ -167,6 +188,8 @@ def run(
         strict=strict,
     )
     checks.check(job)
+    if _makes_rounds(job, stages):
+        checks.check_growth(job)
     for stage in list(STAGES)[: list(STAGES).index(stages[0])]:
         _require(job, stage, stages[0])
     if not find_parent():
@@ -282,6 +305,14 @@ def _keep_recipe(job: Job) -> None:
     )
 
 
+def short_cells(job: Job) -> list[dict[str, Any]]:
+    """The cells that have fewer accepted samples than the quota wants, as the last selection found them: with
+    the fields of `selection.ShortCell`.
+    """
+    found: list[dict[str, Any]] = storage.read_json(job.root / shards.SUBSETS / f"{job.subset}.json")["short"]
+    return found
+
+
 def report(root: Path, subset: str = "main") -> Path:
     """Makes the report of a run anew and returns the page's path.
 
@@ -307,6 +338,8 @@ def report(root: Path, subset: str = "main") -> Path:
 
 def _missing(job: Job, stage: str) -> list[str]:
     """The units of a stage that are not done."""
+    if stage == "plan" and job.quota and shards.records(job.root / shards.PLAN):
+        return []  # what is there may be scored and chosen from, quota or not
     try:
         return [unit.name for units_of in STAGES[stage] for unit in units_of(job) if not unit.done()]
     except WorkError:

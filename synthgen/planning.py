@@ -1,8 +1,10 @@
 """Stage 2: prompts x models -> requests, in the order in which they are made. Pure: no file, no model."""
 
+import math
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import accumulate, count
 from typing import NamedTuple
 
 from synthgen.data import Category, Prompt, Request
@@ -11,15 +13,21 @@ from synthgen.shards import digest, make_seed, make_uid
 
 MOST_SKIPPED = 1_000_000
 """So many prompts in a row for cells that are full mean that no others will come."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples, less their whole parts, are spread evenly over 0 to 1, however many there are."""
+
+
+Cells = Mapping[str, Sequence[Mapping[str, str]]]
+"""By class, the words by axis of each cell that a quota is cut into; one without words where there is no
+grid.
+"""
 
 
 class Source(NamedTuple):
-    """Endless prompts, and the classes that they are for: name -> the cells that its quota is cut into, each
-    its words by axis (one without words where there is no grid).
-    """
+    """Endless prompts, and the classes that they are for."""
 
     prompts: Iterator[Prompt]
-    cells: Mapping[str, Sequence[Mapping[str, str]]]
+    cells: Cells
 
 
 class ModelCall(NamedTuple):
@@ -39,71 +47,106 @@ class ModelCall(NamedTuple):
     weight: float = 1.0
 
 
+Cell = tuple[str, ...]
+"""What a quota counts: the values of "class" and axes, as `per` names them; () is all of it."""
+
+
+def cells_of(sources: Iterable[Cells], per: Sequence[str]) -> list[Cell]:
+    """The cells of a quota, in the order in which the sources name them."""
+    every = [cell_of(name, cell, per) for cells in sources for name, own in cells.items() for cell in own]
+    return list(dict.fromkeys(every))
+
+
+def cell_of(class_name: str, axes: Mapping[str, str], per: Sequence[str]) -> Cell:
+    """The cell that a prompt of a class, with these words, belongs to."""
+    return tuple(class_name if axis == "class" else axes[axis] for axis in per)
+
+
+def next_ask(accepted: int, *, kept: int, made: int) -> int:
+    """How many requests a cell asks for next: what it lacks by the share that was kept so far, which is taken
+    for 1 of 2 before anything is known; at most 4 times what it has asked for.
+    """
+    ask = -(-(accepted - kept) * (made + 2) // (kept + 1)) if kept < accepted else 0
+    return min(ask, 4 * made) if made else ask
+
+
 def make_requests(
     sources: Sequence[Source],
     classes: Sequence[Category],
     models: Sequence[ModelCall],
     *,
     seed: int,
-    requests: int,
+    requests: int | Mapping[Cell, int],
     per: Sequence[str],
+    planned: Collection[str] = (),
     limit: int | None = None,
 ) -> list[Request]:
-    """The requests of a dataset. Any prefix is balanced: the classes take turns, within a class the sources
-    and models do. The prompts of a group go to one model.
+    """The requests of a dataset. The requests of a cell are the first of one endless sequence, which depends
+    on no other class and on no number asked for. They are in the order of their turns: the classes take
+    turns, within a class the sources and models do, so that any prefix is balanced. The prompts of a group
+    go to one model.
 
     Args:
         sources: where prompts come from; each class is in one of them at least.
-        requests: how many, in each cell.
+        requests: how many, in each cell; one number is for all cells.
         per: what makes a cell: "class" and axes, nothing for all of it.
+        planned: uids that are planned already, the first ones of their cells: they do not fall to the limit.
         limit: at most so many in total; None means all.
 
     Raises:
         RecipeError: a source ended before a class had its number.
     """
-    cells = {
-        (name, *sorted(cell.items()))
-        for source in sources
-        for name, own in source.cells.items()
-        for cell in own
-    }
-    total = requests * len(cells) if per else requests
-    total = total if limit is None else min(total, limit)
+    wanted = (
+        dict.fromkeys(cells_of([source.cells for source in sources], per), requests)
+        if isinstance(requests, int)
+        else requests
+    )
+    total, room = sum(wanted.values()), None if limit is None else max(0, limit - len(planned))
     ids = {category.name: category.id for category in classes}
-    made: list[Request] = []
-    asked, filled, skipped = Counter[tuple[str, ...]](), Counter[tuple[str, ...]](), 0
-    choose = _ModelTurns(models)
+    made, n_filled, n_planned, skipped = list[Request](), 0, 0, 0
+    asked, filled = Counter[tuple[str, ...]](), Counter[Cell]()
+    choose = _ModelTurns(models, ids)
     for turn, source, prompt in _interleave(sources, classes):
+        if n_filled == total or (room == 0 and n_planned == len(planned)):
+            return made
         # of a prompt that is not wanted too: a larger quota wants it, and the others keep their models
         model = choose(source, prompt)
-        if per:
-            cell = tuple(prompt.class_name if axis == "class" else prompt.axes[axis] for axis in per)
-            if filled[cell] == requests:
-                skipped += 1
-                if skipped > MOST_SKIPPED + total:
-                    raise RecipeError(f"prompts: {len(made)} of {total} requests, then only for full cells")
-                continue
-            filled[cell], skipped = filled[cell] + 1, 0
         negative = prompt.negative or model.negative
         same = (prompt.class_name, prompt.text, negative, model.id)
-        made.append(_request(prompt, ids[prompt.class_name], model, negative, seed, asked[same], turn))
-        asked[same] += 1
-        if len(made) == total:
-            return made
-    raise RecipeError(
-        f"prompts: {len(made)} of {total} requests, then the prompts ran out; lower quota.requests"
-    )
+        replicate, asked[same] = asked[same], asked[same] + 1
+        cell = cell_of(prompt.class_name, prompt.axes, per)
+        if filled[cell] == wanted.get(cell, 0):
+            skipped += 1
+            if skipped > MOST_SKIPPED + total:
+                raise RecipeError(f"prompts: {n_filled} of {total} requests, then only for full cells")
+            continue
+        filled[cell], n_filled, skipped = filled[cell] + 1, n_filled + 1, 0
+        request = _request(prompt, ids[prompt.class_name], model, negative, seed, replicate, turn)
+        if request.uid in planned:
+            n_planned += 1
+        elif room == 0:
+            continue
+        elif room is not None:
+            room -= 1
+        made.append(request)
+    if n_filled == total:
+        return made
+    raise RecipeError(f"prompts: {n_filled} of {total} requests, then the prompts ran out; lower the quota")
 
 
 class _ModelTurns:
-    """Which model makes a prompt: the one that has made least of the class; of equal ones the one that has
-    made least of the text, then of the source, then with the words, so that these go with no model more than
-    that lets them. A group stays with one.
+    """Which model makes a prompt: one that the class has not had more of than its weight says; of these the
+    one that has made least of the text, then of the source, then with the words, by weight, so that these go
+    with no model more than that lets them. Classes begin with different models. A group stays with one.
     """
 
-    def __init__(self, models: Sequence[ModelCall]) -> None:
-        self._models, self._made = models, Counter[tuple[object, ...]]()
-        self._groups: dict[str, ModelCall] = {}
+    def __init__(self, models: Sequence[ModelCall], ids: Mapping[str, int]) -> None:
+        self._models, self._ids, self._made = models, ids, Counter[tuple[object, ...]]()
+        self._groups: dict[str, int] = {}
+        exact = [Fraction(str(model.weight)) for model in models]
+        whole = math.lcm(*(weight.denominator for weight in exact))
+        self._weights = [int(weight * whole) for weight in exact]
+        self._total = sum(self._weights)
 
     def __call__(self, source: int, prompt: Prompt) -> ModelCall:
         if len(self._models) == 1:
@@ -113,13 +156,28 @@ class _ModelTurns:
             [(name,)], [(name, prompt.text)], [(name, source)],
             [(name, axis, word) for axis, word in prompt.axes.items()],
         ]  # fmt: skip
-        model = self._groups.get(prompt.group) or min(
-            self._models, key=lambda one: [sum(made[one.id, key] for key in level) for level in keys]
-        )
+        sums = [sum(made[key] for key in level) for level in keys]
+
+        def order(k: int) -> tuple[bool, bool, list[int], int]:
+            own = [sum(made[k, key] for key in level) for level in keys]
+            due = self._weights[k] * (sums[0] + 1)  # by the time that this one is made, times the total
+            surplus = [a * self._total - self._weights[k] * b for a, b in zip(own[1:], sums[1:], strict=True)]
+            first = (k - self._first(self._ids[name])) % len(self._models)
+            return own[0] * self._total >= due, (own[0] + 1) * self._total > due, surplus, first
+
+        chosen = self._groups.get(prompt.group, -1)
+        if chosen < 0:
+            chosen = min(range(len(self._models)), key=order)
         if prompt.group:
-            self._groups[prompt.group] = model
-        made.update((model.id, key) for level in keys for key in level)
-        return model
+            self._groups[prompt.group] = chosen
+        made.update(key for level in keys for key in level)
+        made.update((chosen, key) for level in keys for key in level)
+        return self._models[chosen]
+
+    def _first(self, class_id: int) -> int:
+        """The model that a class begins with: classes in order of their ids are shared out by weight."""
+        at = class_id * GOLDEN % 1 * self._total
+        return next(k for k, end in enumerate(accumulate(self._weights)) if at < end)
 
 
 def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Iterator[tuple[int, int, Prompt]]:
@@ -180,9 +238,12 @@ def _request(
 
 
 def cut_shards(requests: Sequence[Request], shard_size: int) -> list[list[Request]]:
-    """Requests in shards of at most `shard_size`, each of one model, the order of a model's requests kept."""
+    """Requests in shards of at most `shard_size`, each of one model, the order of a model's requests kept.
+    The shards are in the order of their last requests, so that the models take turns here too.
+    """
+    place = {request.uid: k for k, request in enumerate(requests)}
     shards: list[list[Request]] = []
     for model in dict.fromkeys(request.model for request in requests):
         own = [request for request in requests if request.model == model]
         shards += [own[start : start + shard_size] for start in range(0, len(own), shard_size)]
-    return shards
+    return sorted(shards, key=lambda shard: place[shard[-1].uid])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from synthgen import costs, diversity, storage
-from synthgen.checks import check, kept_part, planned_and_new
+from synthgen.checks import check, final_part, planned_and_new
 from synthgen.errors import ModelError, RecipeError, SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
@@ -98,17 +98,19 @@ def cost(job: Job) -> costs.Cost:
         _model_cost(job, table, planned.get(table.id, costs.Planned(0, 0)), cells, made.get(table.id))
         for table in job.recipe.models
     ]
-    kept = kept_part(job)
+    total = sum(model.requests for model in models)
+    part = final_part(job, total)
     return costs.Cost(
         recipe=str(job.recipe_path),
         folder=str(job.root),
         image_format=job.recipe.images.format,
         per=per,
-        requests=sum(model.requests for model in models),
+        requests=total,
         left=sum(model.left for model in models),
+        budget=(job.most_requests or 0) if job.quota else 0,
         pool_bytes=sum(model.left * model.bytes_per_image for model in models),
-        final_bytes=kept * sum(model.requests * model.bytes_per_image for model in models),
-        kept=kept,
+        final_bytes=part * sum(model.requests * model.bytes_per_image for model in models),
+        final_part=part,
         free_bytes=storage.free_bytes(job.root),
         utilisation=costs.UTILISATION,
         models=models,

@@ -319,7 +319,7 @@ def load_plan(root: Path) -> list[PlannedShard]:
     """The pool's shards in order. Shard k of the pool is entry k."""
     found: list[PlannedShard] = []
     for part in records(root / PLAN):
-        models = [m for m, count in read_record(root / PLAN, part)["shards"].items() for _ in range(count)]
+        models = [m for m, count in read_record(root / PLAN, part)["shards"] for _ in range(count)]
         path, first = root / PLAN / f"{part}.parquet", len(found)
         found += [PlannedShard(shard_name(first + k), path, k, model) for k, model in enumerate(models)]
     return found

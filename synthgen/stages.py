@@ -4,7 +4,7 @@ all.
 The folder is the state: a unit is done when its record is there. `engine` makes the units.
 """
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from synthgen.annotators import COLUMNS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
-from synthgen.job import Job, source_of, where
+from synthgen.job import Job, source_of
 from synthgen.tables import AnnotateTable
 
 
@@ -41,7 +41,9 @@ def plan_units(job: Job) -> list[Unit]:
         record = job.record("plan", job.plan_inputs()) | {
             "limit": job.limit,
             "requests": len(new),
-            "shards": Counter(rows[0].model for rows in cut),
+            "shards": [
+                [model, len(list(run))] for model, run in itertools.groupby(rows[0].model for rows in cut)
+            ],
             "models": pinned,
         }
         with shards.new_unit(job.root, folder, stems[-1], record, claim) as create:
@@ -123,12 +125,9 @@ def selection_units(job: Job) -> list[Unit]:
     def make(claim: Claim) -> None:
         checks.check_records(job)
         columns = job.columns()
-        rules = [selection.Rule(table.use, table.keys) for table in job.recipe.select]
-        with where(job.recipe_path, "select"):
-            chosen = selection.select(columns, rules)
+        chosen = job.selected(columns)
         array = resharding.subset_array(columns["uid"][chosen.kept].tolist())
-        names = {-1: "kept", -2: "failed"} | {k: f"select.{k} {rule.label}" for k, rule in enumerate(rules)}
-        verdicts = [names[code] for code in chosen.verdict.tolist()]
+        verdicts = selection.verdicts(chosen, job.rules)
         table = shards.verdict_table(
             columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist()
         )
@@ -143,6 +142,12 @@ def selection_units(job: Job) -> list[Unit]:
             "failed": verdicts.count("failed"),
             "kept": len(array),
             "funnel": [stage._asdict() for stage in chosen.funnel],
+            "short": [
+                cell._asdict()
+                for cell in selection.short_cells(columns, chosen, job.rules, job.quota, list(job.wanted()))
+            ]
+            if job.quota
+            else [],
             "files": {name: storage.checksum_of(data) for name, data in files.items()},
         }
         with storage.staging(job.root) as aside:  # while it is away, the others say nothing
@@ -247,7 +252,8 @@ def write_report(root: Path, subset: str) -> None:
         storage.replace(root, folder / name, data)
 
 
-STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
+Listings = Sequence[Callable[[Job], list[Unit]]]
+STAGES: dict[str, Listings] = {
     "plan": [plan_units],
     "generate": [pool_units],
     "annotate": [annotation_units],
@@ -257,7 +263,7 @@ STAGES: dict[str, Sequence[Callable[[Job], list[Unit]]]] = {
 }
 
 
-def phases(stages: Sequence[str]) -> list[list[Callable[[Job], list[Unit]]]]:
+def phases(stages: Sequence[str]) -> Sequence[Listings]:
     """What is listed together, as the units of it do not wait for each other: a shard is annotated while
     others are generated. Everything else looks at all that was made before it.
     """

@@ -331,7 +331,21 @@ def _cell(value: object) -> object:
 
 class QuotaTable(Table):
     per: Annotated[Literal["class"] | list[str] | None, BeforeValidator(_cell)] = None
-    requests: int = Field(ge=1)
+    requests: int | None = Field(default=None, ge=1)
+    accepted: int | None = Field(default=None, ge=1)
+    max_requests: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "QuotaTable":
+        if (self.requests is None) == (self.accepted is None):
+            raise _problem("give either requests, images made, or accepted, images kept")
+        if (self.accepted is None) != (self.max_requests is None):
+            raise _problem(
+                "accepted = N wants max_requests = M, the budget: so many images are made at most, in total"
+                if self.accepted
+                else "max_requests is the budget of accepted = N; requests = N says already how many are made"
+            )
+        return self
 
     @property
     def cell(self) -> list[str]:

@@ -5,14 +5,25 @@ A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules b
 True.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from synthgen.errors import RecipeError
-from synthgen.selection.rules import cell_columns, duplicates, range_, sample, top
+from synthgen.selection.rules import (
+    Columns,
+    cell_columns,
+    cell_numbers,
+    duplicates,
+    range_,
+    sample,
+    sequence,
+    top,
+)
 
 RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
     "duplicates": duplicates,
@@ -21,7 +32,10 @@ RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
     "top": top,
 }
 
-Columns = Mapping[str, npt.NDArray[np.generic]]
+Rows = npt.NDArray[np.intp]
+Cell = tuple[str, ...]
+RELATIVE = {"sample", "top"}
+"""Rules whose verdict on a sample depends on those that were asked for after it."""
 
 
 class Rule(NamedTuple):
@@ -41,6 +55,18 @@ class Rule(NamedTuple):
         ]
         return " ".join([self.use, *([str(column)] if column else []), *others])
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether samples that are made later can change a verdict."""
+        return self.use in RELATIVE or bool(self.keys.get("best"))
+
+
+class Quota(NamedTuple):
+    """So many samples are kept of each cell; `per` names what makes a cell, nothing all of the pool."""
+
+    accepted: int
+    per: list[str]
+
 
 class Stage(NamedTuple):
     """One step of the funnel. `before - after` samples were rejected by `rule`."""
@@ -52,13 +78,16 @@ class Stage(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """`kept` (bool) and `verdict` (index of the rule that rejected; -1 kept, -2 failed) for each row of the
-    pool.
+    """`kept` (bool) and `verdict` (index of the rule that rejected; -1 kept, -2 failed, -3 not needed for the
+    quota) for each row of the pool.
     """
 
     kept: npt.NDArray[np.bool_]
     verdict: npt.NDArray[np.int32]
     funnel: list[Stage]
+
+
+KEPT, FAILED, NOT_NEEDED = -1, -2, -3
 
 
 def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
@@ -74,36 +103,161 @@ def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
     return named
 
 
-def select(columns: Columns, rules: Sequence[Rule]) -> Selection:
+def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
+    """Raises RecipeError where a quota of accepted samples cannot be met exactly by these rules."""
+    relative = ""
+    for number, rule in enumerate(rules):
+        per = rule.keys.get("per")
+        if rule.is_relative:
+            relative = relative or f"select.{number} {rule.use}"
+        elif relative:
+            raise RecipeError(
+                f"select.{number}: {rule.use} judges a sample by itself, and stands after {relative}, which "
+                "compares; with quota.accepted, put it before"
+            )
+        if isinstance(per, str | list) and not set(quota.per) <= set([per] if isinstance(per, str) else per):
+            raise RecipeError(
+                f"select.{number}.per: {json.dumps(per)} reaches over the cells of the quota, "
+                f"{json.dumps(quota.per)}; with quota.accepted, a rule works within them: name at least these"
+            )
+        count, share = rule.keys.get("count"), rule.keys.get("fraction")
+        if share == 0 or (isinstance(count, int) and count < quota.accepted):
+            raise RecipeError(
+                f"select.{number}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
+            )
+
+
+def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) -> Selection:
     """Applies rules in order, each to the survivors of those before. Failed rows are never kept.
+
+    With a quota: of the samples of a cell that pass the rules which judge a sample by itself, in the order in
+    which they were asked for, the first K go on to those that compare; K is the least that leaves the quota,
+    or all of them where that is too few. So samples that are made later change nothing.
 
     Args:
         columns: the pool's and the annotations' columns; `error` is "" in a written row.
+        quota: for rules that `check_quota` passes.
 
     Raises:
         RecipeError: a rule does not return one bool for each row that it was given.
     """
     alive = columns["error"] == ""
-    verdict = np.where(alive, -1, -2).astype(np.int32)
+    verdict = np.where(alive, KEPT, FAILED).astype(np.int32)
     class_names = columns["class_name"]
 
     def stage(name: str, before: int) -> Stage:
-        found, counts = np.unique(class_names[verdict == -1], return_counts=True)
+        found, counts = np.unique(class_names[verdict == KEPT], return_counts=True)
         by_class = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        return Stage(name, before, int((verdict == -1).sum()), by_class)
+        return Stage(name, before, int((verdict == KEPT).sum()), by_class)
 
     funnel = [stage("generated", len(alive))]
-    for number, rule in enumerate(rules):
-        rows = np.flatnonzero(verdict == -1)
-        keep = RULES[rule.use](_Survivors(columns, rows), **rule.keys)
-        if keep.shape != rows.shape or keep.dtype != np.bool_:
-            raise RecipeError(
-                f'select.{number}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
-                f"a bool for each of the {len(rows)} rows is wanted"
-            )
-        verdict[rows[~keep]] = number
+    numbered = list(enumerate(rules))
+    own = [(k, rule) for k, rule in numbered if not (quota and rule.is_relative)]
+    relative = numbered[len(own) :]
+    for number, rule in own:
+        rows = np.flatnonzero(verdict == KEPT)
+        verdict[rows[~_apply(columns, rows, number, rule)]] = number
         funnel.append(stage(rule.label, len(rows)))
-    return Selection(verdict == -1, verdict, funnel)
+    if quota:
+        rows = np.flatnonzero(verdict == KEPT)
+        verdict[rows[~_first(columns, rows, relative, quota)]] = NOT_NEEDED
+        label = f"quota accepted={quota.accepted}" + (f" per={','.join(quota.per)}" if quota.per else "")
+        funnel.append(stage(label, len(rows)))
+        for number, rule in relative:
+            rows = np.flatnonzero(verdict == KEPT)
+            verdict[rows[~_apply(columns, rows, number, rule)]] = number
+            funnel.append(stage(rule.label, len(rows)))
+    return Selection(verdict == KEPT, verdict, funnel)
+
+
+def _apply(columns: Columns, rows: Rows, number: int, rule: Rule) -> npt.NDArray[np.bool_]:
+    """What a rule says of some rows."""
+    keep = RULES[rule.use](_Survivors(columns, rows), **rule.keys)
+    if keep.shape != rows.shape or keep.dtype != np.bool_:
+        raise RecipeError(
+            f'select.{number}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
+            f"a bool for each of the {len(rows)} rows is wanted"
+        )
+    return keep
+
+
+def _first(
+    columns: Columns, rows: Rows, relative: Sequence[tuple[int, Rule]], quota: Quota
+) -> npt.NDArray[np.bool_]:
+    """The first K rows of each cell, as `select` has it."""
+    survivors = _Survivors(columns, rows)
+    cells = cell_numbers(survivors, quota.per)
+    order, sizes = np.lexsort((*sequence(survivors), cells)), np.bincount(cells)
+    place = np.empty(len(rows), dtype=np.intp)
+    place[order] = np.arange(len(rows)) - (np.cumsum(sizes) - sizes)[cells[order]]
+    first = np.minimum(sizes, quota.accepted)  # K, in each cell
+    while True:
+        taken = place < first[cells]
+        left = rows[taken]
+        for number, rule in relative:
+            left = left[_apply(columns, left, number, rule)]
+        lacking = quota.accepted - np.bincount(cells[np.isin(rows, left)], minlength=len(sizes))
+        # one more sample leaves one more at most
+        more = np.minimum(sizes, first + np.maximum(lacking, 0))
+        if (more == first).all():
+            return taken
+        first = more
+
+
+def verdicts(chosen: Selection, rules: Sequence[Rule]) -> list[str]:
+    """The verdict on each row in words."""
+    names = {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"}
+    names |= {k: f"select.{k} {rule.label}" for k, rule in enumerate(rules)}
+    return [names[code] for code in chosen.verdict.tolist()]
+
+
+def cells_of_rows(columns: Columns, per: Sequence[str]) -> list[Cell]:
+    """The cell of each row: the values of its columns."""
+    names = [columns[name].tolist() for name in cell_columns(list(per))]
+    return list(zip(*names, strict=True)) if names else [()] * len(columns["uid"])
+
+
+def count_cells(
+    columns: Columns, kept: npt.NDArray[np.bool_], per: Sequence[str]
+) -> tuple[Counter[Cell], Counter[Cell]]:
+    """How many samples each cell has, and how many of these are kept."""
+    cells = cells_of_rows(columns, per)
+    return Counter(cells), Counter(cell for cell, is_kept in zip(cells, kept, strict=True) if is_kept)
+
+
+class ShortCell(NamedTuple):
+    """A cell that has fewer samples than its quota wants, and why: how many each rule rejected, and of each
+    column that a rule compares the least, median and greatest value.
+    """
+
+    cell: Cell
+    made: int
+    kept: int
+    rejected: dict[str, int]
+    scores: dict[str, list[float]]
+
+
+def short_cells(
+    columns: Columns, chosen: Selection, rules: Sequence[Rule], quota: Quota, every: Iterable[Cell]
+) -> list[ShortCell]:
+    """The cells, of all that the quota counts, that have fewer samples than it wants; least kept first."""
+    made, kept = count_cells(columns, chosen.kept, quota.per)
+    cells, said = cells_of_rows(columns, quota.per), verdicts(chosen, rules)
+    compared = dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
+    found = []
+    for cell in sorted((cell for cell in every if kept[cell] < quota.accepted), key=lambda cell: kept[cell]):
+        rows = [row for row, own in enumerate(cells) if own == cell]
+        scores = {}
+        for name in compared:
+            values = columns[name][rows].astype(
+                np.float64
+            )  # of a failed row NaN, or nothing that means something
+            values = values[~np.isnan(values) & (columns["error"][rows] == "")]
+            if len(values):
+                scores[name] = [float(of(values)) for of in (np.min, np.median, np.max)]
+        rejected = Counter(said[row] for row in rows if said[row] != "kept")
+        found.append(ShortCell(cell, made[cell], kept[cell], dict(rejected.most_common()), scores))
+    return found
 
 
 class _Survivors(Mapping[str, npt.NDArray[np.generic]]):

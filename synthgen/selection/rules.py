@@ -83,8 +83,8 @@ def sample(
 
 
 def duplicates(columns: Columns, *, column: str, best: str = "", per: str | list[str] = "class") -> Mask:
-    """Keeps one of the samples of a cell that share a value: the greatest in column `best`, else the
-    smallest uid.
+    """Keeps one of the samples of a cell that share a value: the greatest in column `best`, else the one that
+    was asked for first.
 
     `per = []` looks for the same value in the whole pool. A missing value is no duplicate and is not kept.
     """
@@ -93,14 +93,21 @@ def duplicates(columns: Columns, *, column: str, best: str = "", per: str | list
         np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind in "UO" else None
     )
     _, value_ids = np.unique(values, return_inverse=True)
-    cells = _cells(columns, per)
+    cells = cell_numbers(columns, per)
     score = -_numbers(columns, best) if best else np.zeros(len(values))
-    order = np.lexsort((columns["uid"], np.nan_to_num(score, nan=np.inf), value_ids, cells))
+    order = np.lexsort((*sequence(columns), np.nan_to_num(score, nan=np.inf), value_ids, cells))
     first = np.ones(len(order), dtype=bool)
     first[1:] = (np.diff(cells[order]) != 0) | (np.diff(value_ids[order]) != 0)
     keep = np.zeros(len(order), dtype=bool)
     keep[order] = first
     return keep if missing is None else keep & ~missing
+
+
+def sequence(columns: Columns) -> tuple[npt.NDArray[np.generic], ...]:
+    """Keys for `np.lexsort`, the first last, that put samples in the order in which they were asked for: by
+    turn, within a turn by class.
+    """
+    return columns["uid"], *(columns[name] for name in ("class_id", "turn") if name in columns)
 
 
 def _one_of(rule: str, fraction: float | None, count: int | None) -> None:
@@ -120,8 +127,8 @@ def _numbers(columns: Columns, column: str) -> npt.NDArray[np.floating]:
     return values if values.dtype == np.float32 else values.astype(np.float64)  # type: ignore[return-value]
 
 
-def _cells(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]:
-    """The number of each row's cell."""
+def cell_numbers(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]:
+    """The number of each row's cell, from 0."""
     cells = np.zeros(len(columns["uid"]), dtype=np.intp)
     for name in cell_columns(per):
         _, ids = np.unique(columns[name], return_inverse=True)
@@ -137,7 +144,7 @@ def _best(
     per: str | list[str],
 ) -> Mask:
     """The rows of least score in each cell; NaN sorts last and is never kept."""
-    cells = _cells(columns, per)
+    cells = cell_numbers(columns, per)
     order = np.lexsort((columns["uid"], score, cells))
     sizes = np.bincount(cells)
     wanted = (
