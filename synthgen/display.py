@@ -180,6 +180,7 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         *[f"model {name}: {about}" for name, about in found.models.items()],
         f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
         f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
+        f"cost: synthgen plan {found.recipe} --dry-run",
         *(["diversity:"] if found.figures else []),
         *[f"  {key:24}{_figure(value)}" for key, value in found.figures.items()],
         *some("note", found.notes),

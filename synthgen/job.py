@@ -20,7 +20,7 @@ from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
+from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe, UpscalerTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -77,6 +77,7 @@ class Job:
                 dtype=table.dtype,
                 width=table.width,
                 height=table.height,
+                call=table.json_call,
                 license=table.license,
                 weight=table.weight,
             )
@@ -93,29 +94,71 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str]:
-        from synthgen.generation import models
+        from synthgen.generation import checkpoints, models
 
+        paths = [table.path, *(lora.path for lora in table.loras)]
         try:
-            folder = self.locate(table)
+            folder, added = self.locate(table), self._added(table)
         except ModelError:
-            if self.fetch or not models.HUB_ID.match(table.path):
+            if self.fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
             return "", table.scheduler  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
+            size = {"width": table.width, "height": table.height}
+            checkpoints.check(
+                folder,
+                variant=table.variant,
+                guidance=table.guidance,
+                steps=table.steps,
+                negative=table.negative,
+                call=table.call,
+                **size,
+            )
+            if table.upscaler:
+                second = added["upscaler"].folder
+                checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant), scheduler
+            return models.fingerprint(folder, variant=table.variant, **added), scheduler
 
     def locate(self, table: ModelTable) -> Path:
+        """The local folder of a model."""
+        with where(self.recipe_path, f"models.{table.id}"):
+            return self._locate(table)
+
+    def locate_upscaler(self, table: ModelTable) -> Path | None:
+        """The local folder of a model's second stage; None where it has none."""
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            return self._locate(table.upscaler) if table.upscaler else None
+
+    def _locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
+        return models.locate(
+            table.path,
+            folder=self.recipe_path.parent,
+            revision=table.revision,
+            variant=table.variant,
+            fetch=self.fetch,
+            without=models.ENCODER if isinstance(table, UpscalerTable) else (),
+        )
+
+    def _added(self, table: ModelTable) -> dict[str, Any]:
+        """What is added to a model: LoRAs, a second stage."""
+        from synthgen.generation import models
+
+        place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
         with where(self.recipe_path, f"models.{table.id}"):
-            return models.locate(
-                table.path,
-                folder=self.recipe_path.parent,
-                revision=table.revision,
-                variant=table.variant,
-                fetch=self.fetch,
-            )
+            loras = [
+                models.Lora(
+                    models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
+                    lora.weight,
+                )
+                for lora in table.loras
+            ]
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            second = table.upscaler
+            upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
+        return {"loras": loras, "upscaler": upscaler}
 
     def image_size(self, table: ModelTable) -> tuple[int, int]:
         """Width and height of a model's images: the recipe's, else a guess from its configurations."""
@@ -244,7 +287,7 @@ class Job:
             except ModelError:  # who only looks may have none of them
                 if self.fetch:
                     raise
-        return token_counter(folders)
+        return token_counter(folders, {table.id: table.call for table in self.recipe.models})
 
     def _cells(self, table: PromptsTable) -> dict[str, list[dict[str, str]]]:
         """The cells that the quota of each class is cut into."""
@@ -397,7 +440,8 @@ class Job:
 
         table = self.model_table(model)
         folder = self.locate(table)
-        found = models.fingerprint(folder, variant=table.variant)
+        added = self._added(table)
+        found = models.fingerprint(folder, variant=table.variant, **added)
         if found != self.models[model].fingerprint:
             raise ModelError(
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
@@ -410,6 +454,7 @@ class Job:
             scheduler=table.scheduler,
             variant=table.variant,
             safety_checker=table.safety_checker,
+            **added,
         )
 
     @functools.cache  # noqa: B019
@@ -442,7 +487,8 @@ def _plain(keys: object) -> Any:
 
 def source_of(table: ModelTable) -> str:
     """What a model is looked up by; the plan pins what was found."""
-    return shards.digest([table.path, table.revision, table.variant, table.scheduler])
+    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler"}
+    return shards.digest(table.model_dump(include=about))
 
 
 def flat(prefix: str, values: object) -> dict[str, object]:

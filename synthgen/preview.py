@@ -1,6 +1,5 @@
 """What a recipe asks for, before anything is made: how many, how diverse, how balanced, what to look at."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -138,10 +137,10 @@ def _model_cost(
         unknown = str(error) if job.fetch else "not on this machine; its FLOPs are known when it is"
     else:
         if own:
-            reads = json.loads(own[0].call or "{}").get("max_sequence_length", 0)
-            lost = lost_ends(folder, texts, reads=reads)
+            lost = lost_ends(folder, texts, table.call)
             try:
-                flops = count_flops(folder, own[0], safety_checker=table.safety_checker)
+                second = job.locate_upscaler(table)
+                flops = count_flops(folder, own[0], safety_checker=table.safety_checker, upscaler=second)
             except ModelError as error:
                 unknown = str(error)
     if flops:

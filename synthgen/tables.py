@@ -35,6 +35,7 @@ from synthgen.prompts.language import AXES_OF_TASKS
 from synthgen.prompts.lists import name_classes, read_classes, read_lines, read_words, source_classes
 from synthgen.prompts.templates import naming_axes
 from synthgen.selection import RULES
+from synthgen.shards import canonical
 
 GIVEN = {"answers", "classes", "count_tokens", "device", "language_model", "seed"}
 """Parameters that the pipeline gives to a function, where it has them; no recipe key."""
@@ -358,6 +359,37 @@ class ImagesTable(Table):
     shard_size: int = Field(default=1024, ge=1)
 
 
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        canonical(value)
+    except (TypeError, ValueError):
+        raise _problem("strings, numbers, true, false, and lists and tables of them are wanted") from None
+    return value
+
+
+Call = Annotated[dict[str, Any], AfterValidator(_json)]
+
+
+class LoraTable(Table):
+    path: str
+    file: str = ""
+    revision: str = ""
+    weight: float = 1.0
+
+
+def _lora(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class UpscalerTable(Table):
+    path: str
+    revision: str = ""
+    variant: str = ""
+    steps: int = Field(ge=1)
+    guidance: float = Field(ge=0)
+    call: Call = {}
+
+
 class ModelTable(Table):
     id: Identifier
     path: str
@@ -372,8 +404,20 @@ class ModelTable(Table):
     height: int = Field(default=0, ge=0)
     batch_size: int = Field(default=8, ge=1)
     safety_checker: bool = True
+    call: Call = {}
+    loras: list[Annotated[LoraTable, BeforeValidator(_lora)]] = []
+    upscaler: UpscalerTable | None = None
     weight: float = Field(default=1.0, gt=0)
     license: str = ""
+
+    @property
+    def json_call(self) -> str:
+        """What else its pipeline is called with, and its second stage, as a request has it."""
+        call = dict(self.call)
+        if self.upscaler:
+            second = {"num_inference_steps": self.upscaler.steps, "guidance_scale": self.upscaler.guidance}
+            call["upscaler"] = {**self.upscaler.call, **second}
+        return canonical(call).decode() if call else ""
 
 
 class AnnotateTable(Table):

@@ -2,11 +2,12 @@
 change.
 """
 
+import functools
 import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ def recipe_folder(tmp_path: Path) -> Path:
     target = tmp_path / "prompts" / "birds"
     shutil.copytree(ROOT / "prompts" / "emoji", target)
     return target
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny pipeline, by its name in `tiny_models`; built when it is first asked for."""
+    import tiny_models
+
+    parent = tmp_path_factory.mktemp("models")
+    builders = tiny_models.FAMILIES | tiny_models.UNTESTED | tiny_models.WRONG | tiny_models.CHECKED
+
+    @functools.cache
+    def build(name: str) -> Path:
+        builders[name](parent / name)
+        return parent / name
+
+    return build
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_the_record_says_that_micro_batches_were_halved(
 ) -> None:
     from synthgen.generation import sampling
 
-    call, tried = sampling._call, list[int]()
+    call, tried = sampling.call, list[int]()
 
     def cramped(pipeline, filled):  # type: ignore[no-untyped-def]
         tried.append(len(filled))
@@ -177,7 +177,7 @@ def test_the_record_says_that_micro_batches_were_halved(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return call(pipeline, filled)
 
-    monkeypatch.setattr(sampling, "_call", cramped)
+    monkeypatch.setattr(sampling, "call", cramped)
     run = synthgen.run("emoji", tmp_path / "run", settings=SMALL, workers=1, stages=("plan", "generate"))
     assert tried == [5, *[3] * 8, *[5] * 6]  # remembered within a shard
     records = [json.loads((run / "pool" / f"{k:08d}_stats.json").read_text()) for k in range(3)]

@@ -6,15 +6,17 @@ family, guidance and number of steps is counted by the code that will run.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synthgen import storage
 from synthgen.data import Request
 from synthgen.errors import ModelError
-from synthgen.generation.models import pipeline_class
-from synthgen.generation.sampling import sample
+from synthgen.generation.checkpoints import components, index, missing, pipeline_class
+from synthgen.generation.families import family
+from synthgen.generation.models import ENCODER
+from synthgen.generation.sampling import call
 
 if TYPE_CHECKING:
     import torch
@@ -35,17 +37,34 @@ class Flops(NamedTuple):
     height: int
 
 
-def count_flops(folder: Path, request: Request, *, safety_checker: bool = True) -> Flops:
+def count_flops(
+    folder: Path, request: Request, *, safety_checker: bool = True, upscaler: Path | None = None
+) -> Flops:
     """What a request costs the model in a folder, as `sampling` asks for it.
+
+    Args:
+        safety_checker: False leaves the checkpoint's out.
+        upscaler: the folder of the second stage of DeepFloyd IF.
 
     Raises:
         ModelError: the pipeline cannot be made from its configurations, or does not take the request.
     """
+    import diffusers
+
     try:
-        pipeline = _hollow(folder, safety_checker=safety_checker)
-        counter = _Counter(pipeline)
+        kind = pipeline_class(folder)
+        own = family(kind).load
+        options = {**dict.fromkeys(missing(folder, kind)), **own}
+        pipeline = _hollow(folder, kind, options, safety_checker)
+        if request.scheduler:
+            scheduler = getattr(diffusers, request.scheduler)
+            pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+        if upscaler:
+            options, second = {**dict.fromkeys(ENCODER), **own}, diffusers.IFSuperResolutionPipeline
+            pipeline.upscaler = _hollow(upscaler, second, options, safety_checker)
+        counter = _Counter([pipeline, pipeline.upscaler] if upscaler else [pipeline])
         with counter.counting():
-            image = sample(pipeline, [request], batch_size=1, halve=False)[0].image
+            image = call(pipeline, [request])[0].image
     except ModelError:
         raise
     except Exception as error:  # whatever a pipeline does with tensors that have no values
@@ -69,7 +88,9 @@ def expected_size(folder: Path) -> tuple[int, int]:
     return (width * scale, height * scale) if width and height else (1024, 1024)
 
 
-def _hollow(folder: Path, *, safety_checker: bool) -> "DiffusionPipeline":
+def _hollow(
+    folder: Path, kind: type["DiffusionPipeline"], options: Mapping[str, object], safety_checker: bool
+) -> "DiffusionPipeline":
     """The pipeline of a folder with fake weights: they say that they are on the CPU, and hold nothing."""
     import torch
     from diffusers import ModelMixin
@@ -80,22 +101,19 @@ def _hollow(folder: Path, *, safety_checker: bool) -> "DiffusionPipeline":
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    family, classes = pipeline_class(folder), _part_classes(folder)
-    wanted, _ = family._get_signature_keys(family)
-    # what a checkpoint leaves out, such as the T5 of an SD3
-    parts: dict[str, Any] = {name: None for name in wanted if name not in classes}
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    for name, kind in classes.items():
-        if issubclass(kind, torch.nn.Module):
-            with torch.device("meta"):
-                if issubclass(kind, ModelMixin):
-                    part = kind.from_config(kind.load_config(folder / name))
-                else:
-                    part = kind(kind.config_class.from_pretrained(folder / name))
-            parts[name] = _to_fake(part.eval(), fake)
-    if not safety_checker and "safety_checker" in classes:
+    parts, fake = dict(options), FakeTensorMode(allow_non_fake_inputs=True)
+    if not safety_checker and "safety_checker" in components(folder):
         parts |= {"safety_checker": None, "requires_safety_checker": False}
-    pipeline = family.from_pretrained(folder, local_files_only=True, **parts)
+    for name, own in _part_classes(folder).items():
+        if name not in parts and issubclass(own, torch.nn.Module):
+            with torch.device("meta"):
+                if issubclass(own, ModelMixin):
+                    part = own.from_config(own.load_config(folder / name))
+                else:
+                    config = own.config_class.from_pretrained(folder / name)
+                    part = own(getattr(config, "encoder", config))  # T5Gemma's is of its decoder too
+            parts[name] = _to_fake(part.eval(), fake)
+    pipeline = kind.from_pretrained(folder, local_files_only=True, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -106,11 +124,10 @@ def _part_classes(folder: Path) -> dict[str, Any]:
     import transformers
 
     homes = {"diffusers": diffusers, "transformers": transformers}
-    index = pipeline_class(folder).load_config(folder)
+    found = index(folder)
     return {
-        name: getattr(homes.get(entry[0]) or getattr(diffusers.pipelines, entry[0]), entry[1])
-        for name, entry in index.items()
-        if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1]
+        name: getattr(homes.get(found[name][0]) or getattr(diffusers.pipelines, found[name][0]), kind)
+        for name, kind in components(folder).items()
     }
 
 
@@ -140,14 +157,14 @@ class _Counter:
     again, as in each step, is not run again.
     """
 
-    def __init__(self, pipeline: "DiffusionPipeline") -> None:
+    def __init__(self, pipelines: Sequence["DiffusionPipeline"]) -> None:
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
         ours = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
         self._mode = FlopCounterMode(display=False, custom_mapping=ours)
         self._again, self._encoders = 0, dict[str, list[int]]()
-        for name, part in pipeline.components.items():
+        for name, part in [each for one in pipelines for each in one.components.items()]:
             if isinstance(part, torch.nn.Module):
                 part.forward = self._watch(name, part.forward)
 

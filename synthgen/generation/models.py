@@ -5,12 +5,16 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
+from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
+from synthgen.generation.families import family
+from synthgen.generation.probing import probe
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -18,9 +22,35 @@ if TYPE_CHECKING:
 WRITTEN_BY = ("transformers_version", "torch_dtype", "dtype")
 """Keys of configurations that change when a model is saved again, and nothing else; the dtype is ours."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+ENCODER = ("text_encoder", "tokenizer")
+"""What a second stage is loaded without: the first has read the prompts."""
+
+log = logging.getLogger(__name__)
 
 
-def locate(path: str, *, folder: Path, revision: str = "", variant: str = "", fetch: bool = True) -> Path:
+class Lora(NamedTuple):
+    """A file of LoRA weights, and how much of it is added."""
+
+    file: Path
+    weight: float = 1.0
+
+
+class Upscaler(NamedTuple):
+    """The folder of a second stage, and the infix of its weight files."""
+
+    folder: Path
+    variant: str = ""
+
+
+def locate(
+    path: str,
+    *,
+    folder: Path,
+    revision: str = "",
+    variant: str = "",
+    fetch: bool = True,
+    without: Collection[str] = (),
+) -> Path:
     """The local folder of a model, downloaded where it has to be.
 
     Args:
@@ -28,6 +58,7 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "", fe
         revision: a branch, tag or commit on the hub; "" is its default.
         variant: the infix of the weight files, such as "fp16"; "" is none.
         fetch: download it; else of the hub's models only those in the cache are found.
+        without: parts that are not downloaded.
 
     Raises:
         ModelError: there is no such model, or the hub cannot be reached.
@@ -50,7 +81,6 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "", fe
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     download = partial(
         DiffusionPipeline.download,
         path,
@@ -58,7 +88,56 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "", fe
         variant=variant or None,
         use_safetensors=True,
         token=os.environ.get("HF_TOKEN"),
+        **dict.fromkeys(without),
     )
+    return _from_hub(download, path, local, fetch)
+
+
+def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", fetch: bool = True) -> Path:
+    """The local file of LoRA weights, downloaded where it has to be.
+
+    Args:
+        path: a .safetensors file, a folder with one, or a hub id "ORG/NAME".
+        file: which one of the folder, or of the hub's; "" is the only one.
+        folder, revision, fetch: as for `locate`.
+
+    Raises:
+        ModelError: there is no such file, it is not the only one, or it is not .safetensors.
+    """
+    found = folder / Path(path).expanduser()
+    if not found.exists():
+        if not HUB_ID.match(path) or path.endswith((".safetensors", ".bin", ".pt")):
+            raise ModelError(
+                f'loras: path = "{path}": no such file; a .safetensors file, a folder with one (looked for '
+                f"{found}), or a hub id ORG/NAME is wanted"
+            )
+        from huggingface_hub import snapshot_download
+
+        download = partial(
+            snapshot_download,
+            path,
+            revision=revision or None,
+            allow_patterns=[file or "*.safetensors"],
+            token=os.environ.get("HF_TOKEN"),
+        )
+        found = _from_hub(download, path, found, fetch)
+    if found.is_dir():
+        files = [found / file] if file else sorted(found.glob("*.safetensors"))
+        if len(files) != 1 or not files[0].is_file():
+            names = ", ".join(sorted(one.name for one in found.glob("*.safetensors"))) or "none"
+            raise ModelError(
+                f'loras: path = "{path}": {f"no {file}" if file else "one .safetensors file is wanted"}; '
+                f'there is {names}; name one with file = "..."'
+            )
+        found = files[0]
+    if found.suffix != ".safetensors":
+        raise ModelError(f"loras: {found}: not .safetensors; others are not loaded (they can run code)")
+    return found.absolute()
+
+
+def _from_hub(download: Callable[..., str], path: str, local: Path, fetch: bool) -> Path:
+    """The folder that a download gives, or the cache of earlier ones."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     first: Exception = FileNotFoundError("not downloaded yet")
     try:
         if fetch:
@@ -77,42 +156,30 @@ def locate(path: str, *, folder: Path, revision: str = "", variant: str = "", fe
         ) from first
 
 
-def components(folder: Path) -> dict[str, str]:
-    """The parts of a pipeline that are loaded: name -> class name (from model_index.json)."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return {
-        name: entry[1]
-        for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and entry[1]
-    }
-
-
-def pipeline_class(folder: Path) -> type["DiffusionPipeline"]:
-    """The diffusers class of a pipeline folder, the generic one where diffusers does not know it."""
-    import diffusers
-
-    name = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
-    found: type[DiffusionPipeline] = getattr(diffusers, name, diffusers.DiffusionPipeline)
-    return found
-
-
-def fingerprint(folder: Path, *, variant: str = "") -> str:
+def fingerprint(
+    folder: Path,
+    *,
+    variant: str = "",
+    loras: Sequence[Lora] = (),
+    upscaler: Upscaler | None = None,
+    without: Collection[str] = (),
+) -> str:
     """32 hex digits over what decides a model's images: one model, wherever it lies.
 
     Names and sha256 of the weight files that are loaded, the configurations (without what only says who wrote
-    them), and the tokenizers' files.
+    them), and the tokenizers' files; then LoRAs with their weights, and the second stage.
+
+    Args:
+        without: parts that are not loaded.
 
     Raises:
-        ModelError: the folder has no safetensors weights.
+        ModelError: a part has no safetensors weights.
     """
     weights, others = list[list[str]](), list[list[str]]()
-    for part, kind in sorted(components(folder).items()):
-        files = sorted((folder / part).glob("*.safetensors"))
-        chosen = [file for file in files if bool(variant) and f".{variant}" in file.name]
-        chosen = chosen or [
-            file for file in files if re.fullmatch(r"[^.]+(-\d+-of-\d+)?\.safetensors", file.name)
-        ]
-        weights += [[f"{part}/{file.name}", _digest(file)] for file in chosen]
+    for part, kind in sorted(used(folder).items()):
+        if part in without:
+            continue
+        weights += [[f"{part}/{file.name}", _digest(file)] for file in weight_files(folder, part, variant)]
         others.append([part, kind])
         for file in sorted((folder / part).glob("*")):
             if file.suffix in (".json", ".txt", ".model") and not file.name.endswith(".index.json"):
@@ -121,7 +188,10 @@ def fingerprint(folder: Path, *, variant: str = "") -> str:
         raise ModelError(
             f"{folder}: no .safetensors weights there; other formats are not loaded (they can run code)"
         )
-    return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()[:32]
+    about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in loras)]
+    if upscaler:
+        about.append(fingerprint(upscaler.folder, variant=upscaler.variant, without=ENCODER))
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
 def _digest(file: Path) -> str:
@@ -165,6 +235,8 @@ def load(
     scheduler: str = "",
     variant: str = "",
     safety_checker: bool = True,
+    loras: Sequence[Lora] = (),
+    upscaler: Upscaler | None = None,
 ) -> "DiffusionPipeline":
     """The pipeline, on its device, silent.
 
@@ -172,39 +244,94 @@ def load(
         dtype: "float32", "float16" or "bfloat16".
         scheduler: a diffusers class; "" keeps the checkpoint's own.
         safety_checker: False loads the pipeline without the checkpoint's.
+        loras: are added in this order.
+        upscaler: the second stage of DeepFloyd IF.
 
     Raises:
-        ModelError: diffusers cannot load it.
+        ModelError: it does not make images from text, or diffusers cannot load it.
     """
     import diffusers
-    import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    options: dict[str, object] = {
-        "dtype": getattr(torch, dtype),
-        "use_safetensors": True,
-        "local_files_only": True,
-    }
-    if variant:
-        options["variant"] = variant
-    if not safety_checker and "safety_checker" in components(folder):
-        options |= {"safety_checker": None, "requires_safety_checker": False}
-    try:
+    check(folder, variant=variant)
+    kind = pipeline_class(folder)
+    own, without = family(kind), missing(folder, kind)
+    if told := [part for part in without if part in own.optional and part.startswith("text_encoder")]:
+        log.warning("%s: is loaded without %s, which it does not have", folder, ", ".join(told))
+    options = {**dict.fromkeys(without), **own.load}
+    pipeline = _from_pretrained(folder, kind, dtype, variant, safety_checker, options)
+    if scheduler:
         try:
-            pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(folder, **options)
-        except ValueError as error:
-            if "AutoPipeline" not in str(error):
-                raise
-            pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, **options)
-        if scheduler:
             pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{folder}: diffusers cannot load it ({type(error).__name__}: {reason})") from error
+        except Exception as error:
+            raise ModelError(f'{folder}: scheduler = "{scheduler}" does not fit: {_reason(error)}') from error
+    if loras:
+        _add_loras(pipeline, loras)
+    if upscaler:
+        options = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
+        pipeline.upscaler = _from_pretrained(
+            upscaler.folder,
+            diffusers.IFSuperResolutionPipeline,
+            dtype,
+            upscaler.variant,
+            safety_checker,
+            options,
+        )
+        pipeline.upscaler.to(device)
+        pipeline.upscaler.set_progress_bar_config(disable=True)
     pipeline.to(device)  # what fails here is the device, not the model
     pipeline.set_progress_bar_config(disable=True)
+    if not own.tested:
+        pipeline.alone = probe(pipeline)
     return pipeline
+
+
+def _from_pretrained(
+    folder: Path,
+    kind: type["DiffusionPipeline"],
+    dtype: str,
+    variant: str,
+    safety_checker: bool,
+    options: Mapping[str, object],
+) -> "DiffusionPipeline":
+    import torch
+
+    given: dict[str, object] = {"dtype": getattr(torch, dtype), "use_safetensors": True} | dict(options)
+    if variant:
+        given["variant"] = variant
+    if not safety_checker and "safety_checker" in components(folder):
+        given |= {"safety_checker": None, "requires_safety_checker": False}
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, **given)
+    except Exception as error:
+        raise ModelError(f"{folder}: diffusers cannot load it ({_reason(error)})") from error
+
+
+def _add_loras(pipeline: "DiffusionPipeline", loras: Sequence[Lora]) -> None:
+    """Adds LoRAs, unfused: fusing changes weights by rounding."""
+    from diffusers.utils import is_peft_available
+
+    name = type(pipeline).__name__
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise ModelError(f"loras: {name} takes none; remove them")
+    if not is_peft_available():
+        raise ModelError("loras: need the package peft; install synthgen with its extra [loras]")
+    names = [f"lora_{number}" for number in range(len(loras))]
+    for adapter, lora in zip(names, loras, strict=True):
+        try:
+            pipeline.load_lora_weights(
+                str(lora.file.parent), weight_name=lora.file.name, adapter_name=adapter, local_files_only=True
+            )
+        except Exception as error:
+            raise ModelError(f"loras: {lora.file}: does not fit {name} ({_reason(error)})") from error
+        if adapter not in {one for added in pipeline.get_list_adapters().values() for one in added}:
+            raise ModelError(f"loras: {lora.file}: changes nothing in {name}; it is for another model")
+    pipeline.set_adapters(names, [lora.weight for lora in loras])
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -5,7 +5,7 @@ Each image has its own CPU generator, made anew for each call; the last micro-ba
 never shrunk. Only where the device has too little memory is a micro-batch made in halves.
 """
 
-import inspect
+import json
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,11 +15,15 @@ import numpy.typing as npt
 
 from synthgen.data import Request
 from synthgen.errors import ModelError, OutOfMemoryError
+from synthgen.generation.families import arguments, family
+from synthgen.generation.upscaling import call_both
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+FLAGS = ("nsfw_content_detected", "nsfw_detected")
+"""Where outputs say which images the safety checker made black."""
 OUT_OF_MEMORY = (
     "out of memory",  # CUDA, HIP, Triton
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -85,11 +89,18 @@ def sample(
         OutOfMemoryError: a single image, or without `halve` the micro-batch, needs more memory than there
             is.
     """
+    if batch_size > 1 and (family(type(pipeline)).alone or getattr(pipeline, "alone", False)):
+        if not halve:
+            raise ModelError(
+                f"batch_size = {batch_size}: {type(pipeline).__name__} is given one prompt a call; with "
+                "--strict say batch_size = 1"
+            )
+        return [made for request in requests for made in call(pipeline, [request])]
     filled = [*requests, *[requests[-1]] * (batch_size - len(requests))]
     reason = ""
     if room is None or batch_size <= room:
         try:
-            return _call(pipeline, filled)[: len(requests)]
+            return call(pipeline, filled)[: len(requests)]
         except Exception as error:
             if not _is_out_of_memory(error):
                 raise
@@ -126,43 +137,45 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampled]:
+def call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampled]:
+    """What one call of the pipeline makes of requests that differ in text, negative prompt and seed alone.
+
+    Prompts are repeated where several images of one are wanted: `num_images_per_prompt` mixes them up in some
+    pipelines. Images come as "np", the only form that means the same for all.
+    """
     import torch
 
-    first = filled[0]
-    call: dict[str, object] = {
-        "prompt": [request.text for request in filled],  # a new list: some pipelines write into it
-        "generator": [make_generator(request.seed) for request in filled],
-        "num_inference_steps": first.steps,
-        "guidance_scale": first.guidance,
-        "output_type": "np",
-    }
-    if first.width:
-        call["width"] = first.width
-    if first.height:
-        call["height"] = first.height
-    taken = inspect.signature(pipeline.__call__).parameters
-    if "negative_prompt" in taken:
-        call["negative_prompt"] = [request.negative for request in filled]
-    elif any(request.negative for request in filled):
-        raise ModelError(f"{type(pipeline).__name__}: takes no negative prompt; remove `negative`")
-    unknown = [key for key in call if key not in taken]
-    if unknown:
-        raise ModelError(
-            f"{type(pipeline).__name__}: does not take {', '.join(unknown)}; this model is not supported"
-        )
+    first, name = filled[0], type(pipeline).__name__
+    for part, module in pipeline.components.items():
+        if getattr(module, "is_cache_enabled", False):
+            raise ModelError(f"{name}: its {part} caches between steps, so that neighbours change an image")
+    own = json.loads(first.call or "{}")
+    upscaler, second = getattr(pipeline, "upscaler", None), own.pop("upscaler", {})
+    given = arguments(
+        type(pipeline),
+        guidance=first.guidance,
+        steps=first.steps,
+        width=first.width,
+        height=first.height,
+        negative=[request.negative for request in filled],
+        call=own,
+    )
+    # new lists: some pipelines write into the prompts, and some do not count the generators
+    given["prompt"] = [request.text for request in filled]
+    seeds = [request.seed for request in filled]
+    if family(type(pipeline)).doubles and "negative_prompt" in given:
+        seeds += seeds
+    given["generator"] = [make_generator(seed) for seed in seeds]
     with torch.inference_mode():
         try:
-            output = pipeline(**call)
+            output = call_both(pipeline, upscaler, given, second) if upscaler else pipeline(**given)
         except (ValueError, TypeError) as error:  # what pipelines raise for arguments that they do not take
             reason = " ".join(str(error).split())
-            raise ModelError(f"{type(pipeline).__name__} refuses the call: {reason}") from error
-    images = output.images
+            raise ModelError(f"{name} refuses the call: {reason}") from error
+    images = output.images if "images" in output else output.image
     if len(images) != len(filled):
-        raise ModelError(
-            f"{type(pipeline).__name__}: returned {len(images)} images for {len(filled)} prompts"
-        )
-    flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(filled)
+        raise ModelError(f"{name}: returned {len(images)} images for {len(filled)} prompts")
+    flagged = next((output[key] for key in FLAGS if output.get(key)), [False] * len(filled))
     return [Sampled(images[k], bool(flagged[k]), len(filled)) for k in range(len(filled))]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synthgen.errors import ModelError
-from synthgen.generation.models import components, pipeline_class
+from synthgen.generation.checkpoints import components, pipeline_class
+from synthgen.generation.families import NOTHING, family
 
 UNKNOWN = 100_000
-"""A tokenizer that knows no limit says a number above this."""
-
+"""No limit; a tokenizer that knows none says a number above this."""
 AT_ONCE = 10_000
 """So many texts are read at once: tokens take more memory than texts."""
 
@@ -23,7 +23,9 @@ class Reader(NamedTuple):
     limit: int
 
 
-def token_counter(folders: Mapping[str, Path]) -> Callable[[str], dict[str, tuple[int, int]]]:
+def token_counter(
+    folders: Mapping[str, Path], calls: Mapping[str, Mapping[str, Any]] = NOTHING
+) -> Callable[[str], dict[str, tuple[int, int]]]:
     """Gives, for a text, each model's tokens and how many of them it reads.
 
     Of a model with several tokenizers the one that reads most counts: FLUX and SD3 read 77 tokens with CLIP
@@ -31,11 +33,12 @@ def token_counter(folders: Mapping[str, Path]) -> Callable[[str], dict[str, tupl
 
     Args:
         folders: local pipeline folders by the models' names.
+        calls: what else they are called with; `max_sequence_length` is a limit.
 
     Raises:
         ModelError: a tokenizer cannot be read.
     """
-    readers = {name: _reader(folder) for name, folder in folders.items()}
+    readers = {name: _reader(folder, calls.get(name, NOTHING)) for name, folder in folders.items()}
 
     def count(text: str) -> dict[str, tuple[int, int]]:
         return {name: (reader.count(text), reader.limit) for name, reader in readers.items() if reader}
@@ -51,20 +54,20 @@ class Lost(NamedTuple):
     texts: list[tuple[str, int, str]]
 
 
-def lost_ends(folder: Path, texts: Sequence[str], *, reads: int = 0) -> list[Lost]:
+def lost_ends(folder: Path, texts: Sequence[str], call: Mapping[str, Any] = NOTHING) -> list[Lost]:
     """What each tokenizer of a pipeline loses of the ends of different texts.
 
     Where there are several, as in FLUX and SD3, what one loses another may still read.
 
     Args:
-        reads: the `max_sequence_length` that the pipeline is called with; 0 is its default.
+        call: the recipe's own arguments of the pipeline's call.
 
     Raises:
         ModelError: a tokenizer cannot be read.
     """
     return [
         Lost(part, limit, _ends(tokenizer, limit, texts))
-        for limit, part, tokenizer in _tokenizers(folder, reads)
+        for limit, part, tokenizer in _tokenizers(folder, call)
     ]
 
 
@@ -81,9 +84,9 @@ def _ends(tokenizer: Any, limit: int, texts: Sequence[str]) -> list[tuple[str, i
     return found
 
 
-def _reader(folder: Path) -> Reader | None:
+def _reader(folder: Path, call: Mapping[str, Any]) -> Reader | None:
     """The tokenizer of a pipeline that reads most; None where it has none that can be loaded."""
-    found = _tokenizers(folder)
+    found = _tokenizers(folder, call)
     if not found:
         return None
     limit, _, tokenizer = max(found, key=lambda entry: entry[:2])
@@ -93,24 +96,24 @@ def _reader(folder: Path) -> Reader | None:
     )
 
 
-def _tokenizers(folder: Path, reads: int = 0) -> list[tuple[int, str, Any]]:
+def _tokenizers(folder: Path, call: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
     """The tokenizers of a pipeline, with what is read of their tokens and their names."""
     from transformers import AutoTokenizer
 
     found = []
     for part in sorted(components(folder)):
-        if "tokenizer" in part:
+        if "tokenizer" in part:  # Kandinsky's is its prior's
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder / part)
             except (OSError, ValueError, ImportError) as error:
                 raise ModelError(f"{folder / part}: cannot be read: {str(error).splitlines()[0]}") from None
-            # T5's says 512 where SD3 reads 256
-            found.append((min(tokenizer.model_max_length, reads or _call_limit(folder)), part, tokenizer))
+            found.append((min(tokenizer.model_max_length, _call_limit(folder, call)), part, tokenizer))
     return found
 
 
-def _call_limit(folder: Path) -> int:
-    """What the pipeline's call reads where its tokenizer has no limit of its own."""
-    call = inspect.signature(pipeline_class(folder).__call__).parameters
-    default = call["max_sequence_length"].default if "max_sequence_length" in call else None
-    return default if isinstance(default, int) else UNKNOWN
+def _call_limit(folder: Path, call: Mapping[str, Any]) -> int:
+    """What the pipeline's call reads at most, whatever its tokenizers say."""
+    pipeline, key = pipeline_class(folder), "max_sequence_length"
+    parameters = inspect.signature(pipeline.__call__).parameters
+    limit = call.get(key, parameters[key].default if key in parameters else None)
+    return limit if isinstance(limit, int) else family(pipeline).tokens or UNKNOWN

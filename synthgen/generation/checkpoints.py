@@ -1,0 +1,202 @@
+"""What the files of a pipeline folder say before any weight is loaded, and which folders are refused."""
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthgen.errors import ModelError
+from synthgen.generation.families import NOTHING, arguments, check_call, family, taken
+from synthgen.generation.upscaling import factor
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+NOT_FROM_TEXT = re.compile(
+    "Adapter|Audio|Control|Cycle|Decoder|Depth2Img|DiffEdit|Edit|Fill|GLIGEN|Img2Img|Inpaint|Layered|Music|"
+    "Pix2Pix|Prior|Redux|Refiner|SuperResolution|Upscale|Variation|Video"
+)
+"""Parts of the names of pipelines that need an image, or make something else than one."""
+IF_MULTIPLE = 8
+"""Of the sides of the first stage's images."""
+WEIGHTS = re.compile(r"[^.]+(-\d+-of-\d+)?\.safetensors")
+
+
+def index(folder: Path) -> dict[str, Any]:
+    """What `model_index.json` says."""
+    read: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return read
+
+
+def components(folder: Path) -> dict[str, str]:
+    """The parts of a pipeline: name -> class name."""
+    return {
+        name: entry[1]
+        for name, entry in index(folder).items()
+        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+    }
+
+
+def pipeline_class(folder: Path) -> type["DiffusionPipeline"]:
+    """The class that makes images from text with the weights of a folder: as AutoPipelineForText2Image
+    chooses it, else the folder's own.
+
+    Raises:
+        ModelError: diffusers has none.
+    """
+    import diffusers
+    from diffusers.pipelines import auto_pipeline
+
+    name = index(folder)["_class_name"]
+    auto = auto_pipeline._get_task_class(auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, name, False)
+    found: type[DiffusionPipeline] | None = auto or getattr(diffusers, name, None)
+    if found is None:
+        raise ModelError(f"{folder}: diffusers has no {name}, and code from elsewhere is not run")
+    return found
+
+
+def used(folder: Path) -> dict[str, str]:
+    """The components that are really loaded."""
+    unused = {part for part, what in family(pipeline_class(folder)).load.items() if what is None}
+    return {part: kind for part, kind in components(folder).items() if part not in unused}
+
+
+def missing(folder: Path, pipeline: type) -> list[str]:
+    """The parts that the pipeline's class wants and the folder does not have.
+
+    Raises:
+        ModelError: it cannot work without one.
+    """
+    own, has = family(pipeline), components(folder)
+    optional = {*own.optional, *pipeline._optional_components}  # type: ignore[attr-defined]
+    without = [
+        name
+        for name, parameter in inspect.signature(pipeline.__init__).parameters.items()  # type: ignore[misc]
+        if name != "self" and parameter.default is inspect.Parameter.empty and name not in has
+    ]
+    for name in without:
+        if name not in optional or (name.startswith("text_encoder") and name not in own.optional):
+            raise ModelError(
+                f"{folder}: has no {name}, without which {pipeline.__name__} makes nothing from text"
+            )
+    return without
+
+
+def check(
+    folder: Path,
+    *,
+    variant: str = "",
+    guidance: float = 0.0,
+    steps: int = 1,
+    width: int = 0,
+    height: int = 0,
+    negative: str = "",
+    call: Mapping[str, Any] = NOTHING,
+) -> None:
+    """Looks whether the pipeline in a folder makes images from text, and takes this call.
+
+    Raises:
+        ModelError: it does not; the message says why.
+    """
+    pipeline = pipeline_class(folder)
+    name, names = pipeline.__name__, taken(pipeline)
+    if NOT_FROM_TEXT.search(name) or "prompt" not in names or "num_frames" in names:
+        raise ModelError(f"{folder}: {name} does not make an image from text alone; take another model")
+    missing(folder, pipeline)
+    for part in used(folder):
+        weight_files(folder, part, variant)
+    if family(pipeline).tested:
+        _check_channels(folder, name)
+    arguments(
+        pipeline,
+        guidance=guidance,
+        steps=steps,
+        width=width,
+        height=height,
+        negative=[negative],
+        call=call,
+    )
+    _check_size(name, _multiple(folder, pipeline), width, height)
+
+
+def check_upscaler(folder: Path, second: Path, *, width: int, height: int, call: Mapping[str, Any]) -> None:
+    """Looks whether a folder is the second stage of the model in another, and takes this call.
+
+    Raises:
+        ModelError: it is not or does not; the message says why.
+    """
+    import diffusers
+
+    names = [pipeline_class(folder).__name__, index(second)["_class_name"]]
+    if names != ["IFPipeline", "IFSuperResolutionPipeline"]:
+        raise ModelError(f"upscaler: {names[1]} after {names[0]}; DeepFloyd IF alone has a second stage")
+    check_call(diffusers.IFSuperResolutionPipeline, call)
+    times = factor(*(_config(stage, "unet")["sample_size"] for stage in (folder, second)))
+    _check_size("DeepFloyd IF with this second stage", IF_MULTIPLE * times, width, height)
+
+
+def _check_size(name: str, multiple: int, width: int, height: int) -> None:
+    for key, value in {"width": width, "height": height}.items():
+        if multiple and value % multiple:
+            low = value - value % multiple
+            near = f"{low} or {low + multiple}" if low else str(multiple)
+            raise ModelError(f"{key} = {value}: {name} makes multiples of {multiple}; say {near}")
+
+
+def _check_channels(folder: Path, name: str) -> None:
+    """Raises ModelError where the denoiser takes more than the latent image."""
+    latent = _config(folder, "vae")
+    channels = latent.get("latent_channels") or latent.get("z_dim")
+    for part in ("unet", "transformer"):
+        takes = _config(folder, part).get("in_channels")
+        # FLUX and its like take squares of four
+        if takes and channels and takes not in (channels, 4 * channels):
+            kind = "an inpainting model has 5 more" if takes == channels + 5 else "it is for another task"
+            raise ModelError(
+                f"{folder}: its {part} takes {takes} channels, an image has {channels} ({kind}); {name} "
+                "cannot make an image from text with it"
+            )
+
+
+def _multiple(folder: Path, pipeline: type) -> int:
+    """What the sides of an image are a multiple of, 0 where it is not known."""
+    own, vae = family(pipeline), _config(folder, "vae")
+    if not own.patch or not vae:
+        return own.multiple
+    halvings = len(vae.get("temperal_downsample") or vae["block_out_channels"][1:])
+    return int(own.patch * 2**halvings)
+
+
+def _config(folder: Path, part: str) -> dict[str, Any]:
+    path = folder / part / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def weight_files(folder: Path, part: str, variant: str) -> list[Path]:
+    """The weight files of a part that are loaded; none where it has no weights of its own, as a tokenizer.
+
+    Raises:
+        ModelError: it should have some.
+    """
+    files = sorted((folder / part).glob("*.safetensors"))
+    chosen = [file for file in files if variant and f".{variant}" in file.name]
+    chosen = chosen or [file for file in files if WEIGHTS.fullmatch(file.name)]
+    if chosen:
+        return chosen
+    variants = sorted({file.name.split(".")[1].split("-")[0] for file in files})
+    if variants:
+        raise ModelError(
+            f"{folder / part}: has the weights of "
+            + " and ".join(f'variant = "{found}"' for found in variants)
+            + " alone; add that to the recipe"
+        )
+    if not (folder / part).is_dir():
+        raise ModelError(f"{folder}: has no folder {part}, which model_index.json names; download it again")
+    if (folder / part / "config.json").is_file() and not part.startswith("tokenizer"):
+        raise ModelError(
+            f"{folder / part}: no .safetensors weights there; other formats are not loaded (they can run "
+            "code)"
+        )
+    return []
