@@ -85,7 +85,7 @@ def check_room(job: Job, stages: Sequence[str]) -> None:
     wants_final = "reshard" in stages and not storage.exists(job.final / shards.RECORD_SUFFIX)
     final *= final_part(job, sum(wanted.requests for wanted in planned.values())) if wants_final else 0.0
     free = storage.free_bytes(job.root)
-    if pool + final > free:
+    if free is not None and pool + final > free:
         also = f", and up to {costs.spell_bytes(final)} for final/{job.subset}" if wants_final else ""
         raise FolderError(
             f"{job.root}: {costs.spell_bytes(free)} are free there, and what is left to make takes about "

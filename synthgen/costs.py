@@ -165,7 +165,7 @@ class Cost(NamedTuple):
     pool_bytes: float
     final_bytes: float
     final_part: float
-    free_bytes: int
+    free_bytes: int | None
     utilisation: float
     models: list[ModelCost]
     cells: dict[str, dict[str, int]]

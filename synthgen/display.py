@@ -234,7 +234,8 @@ def cost_lines(found: "Cost") -> list[str]:
         lines += _lost(model)
     part = found.final_part
     bound, rate = ("at most ", "") if part == 1 else ("", f" ({part:.0%} of the requests)")
-    pool, final, free = map(spell_bytes, (found.pool_bytes, found.final_bytes, found.free_bytes))
+    free = "unknown" if found.free_bytes is None else spell_bytes(found.free_bytes)
+    pool, final = spell_bytes(found.pool_bytes), spell_bytes(found.final_bytes)
     lines.append(f"disk: pool {pool} more, final {bound}{final}{rate}; {free} free")
     for model in found.models:
         by = _shards(model.made) if model.made else "constants"
