@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, selection, shards
+from synthgen import licenses, planning, resharding, selection, shards
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
@@ -62,11 +62,15 @@ class Job:
         """How each model is called. Fingerprint and scheduler are pinned by the plan, once there is one."""
         calls = {}
         for table in self.recipe.models:
-            pinned = self._pinned().get(table.id, {})
+            pinned = self.pinned().get(table.id, {})
             if pinned.get("source") == source_of(table):
-                fingerprint, scheduler = pinned["fingerprint"], pinned["scheduler"]
+                fingerprint, scheduler, terms = (
+                    pinned[key] for key in ("fingerprint", "scheduler", "license")
+                )
             else:
-                fingerprint, scheduler = self._identify(table)
+                fingerprint, scheduler, terms = self._identify(table)
+                if fingerprint == pinned.get("fingerprint"):  # the same model elsewhere: a copy has no card
+                    terms = pinned["license"]
             calls[table.id] = planning.ModelCall(
                 id=table.id,
                 fingerprint=fingerprint,
@@ -78,7 +82,7 @@ class Job:
                 width=table.width,
                 height=table.height,
                 call=table.json_call,
-                license=table.license,
+                license=table.license or terms,
                 weight=table.weight,
             )
         return calls
@@ -87,13 +91,14 @@ class Job:
         """The recipe's table of a model by its id."""
         return next(table for table in self.recipe.models if table.id == model)
 
-    def _pinned(self) -> dict[str, dict[str, str]]:
+    def pinned(self) -> dict[str, dict[str, str]]:
+        """What the plan has found out about models, by their ids."""
         pinned: dict[str, dict[str, str]] = {}
         for stem in shards.records(self.root / shards.PLAN):
             pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})
         return pinned
 
-    def _identify(self, table: ModelTable) -> tuple[str, str]:
+    def _identify(self, table: ModelTable) -> tuple[str, str, str]:
         from synthgen.generation import checkpoints, models
 
         paths = [table.path, *(lora.path for lora in table.loras)]
@@ -102,7 +107,7 @@ class Job:
         except ModelError:
             if self.fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
-            return "", table.scheduler  # who only looks does not need it
+            return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
             size = {"width": table.width, "height": table.height}
             checkpoints.check(
@@ -118,7 +123,14 @@ class Job:
                 second = added["upscaler"].folder
                 checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant, **added), scheduler
+            fingerprint = models.fingerprint(folder, variant=table.variant, **added)
+        return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
+
+    def card_license(self, table: ModelTable, here: Path | None = None, *, fetch: bool) -> str:
+        """The terms of a model by its card, which is in `here` if its files are."""
+        return licenses.model_license(
+            table.path, folder=self.recipe_path.parent, revision=table.revision, here=here, fetch=fetch
+        )
 
     def locate(self, table: ModelTable) -> Path:
         """The local folder of a model."""
@@ -315,10 +327,14 @@ class Job:
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
         """What else decides the bytes of images by these models, besides the requests."""
-        inputs: dict[str, object] = {"images.format": self.recipe.images.format}
+        images = self.recipe.images
+        inputs: dict[str, object] = {"images.format": images.format, "images.mark": images.mark}
+        if images.mark:
+            inputs["name"] = self.recipe.name  # the mark says it
         for table in tables:
             inputs[f"models.{table.id}.batch_size"] = table.batch_size
             inputs[f"models.{table.id}.safety_checker"] = table.safety_checker
+            inputs[f"models.{table.id}.license"] = table.license  # the key; a card's is pinned by the plan
         return inputs
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:

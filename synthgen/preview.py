@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from synthgen import costs, diversity, storage
+from synthgen import costs, diversity, licenses, storage
+from synthgen.annotators import ORIGINS
 from synthgen.checks import check, final_part, planned_and_new
 from synthgen.errors import ModelError, RecipeError, SynthgenError, UnansweredError
 from synthgen.job import Job
@@ -203,6 +205,44 @@ def sheets(job: Job) -> tuple[list[Sheet], str]:
                     else:
                         accepted[name][entry.prompt.text] = None
     return [Sheet(name, list(own), rejected[name]) for name, own in accepted.items()], problem
+
+
+class Terms(NamedTuple):
+    """The licence of a model or source that a recipe names, by its key, and what to look out for in it ("" is
+    nothing).
+    """
+
+    key: str
+    path: str
+    license: str
+    concern: str
+
+
+def terms(job: Job) -> list[Terms]:
+    """The licences of all models and sources of a recipe: those that it tells itself, else those of their
+    cards, for which the hub is asked.
+    """
+    recipe, folder = job.recipe, job.recipe_path.parent
+    found = []
+    for model in recipe.models:
+        told = job.models[model.id].license
+        if told == licenses.UNKNOWN and model.id not in job.pinned():
+            told = job.card_license(model, fetch=True)
+        found.append((f"models.{model.id}", model.path, told))
+    if recipe.language:
+        name = recipe.language.model
+        told = recipe.language.license or licenses.model_license(name, folder=folder)
+        found.append(("language", name, told))
+    for name, source in recipe.sources.items():
+        told = source.license or licenses.folder_license(folder / source.path)
+        found.append((f"sources.{name}", source.path, told))
+    for table in recipe.annotate:
+        if table.use in ORIGINS:
+            origin = ORIGINS[table.use](**table.keys)
+            told = table.license or (licenses.model_license(origin, folder=Path()) if origin else "unknown")
+            path = origin or f"{table.keys['model']} {table.keys['pretrained']}"
+            found.append((f"annotate.{table.name}", path, told))
+    return [Terms(key, path, told, licenses.concern(told)) for key, path, told in found]
 
 
 def _embed(job: Job, name: str) -> diversity.Embed:
