@@ -113,8 +113,8 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.prompts.categories": "class lists that ship",
         "synthgen.cli": "init copies a recipe",
         "synthgen.generation.models": "weights",
-        "synthgen.generation.checkpoints": "their configurations",
         "synthgen.licenses": "cards and licences of models and sources",
+        "synthgen.generation.checkpoints": "their configurations",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }
     names = {
