@@ -28,8 +28,8 @@ BYTES_PER_MEGAPIXEL = {"jpg": 440_000, "webp": 1_210_000, "png": 1_380_000}
 """Means of 8 photographs at 512x512 (scripts/bench/image_bytes.py); single ones took 0.6 to 1.4 times that.
 No model's images: those of your own are measured as soon as a shard is finished.
 """
-SAMPLE_BYTES = 4_700
-"""What a sample of the emoji recipe takes besides its image: headers, prompt, label, provenance, its row."""
+SAMPLE_BYTES = 5_300
+"""What a sample of the emoji recipe takes besides its image: mark, headers, prompt, label, provenance, row."""
 MOST_RECORDS = 64
 """So many records of finished shards are read, spread over all."""
 
