@@ -29,7 +29,7 @@ BYTES_PER_MEGAPIXEL = {"jpg": 440_000, "webp": 1_210_000, "png": 1_380_000}
 No model's images: those of your own are measured as soon as a shard is finished.
 """
 SAMPLE_BYTES = 5_300
-"""What a sample of the emoji recipe takes besides its image: mark, headers, prompt, label, provenance, row."""
+"""What a sample of the emoji recipe takes besides its image: mark, headers, prompt, label, origin, row."""
 MOST_RECORDS = 64
 """So many records of finished shards are read, spread over all."""
 
