@@ -99,7 +99,7 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str, str]:
-        from synthgen.generation import checkpoints, models
+        from synthgen.generation import checkpoints, models, schedulers
 
         paths = [table.path, *(lora.path for lora in table.loras)]
         try:
@@ -122,7 +122,7 @@ class Job:
             if table.upscaler:
                 second = added["upscaler"].folder
                 checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
-            scheduler = models.scheduler_name(folder, table.scheduler)
+            scheduler = schedulers.scheduler_name(folder, table.scheduler)
             fingerprint = models.fingerprint(folder, variant=table.variant, **added)
         return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
 

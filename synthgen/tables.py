@@ -393,13 +393,21 @@ class UpscalerTable(Table):
     call: Call = {}
 
 
+def _scheduler(value: object) -> object:
+    """A table of a scheduler's class and settings as the text that a request has."""
+    if isinstance(value, dict):
+        settings = {key: entry for key, entry in value.items() if key != "use"}
+        return f"{value.get('use', '')} {canonical(settings).decode()}"
+    return value
+
+
 class ModelTable(Table):
     id: Identifier
     path: str
     revision: str = ""
     variant: str = ""
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
-    scheduler: str = ""
+    scheduler: Annotated[str, BeforeValidator(_scheduler)] = ""
     steps: int = Field(ge=1)
     guidance: float = Field(ge=0)
     negative: str = ""

@@ -17,6 +17,7 @@ from synthgen.generation.checkpoints import components, index, missing, pipeline
 from synthgen.generation.families import family
 from synthgen.generation.models import ENCODER
 from synthgen.generation.sampling import call
+from synthgen.generation.schedulers import set_scheduler
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +57,7 @@ def count_flops(
         own = family(kind).load
         options = {**dict.fromkeys(missing(folder, kind)), **own}
         pipeline = _hollow(folder, kind, options, safety_checker)
-        if request.scheduler:
-            scheduler = getattr(diffusers, request.scheduler)
-            pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+        set_scheduler(pipeline, request.scheduler)
         if upscaler:
             options, second = {**dict.fromkeys(ENCODER), **own}, diffusers.IFSuperResolutionPipeline
             pipeline.upscaler = _hollow(upscaler, second, options, safety_checker)

@@ -15,6 +15,7 @@ from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
 from synthgen.generation.families import family
 from synthgen.generation.probing import probe
+from synthgen.generation.schedulers import set_scheduler
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -205,28 +206,6 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def scheduler_name(folder: Path, scheduler: str = "") -> str:
-    """The class of the scheduler that is used: the one asked for, else the checkpoint's own.
-
-    Raises:
-        ModelError: diffusers has no such scheduler, or it draws noise that no seed of ours governs.
-    """
-    if not scheduler:
-        return components(folder).get("scheduler", "")
-    import diffusers
-
-    known = [name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")]
-    if scheduler not in known:
-        from synthgen.errors import nearest
-
-        raise ModelError(f'scheduler: unknown "{scheduler}"{nearest(scheduler, known)}')
-    if scheduler in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
-        raise ModelError(
-            f'scheduler: "{scheduler}" draws noise from a global generator; choose one that takes seeds'
-        )
-    return scheduler
-
-
 def load(
     folder: Path,
     *,
@@ -242,7 +221,7 @@ def load(
 
     Args:
         dtype: "float32", "float16" or "bfloat16".
-        scheduler: a diffusers class; "" keeps the checkpoint's own.
+        scheduler: a diffusers class, with settings as JSON after it; "" keeps the checkpoint's own.
         safety_checker: False loads the pipeline without the checkpoint's.
         loras: are added in this order.
         upscaler: the second stage of DeepFloyd IF.
@@ -264,11 +243,7 @@ def load(
         log.warning("%s: is loaded without %s, which it does not have", folder, ", ".join(told))
     options = {**dict.fromkeys(without), **own.load}
     pipeline = _from_pretrained(folder, kind, dtype, variant, safety_checker, options)
-    if scheduler:
-        try:
-            pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
-        except Exception as error:
-            raise ModelError(f'{folder}: scheduler = "{scheduler}" does not fit: {_reason(error)}') from error
+    set_scheduler(pipeline, scheduler)
     if loras:
         _add_loras(pipeline, loras)
     if upscaler:

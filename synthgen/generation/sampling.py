@@ -35,6 +35,10 @@ OUT_OF_MEMORY = (
 """What the messages of those errors hold; their classes differ."""
 
 
+REFUSALS = (ValueError, TypeError, AttributeError, LookupError)
+"""What pipelines raise for arguments, or versions of their parts, that they do not take."""
+
+
 class Sampled(NamedTuple):
     """What the pipeline gave for a request, and in a batch of how many. `image` is float of shape (height,
     width, 3), in [0, 1] where all is well.
@@ -169,9 +173,9 @@ def call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampl
     with torch.inference_mode():
         try:
             output = call_both(pipeline, upscaler, given, second) if upscaler else pipeline(**given)
-        except (ValueError, TypeError) as error:  # what pipelines raise for arguments that they do not take
+        except REFUSALS as error:
             reason = " ".join(str(error).split())
-            raise ModelError(f"{name} refuses the call: {reason}") from error
+            raise ModelError(f"{name} refuses the call: {type(error).__name__}: {reason}") from error
     images = output.images if "images" in output else output.image
     if len(images) != len(filled):
         raise ModelError(f"{name}: returned {len(images)} images for {len(filled)} prompts")
