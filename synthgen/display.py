@@ -171,6 +171,7 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         f"{found.recipe}: valid",
         f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
         f"requests: {found.requests} ({found.not_planned} not planned yet), in {found.folder}",
+        *_quota(recipe),
         f"prompts: {found.texts} different ones",
         *([f"groups: {found.groups}"] if found.groups else []),
         *[f"  {example}" for example in found.examples],
@@ -183,6 +184,15 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         *some("name", found.names),
         *_ambiguous(list(found.ambiguous)),
     ]
+
+
+def _quota(recipe: "Recipe") -> list[str]:
+    quota = recipe.quota
+    each = " x ".join(quota.cell) or "the whole"
+    said = (
+        f"quota: {quota.accepted} accepted of each {each}, in rounds, {quota.max_requests} requests at most"
+    )
+    return [said] if quota.accepted else []
 
 
 def _ambiguous(names: list[str]) -> list[str]:

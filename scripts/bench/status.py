@@ -20,7 +20,7 @@ def make_large(root: Path, n_shards: int) -> None:
     synthgen.run("emoji", root, limit=4, settings=["models.0.steps=1", "models.0.batch_size=4"], workers=1)
     plan = root / "plan" / "000-000_stats.json"
     made = json.loads(plan.read_text())
-    made |= {"shards": {"tiny": n_shards}, "requests": 4 * n_shards}
+    made |= {"shards": [["tiny", n_shards]], "requests": 4 * n_shards}
     plan.write_text(json.dumps(made))
     for folder in [root / "pool", *sorted((root / "annotations").iterdir())]:
         record = (folder / "00000000_stats.json").read_bytes()
