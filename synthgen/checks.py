@@ -66,6 +66,15 @@ def check_plan(job: Job) -> None:
         )
     inputs = job.plan_inputs()
     stem = shards.records(folder)[-1]
+    pinned = {
+        key: value
+        for key, value in shards.read_record(folder, stem)["inputs"].items()
+        if key.startswith("sources.")
+    }
+    wanted = {key: inputs.get(key) for key in pinned}
+    shards.require_equal(
+        folder / stem, pinned, wanted, "put the real images back, or use another folder with -o DIR"
+    )
     try:
         labels = {request.uid: request.class_id for request in job.requests}
     except UnansweredError:
@@ -77,7 +86,18 @@ def check_plan(job: Job) -> None:
         made = shards.read_record(folder, stem)["inputs"]
         kept = {"images.shard_size", "axes", *job.how(job.recipe.models)} & made.keys()
         inputs = {**made, **{key: inputs[key] for key in kept}}
+    else:
+        check_real_images(job)
     shards.require_inputs(folder, stem, inputs, KEEP)
+
+
+def check_real_images(job: Job) -> None:
+    """Raises RecipeError where a real image that was planned is not there any more, or is another."""
+    own = {table.id for table in job.recipe.models if table.from_}
+    for shard in shards.load_plan(job.root) if own else ():
+        if shard.model in own:
+            for request in shards.requests_of(shards.read_plan_shard(shard)):
+                job.real_image(shard.model, request.source_uid, request.source_sha256)
 
 
 def check_records(job: Job, at_most: int | None = None) -> None:

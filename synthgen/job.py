@@ -5,6 +5,7 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 import contextlib
 import functools
 import json
+import logging
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,18 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, selection, shards
+from synthgen import planning, resharding, selection, shards, sources
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
+from synthgen.sources import RealImage
 from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe, UpscalerTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from diffusers import DiffusionPipeline
 
     from synthgen.annotators.shard import Annotate
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from synthgen.generation.models import Added
 
 ALONE = Place(0, 1)
+log = logging.getLogger(__name__)
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
 
@@ -81,6 +86,7 @@ class Job:
                 call=table.json_call,
                 license=table.license,
                 weight=table.weight,
+                strength=table.strength or 0.0,
             )
         return calls
 
@@ -95,7 +101,7 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str]:
-        from synthgen.generation import checkpoints, models
+        from synthgen.generation import checkpoints, conditioning, models
 
         try:
             folder = self.locate(table)
@@ -113,7 +119,12 @@ class Job:
                 height=table.height,
                 negative=table.negative,
                 call=table.call,
+                strength=table.strength or 0.0,
             )
+            if table.adapter:
+                conditioning.check_adapter(checkpoints.pipeline_class(folder))
+            if table.strength == 1:
+                log.warning("models.%s: strength = 1: nothing of the real images is left", table.id)
             if table.upscaler:
                 checkpoints.check_upscaler(
                     folder,
@@ -140,7 +151,7 @@ class Job:
             )
 
     def _added(self, table: ModelTable) -> "Added":
-        """What is added to a model: LoRAs, a second stage."""
+        """What is added to a model: LoRAs, a second stage, an IP-Adapter."""
         from synthgen.generation import models
 
         with where(self.recipe_path, f"models.{table.id}"):
@@ -157,8 +168,69 @@ class Job:
                 )
                 for lora in table.loras
             ]
+            adapter = (
+                models.locate_adapter(
+                    **table.adapter.model_dump(), folder=self.recipe_path.parent, fetch=self.fetch
+                )
+                if table.adapter
+                else None
+            )
         second = table.upscaler
-        return models.Added(loras, self.locate(second) if second else None, second.variant if second else "")
+        return models.Added(
+            loras, self.locate(second) if second else None, second.variant if second else "", adapter
+        )
+
+    @functools.cached_property
+    def real_images(self) -> dict[str, dict[str, list[RealImage]]]:
+        """The real images that models start from: name of a source -> class -> images. In a source a class
+        may go by its synset, as ImageNet's folders do.
+        """
+        names = {category.name: category.name for category in self.recipe.classes}
+        synsets = Counter(category.synset for category in self.recipe.classes if category.synset)
+        for category in self.recipe.classes:
+            if synsets[category.synset] == 1:
+                names.setdefault(category.synset, category.name)
+        found: dict[str, dict[str, list[RealImage]]] = {}
+        for source in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
+            path = self.recipe_path.parent / Path(self.recipe.sources[source].path).expanduser()
+            own: dict[str, list[RealImage]] = {category.name: [] for category in self.recipe.classes}
+            with where(self.recipe_path, f"sources.{source}"):
+                for image in sources.list_images(path, source):
+                    if image.class_name in names:
+                        own[names[image.class_name]].append(image)
+                for name, images in own.items():
+                    if not images:
+                        raise RecipeError(f'{path}: no image of the class "{name}"; add some, or take it out')
+            found[source] = own
+        return found
+
+    @functools.cached_property
+    def _real_by_uid(self) -> dict[str, dict[str, RealImage]]:
+        return {
+            source: {image.uid: image for images in own.values() for image in images}
+            for source, own in self.real_images.items()
+        }
+
+    def real_image(self, model: str, uid: str, sha256: str = "") -> RealImage:
+        """The real image of a uid that a model starts from.
+
+        Raises:
+            RecipeError: it is not in the source, or not with these bytes.
+        """
+        source = self.model_table(model).source
+        image = self._real_by_uid[source].get(uid)
+        if image is None or (sha256 and sources.sha256(image) != sha256):
+            what = f"{uid} is no image of it" if image is None else f"{image.key} has other bytes"
+            raise RecipeError(
+                f"{self.recipe_path}: sources.{source}: {what}, though images are planned from it; put it "
+                "back, or use another folder with -o DIR"
+            )
+        return image
+
+    def read_real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
+        """The pixels of the real image that a request is made from, None where they are damaged."""
+        image = self.real_image(request.model, request.source_uid, request.source_sha256)
+        return sources.decode(sources.read(image))
 
     @property
     def requests(self) -> "list[Request]":
@@ -178,11 +250,23 @@ class Job:
                     seed=self.recipe.seed,
                     requests=wanted,
                     per=self.recipe.quota.cell,
+                    real=self._real(),
                     planned=self.planned,
                     limit=self.most_requests,
                 )
             self._requests = known, made
         return self._requests[1]
+
+    def _real(self) -> dict[str, planning.RealImages]:
+        """By model, the real images that it starts from."""
+        return {
+            table.id: planning.RealImages(
+                {name: [image.uid for image in own] for name, own in self.real_images[table.source].items()},
+                lambda uid, model=table.id: sources.sha256(self.real_image(model, uid)),  # type: ignore[misc]
+            )
+            for table in self.recipe.models
+            if table.from_
+        }
 
     def _sources(self) -> list[planning.Source]:
         found = []
@@ -300,6 +384,13 @@ class Job:
                 inputs[f"prompts.{number}.texts"] = self.texts.digests[number]
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
+        for table in self.recipe.models:
+            inputs[f"models.{table.id}.from"] = table.from_
+        # of the bytes nothing: they are read when they are used, and compared then
+        for source, own in self.real_images.items():
+            for name, images in own.items():
+                about = sorted([image.uid, image.size] for image in images)
+                inputs[f"sources.{source}.{name}"] = shards.digest(about)[:16]
         return inputs | self.how(self.recipe.models) | flat("quota", self.recipe.quota.model_dump())
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
@@ -425,7 +516,7 @@ class Job:
         return self._pipelines[model]
 
     def _load(self, model: str) -> "DiffusionPipeline":
-        from synthgen.generation import models
+        from synthgen.generation import conditioning, models
 
         table = self.model_table(model)
         folder = self.locate(table)
@@ -436,7 +527,7 @@ class Job:
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
                 f"{self.models[model].fingerprint}; put those weights back, or use another folder with -o DIR"
             )
-        return models.load(
+        pipeline = models.load(
             folder,
             device=self.device,
             dtype=table.dtype,
@@ -445,6 +536,7 @@ class Job:
             safety_checker=table.safety_checker,
             added=added,
         )
+        return conditioning.changing(pipeline) if table.strength else pipeline
 
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
@@ -476,7 +568,7 @@ def _plain(keys: object) -> Any:
 
 def source_of(table: ModelTable) -> str:
     """What a model is looked up by; the plan pins what was found."""
-    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler"}
+    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler", "adapter"}
     return shards.digest(table.model_dump(include=about))
 
 

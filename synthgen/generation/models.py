@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import check, components, missing, pipeline_class, weight_files
+from synthgen.generation.conditioning import add_adapter
 from synthgen.generation.families import family
 from synthgen.generation.probing import probe
 
@@ -35,14 +36,23 @@ class Lora(NamedTuple):
     weight: float = 1.0
 
 
+class Adapter(NamedTuple):
+    """The weights of an IP-Adapter, the folder of its image encoder, and how much of it is added."""
+
+    file: Path
+    encoder: Path
+    scale: float
+
+
 class Added(NamedTuple):
-    """What is added to a model: LoRAs in this order, and the folder of a second stage with the infix of its
-    weight files.
+    """What is added to a model: LoRAs in this order, the folder of a second stage with the infix of its
+    weight files, an IP-Adapter.
     """
 
     loras: Sequence[Lora] = ()
     upscaler: Path | None = None
     upscaler_variant: str = ""
+    adapter: Adapter | None = None
 
 
 ALONE = Added()
@@ -141,6 +151,57 @@ def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", 
     return found.absolute()
 
 
+def locate_adapter(
+    path: str,
+    *,
+    folder: Path,
+    file: str,
+    image_encoder: str,
+    scale: float,
+    subfolder: str = "",
+    revision: str = "",
+    fetch: bool = True,
+) -> Adapter:
+    """An IP-Adapter, downloaded where it has to be.
+
+    Args:
+        path: a folder, or a hub id "ORG/NAME".
+        file: its weights, in `subfolder`.
+        image_encoder: the folder of its image encoder, in `path`.
+        folder, revision, fetch: as for `locate`.
+
+    Raises:
+        ModelError: a part is not there, or is not .safetensors.
+    """
+    if not file.endswith(".safetensors"):
+        raise ModelError(f"adapter: {file}: not .safetensors; others are not loaded (they can run code)")
+    found = folder / Path(path).expanduser()
+    if not found.is_dir():
+        if not HUB_ID.match(path):
+            raise ModelError(
+                f'adapter: path = "{path}": no such folder; a folder (looked for {found}), or a hub id '
+                "ORG/NAME is wanted"
+            )
+        from huggingface_hub import snapshot_download
+
+        weights = f"{subfolder}/{file}" if subfolder else file
+        download = partial(
+            snapshot_download,
+            path,
+            revision=revision or None,
+            allow_patterns=[weights, f"{image_encoder}/*.json", f"{image_encoder}/*.safetensors"],
+            token=os.environ.get("HF_TOKEN"),
+        )
+        found = _from_hub(download, path, found, fetch)
+    for wanted in (found / subfolder / file, found / image_encoder / "config.json"):
+        if not wanted.is_file():
+            raise ModelError(
+                f"adapter: {wanted}: no such file; say subfolder, file and image_encoder otherwise"
+            )
+    weight_files(found, image_encoder, "")
+    return Adapter((found / subfolder / file).absolute(), (found / image_encoder).absolute(), scale)
+
+
 def _from_hub(download: Callable[..., str], path: str, local: Path, fetch: bool) -> Path:
     """The folder that a download gives, or the cache of earlier ones."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -197,6 +258,10 @@ def fingerprint(
     about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in added.loras)]
     if added.upscaler:
         about.append(fingerprint(added.upscaler, variant=added.upscaler_variant, without=ENCODER))
+    if added.adapter:
+        file, encoder, scale = added.adapter
+        parts = [encoder / "config.json", *weight_files(encoder.parent, encoder.name, "")]
+        about.append([_digest(file), scale, [[part.name, _digest(part)] for part in parts]])
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
@@ -249,7 +314,7 @@ def load(
         dtype: "float32", "float16" or "bfloat16".
         scheduler: a diffusers class; "" keeps the checkpoint's own.
         safety_checker: False loads the pipeline without the checkpoint's.
-        added: LoRAs, and the second stage of DeepFloyd IF.
+        added: LoRAs, the second stage of DeepFloyd IF, an IP-Adapter.
 
     Raises:
         ModelError: it does not make images from text, or diffusers cannot load it.
@@ -275,6 +340,8 @@ def load(
             raise ModelError(f'{folder}: scheduler = "{scheduler}" does not fit: {_reason(error)}') from error
     if added.loras:
         _add_loras(pipeline, added.loras)
+    if added.adapter:
+        add_adapter(pipeline, added.adapter)
     if added.upscaler:
         options = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
         pipeline.upscaler = _from_pretrained(

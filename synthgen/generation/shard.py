@@ -13,6 +13,7 @@ import pyarrow as pa
 from synthgen import shards, tars
 from synthgen.claims import Claim
 from synthgen.data import Request
+from synthgen.generation.conditioning import ReadImage
 from synthgen.generation.encoding import encode
 from synthgen.generation.sampling import Sampled, picture, sample
 
@@ -33,6 +34,7 @@ def make_shard(
     image_format: str,
     record: dict[str, object],
     claim: Claim,
+    real: ReadImage | None = None,
     halve: bool = True,
 ) -> None:
     """Makes, encodes and publishes the images of one shard of the plan.
@@ -44,6 +46,7 @@ def make_shard(
         plan: the requests, one row each; the pool's parquet keeps them all, in this order.
         pipeline: called once, when the first image is to be made.
         record: what the record says besides counts and files.
+        real: reads the real images that requests are made from.
         halve: whether a micro-batch may be made in halves where memory runs out; the record says so.
     """
     requests = shards.requests_of(plan)
@@ -64,7 +67,7 @@ def make_shard(
 
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            sampled = sample(model, batch, batch_size=batch_size, room=room, halve=halve)
+            sampled = sample(model, batch, batch_size=batch_size, real=real, room=room, halve=halve)
             room = min(room, sampled[-1].batch_size)
             write()
             encoding = [encoders.submit(_encode, each, image_format) for each in sampled]
