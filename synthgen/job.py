@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
-    from synthgen.generation.models import Added
 
 ALONE = Place(0, 1)
 log = logging.getLogger(__name__)
@@ -103,105 +102,80 @@ class Job:
     def _identify(self, table: ModelTable) -> tuple[str, str]:
         from synthgen.generation import checkpoints, conditioning, models
 
+        paths = [table.path, *(lora.path for lora in table.loras)]
+        paths += [table.adapter.path] if table.adapter else []
         try:
-            folder = self.locate(table)
+            folder, added = self.locate(table), self._added(table)
         except ModelError:
-            if self.fetch or not models.HUB_ID.match(table.path):
+            if self.fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
             return "", table.scheduler  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
+            size = {"width": table.width, "height": table.height}
             checkpoints.check(
                 folder,
                 variant=table.variant,
                 guidance=table.guidance,
                 steps=table.steps,
-                width=table.width,
-                height=table.height,
                 negative=table.negative,
                 call=table.call,
                 strength=table.strength or 0.0,
+                **size,
             )
             if table.adapter:
                 conditioning.check_adapter(checkpoints.pipeline_class(folder))
             if table.strength == 1:
                 log.warning("models.%s: strength = 1: nothing of the real images is left", table.id)
             if table.upscaler:
-                checkpoints.check_upscaler(
-                    folder,
-                    self.locate(table.upscaler),
-                    width=table.width,
-                    height=table.height,
-                    call=table.upscaler.call,
-                )
+                second = added["upscaler"].folder
+                checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant, added=self._added(table)), scheduler
+            return models.fingerprint(folder, variant=table.variant, **added), scheduler
 
-    def locate(self, table: ModelTable | UpscalerTable) -> Path:
+    def locate(self, table: ModelTable) -> Path:
+        """The local folder of a model."""
+        with where(self.recipe_path, f"models.{table.id}"):
+            return self._locate(table)
+
+    def _locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
-        key = f"models.{table.id}" if isinstance(table, ModelTable) else "models.upscaler"
-        with where(self.recipe_path, key):
-            return models.locate(
-                table.path,
-                folder=self.recipe_path.parent,
-                revision=table.revision,
-                variant=table.variant,
-                fetch=self.fetch,
-                without=() if isinstance(table, ModelTable) else models.ENCODER,
-            )
+        return models.locate(
+            table.path,
+            folder=self.recipe_path.parent,
+            revision=table.revision,
+            variant=table.variant,
+            fetch=self.fetch,
+            without=models.ENCODER if isinstance(table, UpscalerTable) else (),
+        )
 
-    def _added(self, table: ModelTable) -> "Added":
+    def _added(self, table: ModelTable) -> dict[str, Any]:
         """What is added to a model: LoRAs, a second stage, an IP-Adapter."""
         from synthgen.generation import models
 
+        place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
         with where(self.recipe_path, f"models.{table.id}"):
             loras = [
                 models.Lora(
-                    models.locate_lora(
-                        lora.path,
-                        folder=self.recipe_path.parent,
-                        file=lora.file,
-                        revision=lora.revision,
-                        fetch=self.fetch,
-                    ),
+                    models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
                     lora.weight,
                 )
                 for lora in table.loras
             ]
-            adapter = (
-                models.locate_adapter(
-                    **table.adapter.model_dump(), folder=self.recipe_path.parent, fetch=self.fetch
-                )
-                if table.adapter
-                else None
-            )
-        second = table.upscaler
-        return models.Added(
-            loras, self.locate(second) if second else None, second.variant if second else "", adapter
-        )
+            adapter = models.locate_adapter(**table.adapter.model_dump(), **place) if table.adapter else None
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            second = table.upscaler
+            upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
+        return {"loras": loras, "upscaler": upscaler, "adapter": adapter}
 
     @functools.cached_property
     def real_images(self) -> dict[str, dict[str, list[RealImage]]]:
-        """The real images that models start from: name of a source -> class -> images. In a source a class
-        may go by its synset, as ImageNet's folders do.
-        """
-        names = {category.name: category.name for category in self.recipe.classes}
-        synsets = Counter(category.synset for category in self.recipe.classes if category.synset)
-        for category in self.recipe.classes:
-            if synsets[category.synset] == 1:
-                names.setdefault(category.synset, category.name)
-        found: dict[str, dict[str, list[RealImage]]] = {}
+        """The real images that models start from: name of a source -> class -> images."""
+        found = {}
         for source in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
             path = self.recipe_path.parent / Path(self.recipe.sources[source].path).expanduser()
-            own: dict[str, list[RealImage]] = {category.name: [] for category in self.recipe.classes}
             with where(self.recipe_path, f"sources.{source}"):
-                for image in sources.list_images(path, source):
-                    if image.class_name in names:
-                        own[names[image.class_name]].append(image)
-                for name, images in own.items():
-                    if not images:
-                        raise RecipeError(f'{path}: no image of the class "{name}"; add some, or take it out')
-            found[source] = own
+                found[source] = sources.images_of(self.recipe.classes, path, source)
         return found
 
     @functools.cached_property
@@ -360,7 +334,7 @@ class Job:
             except ModelError:  # who only looks may have none of them
                 if self.fetch:
                     raise
-        return token_counter(folders)
+        return token_counter(folders, {table.id: table.call for table in self.recipe.models})
 
     def _cells(self, table: PromptsTable) -> dict[str, list[dict[str, str]]]:
         """The cells that the quota of each class is cut into."""
@@ -521,7 +495,7 @@ class Job:
         table = self.model_table(model)
         folder = self.locate(table)
         added = self._added(table)
-        found = models.fingerprint(folder, variant=table.variant, added=added)
+        found = models.fingerprint(folder, variant=table.variant, **added)
         if found != self.models[model].fingerprint:
             raise ModelError(
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
@@ -534,7 +508,7 @@ class Job:
             scheduler=table.scheduler,
             variant=table.variant,
             safety_checker=table.safety_checker,
-            added=added,
+            **added,
         )
         return conditioning.changing(pipeline) if table.strength else pipeline
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from synthgen import storage
+from synthgen.data import Category
 from synthgen.errors import RecipeError
 
 ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
@@ -38,6 +39,28 @@ class RealImage(NamedTuple):
     file: Path
     offset: int
     size: int
+
+
+def images_of(classes: Sequence[Category], path: Path, source: str) -> dict[str, list[RealImage]]:
+    """The images of each class in a source, whose classes are known by name, or by synset as ImageNet's
+    folders are.
+
+    Raises:
+        RecipeError: as `list_images`; or a class has none.
+    """
+    labels = {category.name: category.name for category in classes}
+    synsets = Counter(category.synset for category in classes if category.synset)
+    for category in classes:
+        if synsets[category.synset] == 1:
+            labels.setdefault(category.synset, category.name)
+    found: dict[str, list[RealImage]] = {category.name: [] for category in classes}
+    for image in list_images(path, source):
+        if image.class_name in labels:
+            found[labels[image.class_name]].append(image)
+    for name, images in found.items():
+        if not images:
+            raise RecipeError(f'{path}: no image of the class "{name}"; add some, or take it out')
+    return found
 
 
 def list_images(path: Path, source: str) -> list[RealImage]:

@@ -359,6 +359,17 @@ class ImagesTable(Table):
     shard_size: int = Field(default=1024, ge=1)
 
 
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        canonical(value)
+    except (TypeError, ValueError):
+        raise _problem("strings, numbers, true, false, and lists and tables of them are wanted") from None
+    return value
+
+
+Call = Annotated[dict[str, Any], AfterValidator(_json)]
+
+
 class LoraTable(Table):
     path: str
     file: str = ""
@@ -376,7 +387,7 @@ class UpscalerTable(Table):
     variant: str = ""
     steps: int = Field(ge=1)
     guidance: float = Field(ge=0)
-    call: dict[str, Any] = {}
+    call: Call = {}
 
 
 class AdapterTable(Table):
@@ -402,7 +413,7 @@ class ModelTable(Table):
     height: int = Field(default=0, ge=0)
     batch_size: int = Field(default=8, ge=1)
     safety_checker: bool = True
-    call: dict[str, Any] = {}
+    call: Call = {}
     loras: list[Annotated[LoraTable, BeforeValidator(_lora)]] = []
     upscaler: UpscalerTable | None = None
     from_: str = Field(default="", alias="from")

@@ -61,7 +61,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     import tiny_models
 
     parent = tmp_path_factory.mktemp("models")
-    builders = tiny_models.FAMILIES | tiny_models.UNTESTED | tiny_models.WRONG
+    builders = tiny_models.FAMILIES | tiny_models.UNTESTED | tiny_models.WRONG | tiny_models.CHECKED
 
     @functools.cache
     def build(name: str) -> Path:

@@ -167,8 +167,8 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callabl
     return folder
 
 
-def added(folder: Path, scale: float = 0.8) -> models.Added:
-    return models.Added(adapter=models.locate_adapter(str(folder), folder=folder, scale=scale, **PARTS))
+def adapter(folder: Path, scale: float = 0.8) -> models.Adapter:
+    return models.locate_adapter(str(folder), folder=folder, scale=scale, **PARTS)
 
 
 def test_an_adapter_looks_at_one_real_image_a_call(
@@ -176,7 +176,7 @@ def test_an_adapter_looks_at_one_real_image_a_call(
 ) -> None:
     def load(scale: float) -> Any:
         return models.load(
-            tiny_model("sd1"), device="cpu", dtype="float32", added=added(adapter_folder, scale)
+            tiny_model("sd1"), device="cpu", dtype="float32", adapter=adapter(adapter_folder, scale)
         )
 
     four = asked(strength=0.0)
@@ -204,14 +204,14 @@ def test_an_adapter_is_known_by_its_weights_and_scale(
 ) -> None:
     copy = Path(shutil.copytree(adapter_folder, tmp_path / "copy"))
 
-    def prints(*some: models.Added) -> list[str]:
-        return [models.fingerprint(tiny_model("sd1"), added=one) for one in some]
+    def prints(*some: models.Adapter | None) -> list[str]:
+        return [models.fingerprint(tiny_model("sd1"), adapter=one) for one in some]
 
-    one, same, stronger, none = prints(added(adapter_folder), added(copy), added(copy, 1.0), models.Added())
+    one, same, stronger, none = prints(adapter(adapter_folder), adapter(copy), adapter(copy, 1.0), None)
     assert one == same
     config = copy / "models" / "image_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"layer_norm_eps": 0.1}))
-    assert len({one, stronger, none, *prints(added(copy))}) == 4
+    assert len({one, stronger, none, *prints(adapter(copy))}) == 4
 
 
 def test_what_is_no_adapter(adapter_folder: Path, tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
@@ -237,7 +237,7 @@ def test_what_is_no_adapter(adapter_folder: Path, tmp_path: Path, tiny_model: Ca
         "sdxl": "does not fit StableDiffusionXLPipeline",
     }.items():
         with pytest.raises(ModelError, match=f"adapter: .*{reason}"):
-            models.load(tiny_model(name), device="cpu", dtype="float32", added=added(adapter_folder))
+            models.load(tiny_model(name), device="cpu", dtype="float32", adapter=adapter(adapter_folder))
 
 
 # --- a dataset ---
@@ -383,8 +383,8 @@ def test_a_dataset_by_an_adapter(
 ) -> None:
     text = (from_real / "recipe.toml").read_text()
     parts = ", ".join(f'{key} = "{value}"' for key, value in PARTS.items())
-    adapter = f'adapter = {{ path = "{adapter_folder}", {parts}, scale = 0.6 }}'
-    text = text.replace("strength = 0.6", adapter).replace('"embedded"', f'"{tiny_model("sd1")}"')
+    line = f'adapter = {{ path = "{adapter_folder}", {parts}, scale = 0.6 }}'
+    text = text.replace("strength = 0.6", line).replace('"embedded"', f'"{tiny_model("sd1")}"')
     (from_real / "recipe.toml").write_text(text)
     rows = rows_of(synthgen.run(from_real, tmp_path / "run", workers=1))
     assert {row["error"] for row in rows} == {None}

@@ -39,7 +39,7 @@ def test_every_key_is_documented() -> None:
     every = [
         tables.Recipe, tables.PromptsTable, tables.QuotaTable, tables.ImagesTable, tables.ModelTable,
         tables.AnnotateTable, tables.SelectTable, tables.ReshardTable, tables.SourceTable,
-        tables.LanguageTable, tables.ExtraTable, tables.AskTable,
+        tables.LanguageTable, tables.ExtraTable, tables.AskTable, tables.LoraTable, tables.UpscalerTable,
     ]  # fmt: skip
     keys = {field.alias or key for table in every for key, field in table.model_fields.items()} - {"keys"}
     for functions in (SOURCES, ANNOTATORS, RULES):

@@ -24,32 +24,8 @@ from synthgen.generation.tokens import token_counter
 ALL = [*tiny_models.FAMILIES, *tiny_models.UNTESTED]
 UNGUIDED = {"flux-schnell"}
 WITHOUT_NEGATIVE = {"lcm", "flux", "flux-schnell", "flux2", "flux2-klein", "sana-sprint"}
-READ = {
-    "sd1": 77,
-    "sd2": 77,
-    "lcm": 77,
-    "sdxl": 77,
-    "sdxl-turbo": 77,
-    "sd3": 256,
-    "sd3-without-t5": 77,
-    "flux": 512,
-    "flux-schnell": 512,
-    "flux2": 512,
-    "flux2-klein": 512,
-    "pixart": 300,
-    "sana": 300,
-    "sana-sprint": 300,
-    "qwen-image": 512,
-    "z-image": 512,
-    "kandinsky22": 77,
-    "if1": 77,
-    "aura-flow": 256,
-    "chroma": 512,
-    "cogview4": 1024,
-    "lumina2": 256,
-    "prx": 64,
-}
-"""Tokens that a pipeline reads of a prompt, special ones included."""
+AROUND = {"flux2", "flux2-klein", "sana", "sana-sprint", "qwen-image", "z-image", "lumina2"}
+"""They put words of their own around a prompt, which take some of the tokens that are read."""
 TEXTS = (
     "a cat",
     "a photo of a red dog on green grass at the sea, with an owl and snow",
@@ -137,11 +113,24 @@ def test_a_neighbour_s_negative_prompt_is_its_own(loaded: Loaded) -> None:
     assert not same(plain[1], mixed[1])
 
 
-def test_tokens_are_counted(loaded: Loaded) -> None:
-    count = token_counter({"m": loaded.folder})
-    (few, limit), (many, same_limit) = count("a cat")["m"], count("a cat " * 400)["m"]
-    assert limit == same_limit == READ[loaded.name]
-    assert 0 < few < limit < many
+def test_tokens_are_counted_as_they_are_read(loaded: Loaded) -> None:
+    """The last token within the limit changes the image, and none after it does."""
+    counter = token_counter({"m": loaded.folder})
+    tokens, limit = counter("a")["m"]
+    last = next(word for word in ("the", "b") if counter(word)["m"][0] == tokens)
+
+    def reads(n: int) -> bool:
+        begun = "a " * (n - tokens)
+        assert counter(begun + "a")["m"] == counter(begun + last)["m"] == (n, limit)
+        made = [
+            sample(loaded.pipeline, [replace(asked()[0], text=begun + word)], batch_size=1)[0].image
+            for word in ("a", last)
+        ]
+        return not same(*made)
+
+    assert reads(tokens)
+    assert reads(limit) or loaded.name in AROUND
+    assert not reads(limit + 1)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -213,6 +202,20 @@ def test_flux_reads_a_negative_prompt_with_true_guidance(tiny_model: Callable[[s
     assert not same(red, blue)
 
 
+def test_the_safety_checker_is_the_checkpoint_s(tiny_model: Callable[[str], Path]) -> None:
+    folder = tiny_model("sd1-checked")
+    kept, dropped = (
+        sample(models.load(folder, device="cpu", dtype="float32", safety_checker=keep), asked(), batch_size=4)
+        for keep in (True, False)
+    )
+    assert any(each.flagged for each in kept)
+    assert not any(each.flagged for each in dropped)
+    for one, other in zip(kept, dropped, strict=True):
+        assert picture(one).error == ("safety checker" if one.flagged else "")
+        assert (one.image.max() == 0) == one.flagged
+        assert picture(other).error == ""
+
+
 UNFIT = {
     "inpainting": r"unet takes 9 channels, an image has 4 \(an inpainting model has 5 more\)",
     "without-text-encoder": "has no text_encoder",
@@ -279,8 +282,12 @@ def test_a_lora_changes_images_as_much_as_its_weight_says(
 def test_both_stages_of_deepfloyd(tiny_model: Callable[[str], Path]) -> None:
     second = models.Upscaler(tiny_model("second-stage"))
     pipeline = models.load(tiny_model("if1"), device="cpu", dtype="float32", upscaler=second)
-    whole = images(sample(pipeline, asked(), batch_size=4))
-    turned = images(sample(pipeline, asked()[::-1], batch_size=4))[::-1]
+    call = '{"upscaler": {"num_inference_steps": 2, "guidance_scale": 4.0}}'
+    four = [replace(each, width=128, height=64, call=call) for each in asked()]
+    whole = images(sample(pipeline, four, batch_size=4))
+    turned = images(sample(pipeline, four[::-1], batch_size=4))[::-1]
     assert all(map(same, whole, turned))
-    assert {image.shape for image in whole} == {(128, 128, 3)}
+    assert {image.shape for image in whole} == {(64, 128, 3)}
+    unguided = replace(four[0], call=call.replace("4.0", "1.0"))
+    assert not same(sample(pipeline, [unguided], batch_size=4)[0].image, whole[0])
     assert len({image.tobytes() for image in whole}) == 4

@@ -24,7 +24,7 @@ LOW = {
     "embedded": set(),
     "tars": {"errors"},
     "storage": {"errors"},
-    "sources": {"errors", "storage"},
+    "sources": {"data", "errors", "storage"},
     "claims": {"errors", "storage"},
     "engine": {"claims", "errors", "storage"},
     "shards": {"claims", "data", "errors", "storage"},

@@ -2,7 +2,7 @@
 that load without network and make a 64 x 64 image in a fraction of a second.
 
 `FAMILIES` are those that synthgen knows, `UNTESTED` those that it meets for the first time, `WRONG` what it
-has to refuse. Each builder takes the folder to write.
+has to refuse, `CHECKED` has a safety checker. Each builder takes the folder to write.
 """
 
 import inspect
@@ -251,6 +251,17 @@ def sd2(folder: Path) -> None:
             **BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False, steps_offset=1
         ),
     )
+
+
+def sd1_checked(folder: Path) -> None:
+    """With a safety checker that minds much."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
+    vision = clip_image().config
+    checker = StableDiffusionSafetyChecker(
+        t.CLIPConfig(vision_config=vision.to_dict(), projection_dim=vision.projection_dim)
+    )
+    sd1(folder, safety_checker=checker, feature_extractor=clip_images(), requires_safety_checker=True)
 
 
 def lcm(folder: Path) -> None:
@@ -899,3 +910,4 @@ WRONG: dict[str, Build] = {
     "without-weights": without_weights,
     "second-stage": if2,
 }
+CHECKED: dict[str, Build] = {"sd1-checked": sd1_checked}

@@ -32,7 +32,7 @@ def index(folder: Path) -> dict[str, Any]:
 
 
 def components(folder: Path) -> dict[str, str]:
-    """The parts of a pipeline that are loaded: name -> class name."""
+    """The parts of a pipeline: name -> class name."""
     return {
         name: entry[1]
         for name, entry in index(folder).items()
@@ -56,6 +56,12 @@ def pipeline_class(folder: Path) -> type["DiffusionPipeline"]:
     if found is None:
         raise ModelError(f"{folder}: diffusers has no {name}, and code from elsewhere is not run")
     return found
+
+
+def used(folder: Path) -> dict[str, str]:
+    """The components that are really loaded."""
+    unused = {part for part, what in family(pipeline_class(folder)).load.items() if what is None}
+    return {part: kind for part, kind in components(folder).items() if part not in unused}
 
 
 def missing(folder: Path, pipeline: type) -> list[str]:
@@ -104,7 +110,7 @@ def check(
     if NOT_FROM_TEXT.search(name) or "prompt" not in names or "num_frames" in names:
         raise ModelError(f"{folder}: {name} does not make an image from text alone; take another model")
     missing(folder, pipeline)
-    for part in components(folder):
+    for part in used(folder):
         weight_files(folder, part, variant)
     if family(pipeline).tested:
         _check_channels(folder, name)

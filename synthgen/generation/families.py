@@ -60,7 +60,7 @@ FAMILIES: Mapping[str, Family] = {
     "Flux": Family(patch=2, negative_with="true_cfg_scale"),
     "Flux2": Family(patch=2),
     "Flux2Klein": Family(patch=2),
-    "PixArtAlpha": Family(patch=2, fixed=PLAIN),
+    "PixArtAlpha": Family(patch=2, fixed=PLAIN, tested=False),
     "PixArtSigma": Family(patch=2, fixed=PLAIN),
     "Sana": Family(multiple=32, fixed=PLAIN),
     "SanaSprint": Family(multiple=32, fixed=PLAIN),
@@ -154,7 +154,13 @@ def arguments(
     if "negative_prompt" in names and active:
         made["negative_prompt"] = [text or own.no_negative for text in negative]
     fixed = {key: value for key, value in own.fixed.items() if key in names}
-    return {**made, **fixed, **call}
+    # JSON has lists alone; some sizes have to be tuples
+    kinds = {key: str(one.annotation) for key, one in inspect.signature(pipeline.__call__).parameters.items()}
+    own_call = {
+        key: tuple(value) if isinstance(value, list) and "tuple" in kinds[key] else value
+        for key, value in call.items()
+    }
+    return {**made, **fixed, **own_call}
 
 
 def check_call(pipeline: type, call: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
-from synthgen.generation.checkpoints import check, components, missing, pipeline_class, weight_files
+from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
 from synthgen.generation.conditioning import add_adapter
 from synthgen.generation.families import family
 from synthgen.generation.probing import probe
@@ -44,18 +44,11 @@ class Adapter(NamedTuple):
     scale: float
 
 
-class Added(NamedTuple):
-    """What is added to a model: LoRAs in this order, the folder of a second stage with the infix of its
-    weight files, an IP-Adapter.
-    """
+class Upscaler(NamedTuple):
+    """The folder of a second stage, and the infix of its weight files."""
 
-    loras: Sequence[Lora] = ()
-    upscaler: Path | None = None
-    upscaler_variant: str = ""
-    adapter: Adapter | None = None
-
-
-ALONE = Added()
+    folder: Path
+    variant: str = ""
 
 
 def locate(
@@ -227,13 +220,16 @@ def fingerprint(
     folder: Path,
     *,
     variant: str = "",
-    added: Added = ALONE,
+    loras: Sequence[Lora] = (),
+    upscaler: Upscaler | None = None,
+    adapter: Adapter | None = None,
     without: Collection[str] = (),
 ) -> str:
     """32 hex digits over what decides a model's images: one model, wherever it lies.
 
     Names and sha256 of the weight files that are loaded, the configurations (without what only says who wrote
-    them), and the tokenizers' files; then LoRAs with their weights, and the second stage.
+    them), and the tokenizers' files; then LoRAs with their weights, the second stage, and the IP-Adapter with
+    its scale.
 
     Args:
         without: parts that are not loaded.
@@ -242,9 +238,8 @@ def fingerprint(
         ModelError: a part has no safetensors weights.
     """
     weights, others = list[list[str]](), list[list[str]]()
-    unused = {*without, *(part for part, what in family(pipeline_class(folder)).load.items() if what is None)}
-    for part, kind in sorted(components(folder).items()):
-        if part in unused:
+    for part, kind in sorted(used(folder).items()):
+        if part in without:
             continue
         weights += [[f"{part}/{file.name}", _digest(file)] for file in weight_files(folder, part, variant)]
         others.append([part, kind])
@@ -255,13 +250,15 @@ def fingerprint(
         raise ModelError(
             f"{folder}: no .safetensors weights there; other formats are not loaded (they can run code)"
         )
-    about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in added.loras)]
-    if added.upscaler:
-        about.append(fingerprint(added.upscaler, variant=added.upscaler_variant, without=ENCODER))
-    if added.adapter:
-        file, encoder, scale = added.adapter
-        parts = [encoder / "config.json", *weight_files(encoder.parent, encoder.name, "")]
-        about.append([_digest(file), scale, [[part.name, _digest(part)] for part in parts]])
+    about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in loras)]
+    if upscaler:
+        about.append(fingerprint(upscaler.folder, variant=upscaler.variant, without=ENCODER))
+    if adapter:
+        parts = [
+            adapter.encoder / "config.json",
+            *weight_files(adapter.encoder.parent, adapter.encoder.name, ""),
+        ]
+        about.append([_digest(adapter.file), adapter.scale, [[part.name, _digest(part)] for part in parts]])
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
@@ -306,7 +303,9 @@ def load(
     scheduler: str = "",
     variant: str = "",
     safety_checker: bool = True,
-    added: Added = ALONE,
+    loras: Sequence[Lora] = (),
+    upscaler: Upscaler | None = None,
+    adapter: Adapter | None = None,
 ) -> "DiffusionPipeline":
     """The pipeline, on its device, silent.
 
@@ -314,7 +313,9 @@ def load(
         dtype: "float32", "float16" or "bfloat16".
         scheduler: a diffusers class; "" keeps the checkpoint's own.
         safety_checker: False loads the pipeline without the checkpoint's.
-        added: LoRAs, the second stage of DeepFloyd IF, an IP-Adapter.
+        loras: are added in this order.
+        upscaler: the second stage of DeepFloyd IF.
+        adapter: an IP-Adapter.
 
     Raises:
         ModelError: it does not make images from text, or diffusers cannot load it.
@@ -338,17 +339,17 @@ def load(
             pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
         except Exception as error:
             raise ModelError(f'{folder}: scheduler = "{scheduler}" does not fit: {_reason(error)}') from error
-    if added.loras:
-        _add_loras(pipeline, added.loras)
-    if added.adapter:
-        add_adapter(pipeline, added.adapter)
-    if added.upscaler:
+    if loras:
+        _add_loras(pipeline, loras)
+    if adapter:
+        add_adapter(pipeline, adapter)
+    if upscaler:
         options = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
         pipeline.upscaler = _from_pretrained(
-            added.upscaler,
+            upscaler.folder,
             diffusers.IFSuperResolutionPipeline,
             dtype,
-            added.upscaler_variant,
+            upscaler.variant,
             safety_checker,
             options,
         )
@@ -384,9 +385,13 @@ def _from_pretrained(
 
 def _add_loras(pipeline: "DiffusionPipeline", loras: Sequence[Lora]) -> None:
     """Adds LoRAs, unfused: fusing changes weights by rounding."""
+    from diffusers.utils import is_peft_available
+
     name = type(pipeline).__name__
     if not hasattr(pipeline, "load_lora_weights"):
         raise ModelError(f"loras: {name} takes none; remove them")
+    if not is_peft_available():
+        raise ModelError("loras: need the package peft; install synthgen with its extra [loras]")
     names = [f"lora_{number}" for number in range(len(loras))]
     for adapter, lora in zip(names, loras, strict=True):
         try:

@@ -159,7 +159,8 @@ def call(
         if getattr(module, "is_cache_enabled", False):
             raise ModelError(f"{name}: its {part} caches between steps, so that neighbours change an image")
     own = json.loads(first.call or "{}")
-    second, text = own.pop("upscaler", None), own.pop("prompt", None)
+    upscaler, second = getattr(pipeline, "upscaler", None), own.pop("upscaler", {})
+    text = own.pop("prompt", None)
     given = arguments(
         type(pipeline),
         guidance=first.guidance,
@@ -181,7 +182,7 @@ def call(
     given["generator"] = [make_generator(seed) for seed in seeds]
     with torch.inference_mode():
         try:
-            output = call_both(pipeline, pipeline.upscaler, given, second) if second else pipeline(**given)
+            output = call_both(pipeline, upscaler, given, second) if upscaler else pipeline(**given)
         except (ValueError, TypeError) as error:  # what pipelines raise for arguments that they do not take
             reason = " ".join(str(error).split())
             raise ModelError(f"{name} refuses the call: {reason}") from error
