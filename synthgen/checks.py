@@ -93,11 +93,14 @@ def check_plan(job: Job) -> None:
 
 def check_real_images(job: Job) -> None:
     """Raises RecipeError where a real image that was planned is not there any more, or is another."""
-    own = {table.id for table in job.recipe.models if table.from_}
-    for shard in shards.load_plan(job.root) if own else ():
-        if shard.model in own:
-            for request in shards.requests_of(shards.read_plan_shard(shard)):
-                job.real_image(shard.model, request.source_uid, request.source_sha256)
+    names = {table.id for table in job.recipe.models if table.from_}
+    planned = dict[tuple[str, ...], None]()
+    for shard in shards.load_plan(job.root):
+        if shard.model in names:
+            rows = shards.read_plan_shard(shard).select(["model", "source_uid", "source_sha256"])
+            planned |= dict.fromkeys(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    for image in planned:
+        job.read_real_image(*image)
 
 
 def check_records(job: Job, at_most: int | None = None) -> None:

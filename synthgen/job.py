@@ -4,11 +4,12 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -185,26 +186,27 @@ class Job:
             for source, own in self.real_images.items()
         }
 
-    def real_image(self, model: str, uid: str, sha256: str = "") -> RealImage:
-        """The real image of a uid that a model starts from.
+    def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
+        """The file of a real image that a model starts from.
 
         Raises:
-            RecipeError: it is not in the source, or not with these bytes.
+            RecipeError: it is not in the source any more, or has other bytes than were planned.
         """
         source = self.model_table(model).source
         image = self._real_by_uid[source].get(uid)
-        if image is None or (sha256 and sources.sha256(image) != sha256):
-            what = f"{uid} is no image of it" if image is None else f"{image.key} has other bytes"
+        data = sources.read(image) if image else b""
+        if not image or hashlib.sha256(data).hexdigest() != sha256:
+            what = f"{image.key} has other bytes" if image else f"{uid} is no image of it any more"
             raise RecipeError(
                 f"{self.recipe_path}: sources.{source}: {what}, though images are planned from it; put it "
                 "back, or use another folder with -o DIR"
             )
-        return image
+        return data
 
-    def read_real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
+    def real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
         """The pixels of the real image that a request is made from, None where they are damaged."""
-        image = self.real_image(request.model, request.source_uid, request.source_sha256)
-        return sources.decode(sources.read(image))
+        data = self.read_real_image(request.model, request.source_uid, request.source_sha256)
+        return sources.decode(data)
 
     @property
     def requests(self) -> "list[Request]":
@@ -236,7 +238,7 @@ class Job:
         return {
             table.id: planning.RealImages(
                 {name: [image.uid for image in own] for name, own in self.real_images[table.source].items()},
-                lambda uid, model=table.id: sources.sha256(self.real_image(model, uid)),  # type: ignore[misc]
+                partial(_sha256_of, self._real_by_uid[table.source]),
             )
             for table in self.recipe.models
             if table.from_
@@ -529,6 +531,10 @@ class Job:
                     "put that model back, or give the annotation another name"
                 )
         return annotate
+
+
+def _sha256_of(images: Mapping[str, RealImage], uid: str) -> str:
+    return sources.sha256(images[uid])
 
 
 def _plain(keys: object) -> Any:

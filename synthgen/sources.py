@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from synthgen import storage
 from synthgen.data import Category
-from synthgen.errors import RecipeError
+from synthgen.errors import RecipeError, WorkError
 
 ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 
@@ -178,8 +178,15 @@ def _class_name(
 
 
 def read(image: RealImage) -> bytes:
-    """The bytes of an image's file."""
-    return storage.read(image.file, image.offset, image.size)
+    """The bytes of an image's file.
+
+    Raises:
+        RecipeError: it has gone, or become shorter, since it was listed.
+    """
+    try:
+        return storage.read(image.file, image.offset, image.size)
+    except WorkError:
+        raise RecipeError(f"{image.file}: real image {image.key} is there no more; put it back") from None
 
 
 @functools.cache

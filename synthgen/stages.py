@@ -70,7 +70,7 @@ def pool_units(job: Job) -> list[Unit]:
             image_format=job.recipe.images.format,
             record=job.record("generate", inputs) | {"stack": job.stack},
             claim=claim,
-            real=job.read_real_image,
+            real=job.real_image,
             halve=not job.strict,
         )
 

@@ -32,6 +32,7 @@ from synthgen.resharding import split_of
 
 EMOJI = ROOT / "shards" / "emoji-real" / "train"
 CHANGING = ("sd1", "lcm", "sdxl", "sd3", "flux", "qwen-image", "z-image", "kandinsky22", "if1")
+WITHOUT_NEGATIVE = ("lcm", "flux")
 SIZED = ("sd1", "lcm", "sdxl", "sd3", "if1")
 """Whose own size is small, since the checkpoint says it."""
 TEXTS = ("a cat", "a photo of a red dog on green grass at the sea, with an owl", "an owl", "a blue dog")
@@ -75,6 +76,11 @@ def test_a_row_is_its_request_s_whatever_its_neighbours(
     assert {image.shape for image in whole} == {(64, 64, 3)}
     other = sample(pipeline, [replace(asked()[0], source_uid="1")], batch_size=4, real=real)
     assert not np.array_equal(other[0].image, whole[0])
+    if name not in WITHOUT_NEGATIVE:
+        guided = [replace(each, negative=each.text[::-1]) for each in asked()]
+        whole = images(sample(pipeline, guided, batch_size=4, real=real))
+        turned = images(sample(pipeline, guided[::-1], batch_size=4, real=real))[::-1]
+        assert all(map(np.array_equal, whole, turned))
     if name in SIZED:
         plain = replace(asked()[0], width=0, height=0)
         (own,) = sample(pipeline, [plain], batch_size=1, real=real)
@@ -356,6 +362,23 @@ def test_a_source_that_has_changed_is_named(from_real: Path, tmp_path: Path) -> 
         cat.unlink()
     assert "sources.real: " in (said := refused())
     assert 'no image of the class "cat"; add some, or take it out' in said
+
+
+def test_a_class_and_its_images_can_be_added(from_real: Path, tmp_path: Path) -> None:
+    def planned() -> list[tuple[str, str]]:
+        run = synthgen.run(from_real, tmp_path / "run", stages=["plan"], workers=1)
+        return [(row["class_name"], row["uid"]) for row in rows_of(run, "plan")]
+
+    first = planned()
+    (from_real / "real" / "owl").mkdir()
+    shutil.copy(next(from_real.glob("real/cat/*")), from_real / "real" / "owl" / "1.jpg")
+    recipe_file = from_real / "recipe.toml"
+    recipe_file.write_text(recipe_file.read_text().replace('["cat", "dog"]', '["cat", "dog", "owl"]'))
+    assert planned()[:4] == first
+    assert Counter(name for name, _ in planned()) == {"cat": 2, "dog": 2, "owl": 2}
+    (from_real / "real" / "cat" / "another.png").write_bytes(b"a new one changes the order")
+    with pytest.raises(SynthgenError, match=r"was made with sources\.real\.cat = "):
+        planned()
 
 
 def test_an_empty_prompt_is_what_the_pipeline_reads(from_real: Path, tmp_path: Path) -> None:

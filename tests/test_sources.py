@@ -134,6 +134,13 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         sources.list_images(cut, "real")
 
 
+def test_what_goes_after_it_was_listed_is_named(tmp_path: Path) -> None:
+    (image,) = sources.list_images(folder(tmp_path, "cat/a.png"), "real")
+    (tmp_path / "cat" / "a.png").write_bytes(b"")
+    with pytest.raises(RecipeError, match=r"real image cat/a\.png is there no more; put it back"):
+        sources.read(image)
+
+
 def colors(image: npt.NDArray[np.uint8] | None) -> set[tuple[int, ...]]:
     assert image is not None
     assert image.dtype == np.uint8
