@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tiny_models
+import torch
+from PIL import Image
 from test_generation import REQUEST
 
 from synthgen.data import Request
@@ -177,6 +179,9 @@ KNOWN = {
     "sdxl": {"original_size": [512, 512]},
     "flux": {"max_sequence_length": 32},
     "z-image": {"cfg_truncation": 0.1},
+    "pixart": {"use_resolution_binning": True},  # which makes another size, then scales and crops
+    "sana": {"use_resolution_binning": True},
+    "kandinsky22": {"prior_num_inference_steps": 2},
 }
 
 
@@ -256,6 +261,22 @@ def test_a_known_family_is_not_called_untested(
     with caplog.at_level(logging.WARNING, "synthgen"):
         models.load(tiny_model(name), device="cpu", dtype="float32")
     assert not [record for record in caplog.records if "untested" in record.getMessage()]
+
+
+def test_an_ip_adapter_is_fit_for_its_pipeline(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    tiny_models.ip_adapter(tmp_path, tiny_model("sd1"))
+    pipeline = models.load(tiny_model("sd1"), device="cpu", dtype="float32")
+    options = {"weight_name": "ip-adapter.safetensors", "local_files_only": True}
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="models", **options)
+
+    def made(shade: int, scale: float) -> npt.NDArray[np.float32]:
+        pipeline.set_ip_adapter_scale(scale)
+        reference = Image.new("RGB", (64, 64), (shade, 255 - shade, 0))
+        options = {"generator": torch.Generator().manual_seed(0), "output_type": "np"}
+        return pipeline("a cat", num_inference_steps=2, ip_adapter_image=reference, **options).images[0]  # type: ignore[no-any-return]
+
+    assert same(made(0, 0.0), made(255, 0.0))
+    assert not same(made(0, 1.0), made(255, 1.0))
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])

@@ -50,14 +50,18 @@ def weights(*modules: torch.nn.Module) -> None:
 # --- tokenizers ---
 
 
-def pieces(letters: Sequence[str], words: Sequence[str], first: Sequence[str]) -> dict[str, object]:
-    """A vocabulary and merges by which each word is put together from its left end."""
+def pieces(
+    letters: Sequence[str], words: Sequence[str], first: Sequence[str], space: str = ""
+) -> dict[str, object]:
+    """A vocabulary and merges by which each word is put together from its left end, then with the space
+    before it.
+    """
     vocab = dict.fromkeys([*first, *letters])
     merges = dict[tuple[str, str], None]()
     for word in words:
-        for end in range(1, len(word)):
-            merges[word[:end], word[end]] = None
-            vocab[word[: end + 1]] = None
+        pairs = [(word[:end], word[end]) for end in range(1, len(word))]
+        for pair in [*pairs, *([(space, word)] if space else [])]:
+            merges[pair] = vocab["".join(pair)] = None
     return {"vocab": {token: k for k, token in enumerate(vocab)}, "merges": list(merges)}
 
 
@@ -86,8 +90,7 @@ def t5_tokenizer() -> t.T5Tokenizer:
 
 def qwen_tokenizer(text: str = "") -> t.Qwen2Tokenizer:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    words = [*text.split(), *WORDS.split()]
-    made = pieces(bytes_as_letters(), [form for word in words for form in (word, f"Ġ{word}")], special)
+    made = pieces(bytes_as_letters(), [*text.split(), *WORDS.split()], special, space="Ġ")
     return t.Qwen2Tokenizer(**made, additional_special_tokens=special[1:], chat_template=CHAT)
 
 
