@@ -103,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--embed", default="", metavar="NAME", help="measure diversity by the texts of this clip annotation"
     )
+    command.add_argument(
+        "--licenses",
+        action="store_true",
+        help="only list the licences of models and sources, from cards here and on the hub, and warn",
+    )
     prompts = add(
         "prompts",
         "ask the recipe's language model (at OPENAI_BASE_URL), and show the prompts",
@@ -153,6 +158,15 @@ def _parser() -> argparse.ArgumentParser:
             )
         else:
             command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(
+        "show", "say what the mark in an image says, and where the image is from", "synthgen show image.webp"
+    )
+    command.add_argument("path", help="an image; with UID: a .tar shard, or a run's folder")
+    command.add_argument("uid", nargs="?", default="", metavar="UID", help="its uid, or how that begins")
+    command.add_argument(
+        "-o", "--output", metavar="DIR", help="the run that made the image file (default: the one around it)"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add("init", "copy a recipe that ships, to start from", "synthgen init birds --from emoji")
     command.add_argument("folder", help="a folder that does not exist yet")
     command.add_argument(
@@ -279,6 +293,8 @@ def _check(options: argparse.Namespace) -> int:
     from synthgen.preview import preview
 
     _recipe_not_run(options.recipe, "check")
+    if options.licenses:
+        return _check_licenses(options)
     job = pipeline.open_job(
         options.recipe,
         options.output,
@@ -300,6 +316,22 @@ def _check(options: argparse.Namespace) -> int:
     for line in failed:
         print(f"synthgen: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_licenses(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+    from synthgen.preview import terms
+
+    job = pipeline.open_job(options.recipe, options.output, settings=options.set, fetch=False)
+    found = terms(job)
+    if options.json:
+        print(json.dumps([one._asdict() for one in found], indent=1))
+    else:
+        print("\n".join(display.terms_lines(found)))
+    for one in found:
+        if one.concern:
+            print(f"synthgen: {one.key}: {one.license}: {one.concern}", file=sys.stderr)
+    return 0
 
 
 def _prompts(options: argparse.Namespace) -> int:
@@ -373,6 +405,17 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _show(options: argparse.Namespace) -> int:
+    from synthgen.provenance import find
+
+    found = find(options.path, options.uid, options.output)
+    if options.json:
+        print(json.dumps(found._replace(mark=found.mark._asdict())._asdict(), indent=1))  # type: ignore[arg-type]
+    else:
+        print("\n".join(display.image_lines(found)))
+    return 0 if found.mark.is_ours else 1
+
+
 def _report(options: argparse.Namespace) -> int:
     from synthgen import pipeline
     from synthgen.inspection import open_run
@@ -410,6 +453,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prompts": _prompts,
     "status": _status,
     "verify": _verify,
+    "show": _show,
     "report": _report,
     "init": _init,
 }

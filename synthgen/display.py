@@ -17,7 +17,8 @@ from synthgen.language_models import plain_address
 if TYPE_CHECKING:
     from synthgen.asking import Counts
     from synthgen.inspection import Status
-    from synthgen.preview import Preview, Sheet
+    from synthgen.preview import Preview, Sheet, Terms
+    from synthgen.provenance import Found
     from synthgen.tables import QuotaTable, Recipe
 
 SHOWN = 5
@@ -186,6 +187,12 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
     ]
 
 
+def terms_lines(found: "Sequence[Terms]") -> list[str]:
+    """Models and sources with their licences, a table."""
+    widths = [max(len(one[column]) for one in found) for column in range(2)]
+    return [f"{one.key:{widths[0]}}  {one.path:{widths[1]}}  {one.license}" for one in found]
+
+
 def _quota(recipe: "Recipe") -> list[str]:
     quota = recipe.quota
     each = " x ".join(quota.cell) or "the whole"
@@ -235,6 +242,22 @@ def status_lines(found: "Status") -> list[str]:
     if hosts:
         lines.append(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
     return lines
+
+
+def image_lines(found: "Found") -> list[str]:
+    """What an image's mark says, and where it is from."""
+    if found.mark.is_ours:
+        lines = [f"{found.image}: has synthgen's mark"]
+    elif any(found.mark):
+        lines = [f"{found.image}: has no mark of synthgen, but others' XMP"]
+    else:
+        lines = [f"{found.image}: has no mark"]
+    lines += [f"  {key.replace('_', ' '):24}{value}" for key, value in found.mark._asdict().items() if value]
+    if found.provenance:
+        lines.append(f"provenance, by {found.told_by}:")
+    elif found.mark.is_ours:
+        lines.append("provenance: not here; -o DIR names the run that made it")
+    return lines + [f"  {key:24}{value}" for key, value in found.provenance.items() if value != ""]
 
 
 def sheet_lines(sheets: "Sequence[Sheet]", *, everything: bool) -> list[str]:

@@ -4,25 +4,23 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, selection, shards, sources
+from synthgen import licenses, planning, resharding, selection, shards, sources
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.sources import RealImage
 from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe, UpscalerTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
@@ -68,11 +66,15 @@ class Job:
         """How each model is called. Fingerprint and scheduler are pinned by the plan, once there is one."""
         calls = {}
         for table in self.recipe.models:
-            pinned = self._pinned().get(table.id, {})
+            pinned = self.pinned().get(table.id, {})
             if pinned.get("source") == source_of(table):
-                fingerprint, scheduler = pinned["fingerprint"], pinned["scheduler"]
+                fingerprint, scheduler, terms = (
+                    pinned[key] for key in ("fingerprint", "scheduler", "license")
+                )
             else:
-                fingerprint, scheduler = self._identify(table)
+                fingerprint, scheduler, terms = self._identify(table)
+                if fingerprint == pinned.get("fingerprint"):  # the same model elsewhere: a copy has no card
+                    terms = pinned["license"]
             calls[table.id] = planning.ModelCall(
                 id=table.id,
                 fingerprint=fingerprint,
@@ -84,7 +86,7 @@ class Job:
                 width=table.width,
                 height=table.height,
                 call=table.json_call,
-                license=table.license,
+                license=table.license or terms,
                 weight=table.weight,
                 strength=table.strength or 0.0,
             )
@@ -94,13 +96,14 @@ class Job:
         """The recipe's table of a model by its id."""
         return next(table for table in self.recipe.models if table.id == model)
 
-    def _pinned(self) -> dict[str, dict[str, str]]:
+    def pinned(self) -> dict[str, dict[str, str]]:
+        """What the plan has found out about models, by their ids."""
         pinned: dict[str, dict[str, str]] = {}
         for stem in shards.records(self.root / shards.PLAN):
             pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})
         return pinned
 
-    def _identify(self, table: ModelTable) -> tuple[str, str]:
+    def _identify(self, table: ModelTable) -> tuple[str, str, str]:
         from synthgen.generation import checkpoints, conditioning, models
 
         paths = [table.path, *(lora.path for lora in table.loras)]
@@ -110,7 +113,7 @@ class Job:
         except ModelError:
             if self.fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
-            return "", table.scheduler  # who only looks does not need it
+            return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
         with where(self.recipe_path, f"models.{table.id}"):
             size = {"width": table.width, "height": table.height}
             checkpoints.check(
@@ -131,7 +134,14 @@ class Job:
                 second = added["upscaler"].folder
                 checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             scheduler = models.scheduler_name(folder, table.scheduler)
-            return models.fingerprint(folder, variant=table.variant, **added), scheduler
+            fingerprint = models.fingerprint(folder, variant=table.variant, **added)
+        return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
+
+    def card_license(self, table: ModelTable, here: Path | None = None, *, fetch: bool) -> str:
+        """The terms of a model by its card, which is in `here` if its files are."""
+        return licenses.model_license(
+            table.path, folder=self.recipe_path.parent, revision=table.revision, here=here, fetch=fetch
+        )
 
     def locate(self, table: ModelTable) -> Path:
         """The local folder of a model."""
@@ -170,43 +180,28 @@ class Job:
         return {"loras": loras, "upscaler": upscaler, "adapter": adapter}
 
     @functools.cached_property
-    def real_images(self) -> dict[str, dict[str, list[RealImage]]]:
-        """The real images that models start from: name of a source -> class -> images."""
+    def real_images(self) -> dict[str, sources.Source]:
+        """What models start from, by the names of the sources."""
         found = {}
-        for source in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
-            path = self.recipe_path.parent / Path(self.recipe.sources[source].path).expanduser()
-            with where(self.recipe_path, f"sources.{source}"):
-                found[source] = sources.images_of(self.recipe.classes, path, source)
+        for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
+            path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
+            with where(self.recipe_path, f"sources.{name}"):
+                found[name] = sources.open_source(path, name, self.recipe.classes)
         return found
 
-    @functools.cached_property
-    def _real_by_uid(self) -> dict[str, dict[str, RealImage]]:
-        return {
-            source: {image.uid: image for images in own.values() for image in images}
-            for source, own in self.real_images.items()
-        }
-
     def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
-        """The file of a real image that a model starts from.
+        """The file of a real image that a model starts from, as it was planned.
 
         Raises:
-            RecipeError: it is not in the source any more, or has other bytes than were planned.
+            RecipeError: it has gone, or has other bytes.
         """
-        source = self.model_table(model).source
-        image = self._real_by_uid[source].get(uid)
-        data = sources.read(image) if image else b""
-        if not image or hashlib.sha256(data).hexdigest() != sha256:
-            what = f"{image.key} has other bytes" if image else f"{uid} is no image of it any more"
-            raise RecipeError(
-                f"{self.recipe_path}: sources.{source}: {what}, though images are planned from it; put it "
-                "back, or use another folder with -o DIR"
-            )
-        return data
+        name = self.model_table(model).source
+        with where(self.recipe_path, f"sources.{name}"):
+            return sources.read_planned(self.real_images[name], uid, sha256)
 
     def real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
         """The pixels of the real image that a request is made from, None where they are damaged."""
-        data = self.read_real_image(request.model, request.source_uid, request.source_sha256)
-        return sources.decode(data)
+        return sources.decode(self.read_real_image(request.model, request.source_uid, request.source_sha256))
 
     @property
     def requests(self) -> "list[Request]":
@@ -217,32 +212,27 @@ class Job:
         """
         known = shards.records(self.root / shards.PLAN), self.quota is not None and self.is_made()
         if known != self._requests[0]:
-            calls, sources, wanted = list(self.models.values()), self._sources(), self.wanted()
+            calls, texts, wanted = list(self.models.values()), self._sources(), self.wanted()
+            real = {
+                table.id: planning.RealImages(own.by_class, partial(sources.sha256_of, own))
+                for table in self.recipe.models
+                for own in [self.real_images.get(table.source)]
+                if own
+            }
             with where(self.recipe_path, ""):
                 made = planning.make_requests(
-                    sources,
+                    texts,
                     self.recipe.classes,
                     calls,
                     seed=self.recipe.seed,
                     requests=wanted,
                     per=self.recipe.quota.cell,
-                    real=self._real(),
+                    real=real,
                     planned=self.planned,
                     limit=self.most_requests,
                 )
             self._requests = known, made
         return self._requests[1]
-
-    def _real(self) -> dict[str, planning.RealImages]:
-        """By model, the real images that it starts from."""
-        return {
-            table.id: planning.RealImages(
-                {name: [image.uid for image in own] for name, own in self.real_images[table.source].items()},
-                partial(_sha256_of, self._real_by_uid[table.source]),
-            )
-            for table in self.recipe.models
-            if table.from_
-        }
 
     def _sources(self) -> list[planning.Source]:
         found = []
@@ -362,19 +352,21 @@ class Job:
             inputs |= flat(f"models.{call.id}", call._asdict())
         for table in self.recipe.models:
             inputs[f"models.{table.id}.from"] = table.from_
-        # of the bytes nothing: they are read when they are used, and compared then
-        for source, own in self.real_images.items():
-            for name, images in own.items():
-                about = sorted([image.uid, image.size] for image in images)
-                inputs[f"sources.{source}.{name}"] = shards.digest(about)[:16]
+        for name, source in self.real_images.items():
+            for class_name, listed in sources.listing(source).items():
+                inputs[f"sources.{name}.{class_name}"] = shards.digest(listed)[:16]
         return inputs | self.how(self.recipe.models) | flat("quota", self.recipe.quota.model_dump())
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
         """What else decides the bytes of images by these models, besides the requests."""
-        inputs: dict[str, object] = {"images.format": self.recipe.images.format}
+        images = self.recipe.images
+        inputs: dict[str, object] = {"images.format": images.format, "images.mark": images.mark}
+        if images.mark:
+            inputs["name"] = self.recipe.name  # the mark says it
         for table in tables:
             inputs[f"models.{table.id}.batch_size"] = table.batch_size
             inputs[f"models.{table.id}.safety_checker"] = table.safety_checker
+            inputs[f"models.{table.id}.license"] = table.license  # the key; a card's is pinned by the plan
         return inputs
 
     def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
@@ -531,10 +523,6 @@ class Job:
                     "put that model back, or give the annotation another name"
                 )
         return annotate
-
-
-def _sha256_of(images: Mapping[str, RealImage], uid: str) -> str:
-    return sources.sha256(images[uid])
 
 
 def _plain(keys: object) -> Any:

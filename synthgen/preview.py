@@ -2,15 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from synthgen import diversity
+from synthgen import diversity, licenses
+from synthgen.annotators import ORIGINS
 from synthgen.checks import check
 from synthgen.errors import RecipeError, SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
 from synthgen.prompts.templates import gaps
+from synthgen.tables import AdapterTable, LoraTable, UpscalerTable
 
 
 class Preview(NamedTuple):
@@ -57,7 +60,7 @@ def preview(job: Job, embed: str = "") -> Preview:
         call = job.models[table.id]
         known = f"fingerprint {call.fingerprint}" if call.fingerprint else "not on this machine yet"
         way = f"strength {call.strength:g}" if call.strength else "IP-Adapter"
-        real = sum(map(len, job.real_images[table.source].values())) if table.from_ else 0
+        real = len(job.real_images[table.source].images) if table.from_ else 0
         images = f"from {real} real images of {table.source} ({way})" if real else ""
         models[table.id] = ", ".join(filter(None, [table.path, known, call.scheduler, call.dtype, images]))
     return Preview(
@@ -118,6 +121,48 @@ def sheets(job: Job) -> tuple[list[Sheet], str]:
                     else:
                         accepted[name][entry.prompt.text] = None
     return [Sheet(name, list(own), rejected[name]) for name, own in accepted.items()], problem
+
+
+class Terms(NamedTuple):
+    """The licence of a model or source that a recipe names, by its key, and what to look out for in it ("" is
+    nothing).
+    """
+
+    key: str
+    path: str
+    license: str
+    concern: str
+
+
+def terms(job: Job) -> list[Terms]:
+    """The licences of all models and sources of a recipe: those that it tells itself, else those of their
+    cards, for which the hub is asked.
+    """
+    recipe, folder = job.recipe, job.recipe_path.parent
+    found = []
+    for model in recipe.models:
+        told = job.models[model.id].license
+        if told == licenses.UNKNOWN and model.id not in job.pinned():
+            told = job.card_license(model, fetch=True)
+        found.append((f"models.{model.id}", model.path, told))
+        parts: list[LoraTable | UpscalerTable | AdapterTable] = [*model.loras]
+        for part in parts + [one for one in (model.upscaler, model.adapter) if one]:
+            told = licenses.model_license(part.path, folder=folder, revision=part.revision)
+            found.append((f"models.{model.id}", part.path, told))
+    if recipe.language:
+        name = recipe.language.model
+        told = recipe.language.license or licenses.model_license(name, folder=folder)
+        found.append(("language", name, told))
+    for name, source in recipe.sources.items():
+        told = source.license or licenses.folder_license(folder / source.path)
+        found.append((f"sources.{name}", source.path, told))
+    for table in recipe.annotate:
+        if table.use in ORIGINS:
+            origin = ORIGINS[table.use](**table.keys)
+            told = table.license or (licenses.model_license(origin, folder=Path()) if origin else "unknown")
+            path = origin or f"{table.keys['model']} {table.keys['pretrained']}"
+            found.append((f"annotate.{table.name}", path, told))
+    return [Terms(key, path, told, licenses.concern(told)) for key, path, told in found]
 
 
 def _embed(job: Job, name: str) -> diversity.Embed:

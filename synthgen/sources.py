@@ -41,26 +41,65 @@ class RealImage(NamedTuple):
     size: int
 
 
-def images_of(classes: Sequence[Category], path: Path, source: str) -> dict[str, list[RealImage]]:
-    """The images of each class in a source, whose classes are known by name, or by synset as ImageNet's
-    folders are.
+class Source(NamedTuple):
+    """The real images of a source by their uids, and the uids of each class."""
+
+    images: dict[str, RealImage]
+    by_class: dict[str, list[str]]
+
+
+def open_source(path: Path, name: str, classes: Sequence[Category]) -> Source:
+    """What a source has of these classes, which it knows by name, or by synset as ImageNet's folders do.
 
     Raises:
-        RecipeError: as `list_images`; or a class has none.
+        RecipeError: as `list_images`; or a class has no image.
     """
     labels = {category.name: category.name for category in classes}
     synsets = Counter(category.synset for category in classes if category.synset)
     for category in classes:
         if synsets[category.synset] == 1:
             labels.setdefault(category.synset, category.name)
-    found: dict[str, list[RealImage]] = {category.name: [] for category in classes}
-    for image in list_images(path, source):
-        if image.class_name in labels:
-            found[labels[image.class_name]].append(image)
-    for name, images in found.items():
-        if not images:
-            raise RecipeError(f'{path}: no image of the class "{name}"; add some, or take it out')
-    return found
+    images = {image.uid: image for image in list_images(path, name) if image.class_name in labels}
+    by_class: dict[str, list[str]] = {category.name: [] for category in classes}
+    for image in images.values():
+        by_class[labels[image.class_name]].append(image.uid)
+    for class_name, uids in by_class.items():
+        if not uids:
+            raise RecipeError(f'{path}: no image of the class "{class_name}"; add some, or take it out')
+    return Source(images, by_class)
+
+
+def listing(source: Source) -> dict[str, list[tuple[str, int]]]:
+    """By class, uid and size of each image: what can be known of a source without reading it."""
+    return {
+        name: sorted((uid, source.images[uid].size) for uid in uids) for name, uids in source.by_class.items()
+    }
+
+
+def sha256_of(source: Source, uid: str) -> str:
+    """Of the bytes of an image's file, hex; read once in a process."""
+    return _sha256(source.images[uid])
+
+
+@functools.cache
+def _sha256(image: RealImage) -> str:
+    return hashlib.sha256(read(image)).hexdigest()
+
+
+def read_planned(source: Source, uid: str, sha256: str) -> bytes:
+    """The bytes of an image's file, which have this sha256.
+
+    Raises:
+        RecipeError: they have another, or it has gone.
+    """
+    image = source.images.get(uid)
+    data = read(image) if image else b""
+    if not image or hashlib.sha256(data).hexdigest() != sha256:
+        what = f"{image.key} has other bytes" if image else f"{uid} is no image of it any more"
+        raise RecipeError(
+            f"{what}, though images are planned from it; put it back, or use another folder with -o DIR"
+        )
+    return data
 
 
 def list_images(path: Path, source: str) -> list[RealImage]:
@@ -187,12 +226,6 @@ def read(image: RealImage) -> bytes:
         return storage.read(image.file, image.offset, image.size)
     except WorkError:
         raise RecipeError(f"{image.file}: real image {image.key} is there no more; put it back") from None
-
-
-@functools.cache
-def sha256(image: RealImage) -> str:
-    """Of the bytes of an image's file, hex; read once in a process."""
-    return hashlib.sha256(read(image)).hexdigest()
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8] | None:

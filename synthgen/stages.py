@@ -35,6 +35,7 @@ def plan_units(job: Job) -> list[Unit]:
                 "source": source_of(table),
                 "fingerprint": job.models[table.id].fingerprint,
                 "scheduler": job.models[table.id].scheduler,
+                "license": job.models[table.id].license,
             }
             for table in job.recipe.models
         }
@@ -68,6 +69,7 @@ def pool_units(job: Job) -> list[Unit]:
             pipeline=lambda: job.pipeline(shard.model),
             batch_size=job.model_table(shard.model).batch_size,
             image_format=job.recipe.images.format,
+            dataset=job.recipe.name if job.recipe.images.mark else "",
             record=job.record("generate", inputs) | {"stack": job.stack},
             claim=claim,
             real=job.real_image,
@@ -207,10 +209,22 @@ def card_units(job: Job) -> list[Unit]:
         output = job.output_shards()
         names = {category.id: category.name for category in job.recipe.classes}
         info = resharding.info(job.recipe.name, output)
+        models = [
+            # where a folder lies is nobody else's business
+            (
+                one.id,
+                Path(one.path).name if one.path.startswith(("/", "~", ".")) else one.path,
+                call.fingerprint,
+                call.license,
+            )
+            for one, call in zip(job.recipe.models, job.models.values(), strict=True)
+        ]
         files = {
             "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
             "_info.json": storage.to_json(info),
-            "README.md": card(job.recipe.name, job.recipe.classes, info).encode(),
+            "README.md": card(
+                job.recipe.name, job.recipe.classes, info, models, marked=job.recipe.images.mark
+            ).encode(),
         }
         for split in dict.fromkeys(shard.split for shard in output):
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))

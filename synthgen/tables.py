@@ -227,6 +227,7 @@ def _function_keys(value: object, functions: Functions, what: str, own: set[str]
 
 class SourceTable(Table):
     path: str
+    license: str = ""
 
 
 class ExtraTable(Table):
@@ -314,11 +315,12 @@ class LanguageTable(Table):
     max_tokens: int = Field(default=2048, ge=1)
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    license: str = ""
 
     @property
     def language_model(self) -> LanguageModel:
         """The model and what of its sampling is not its own default."""
-        sampling = self.model_dump(exclude={"model"}, exclude_none=True)
+        sampling = self.model_dump(exclude={"model", "license"}, exclude_none=True)
         return LanguageModel(self.model, {key: value for key, value in sampling.items() if value})
 
 
@@ -357,6 +359,7 @@ class QuotaTable(Table):
 class ImagesTable(Table):
     format: Literal["jpg", "webp", "png"] = "jpg"
     shard_size: int = Field(default=1024, ge=1)
+    mark: bool = True
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
@@ -460,12 +463,13 @@ class AnnotateTable(Table):
     name: Identifier
     use: str
     batch_size: int = Field(default=64, ge=1)
+    license: str = ""
     keys: dict[str, Any]
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: object) -> object:
-        return _function_keys(value, ANNOTATORS, "annotator", {"name", "use", "batch_size"})
+        return _function_keys(value, ANNOTATORS, "annotator", {"name", "use", "batch_size", "license"})
 
 
 class SelectTable(Table):

@@ -45,6 +45,22 @@ def test_phash_is_imagehash_s(seed: int, side: int) -> None:
     assert f"{phash(picture(seed, side)):016x}" == str(imagehash.phash(Image.fromarray(picture(seed, side))))
 
 
+def test_equal_pixels_are_found_whatever_their_files_say() -> None:
+    """The mark in each file has its own uid, so no hash of files finds an image again."""
+    from synthgen import marks
+    from synthgen.generation.encoding import encode
+
+    flat = np.zeros((2, 8, 3), np.uint8)
+    made = [
+        Sample(uid, 0, "a", "a", image, encode(image, "webp", marks.packet(uid, "birds")))
+        for uid, image in (("0", picture(1)), ("1", picture(1)), ("2", flat), ("3", flat.reshape(4, 4, 3)))
+    ]
+    assert made[0].stored != made[1].stored
+    found = ANNOTATORS["hashes"](device="cpu")(made)["pixels"].tolist()
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
 def test_image_statistics_by_hand() -> None:
     black, noise = np.zeros((32, 48, 3), np.uint8), picture(1)
     half = np.zeros((64, 64, 3), np.uint8)

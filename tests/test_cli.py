@@ -310,6 +310,7 @@ def test_every_command_has_help_that_ends_in_an_example() -> None:
         "reshard",
         "run",
         "select",
+        "show",
         "status",
         "verify",
     }

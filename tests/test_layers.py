@@ -22,6 +22,8 @@ LOW = {
     "wording": {"errors"},
     "diversity": {"errors"},
     "embedded": set(),
+    "licenses": {"embedded"},
+    "marks": {"errors"},
     "tars": {"errors"},
     "storage": {"errors"},
     "sources": {"data", "errors", "storage"},
@@ -114,6 +116,7 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.cli": "init copies a recipe",
         "synthgen.generation.models": "weights",
         "synthgen.generation.checkpoints": "their configurations",
+        "synthgen.licenses": "cards and licences of models and sources",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }
     names = {

@@ -109,6 +109,9 @@ def write_cards(figures: Figures) -> None:
     )
     things, backgrounds, styles = (len(words) for words in (THINGS, BACKGROUNDS, TRAINING_STYLES))
     models = f"""\
+---
+license: [apache-2.0, mit, cc-by-4.0]
+---
 # The embedded models
 
 A tiny Stable Diffusion (`pipeline/`, loads as `StableDiffusionPipeline`) and a tiny open_clip (`clip/`,

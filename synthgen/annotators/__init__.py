@@ -9,7 +9,7 @@ shard was cut.
 
 from collections.abc import Callable
 
-from synthgen.annotators.clip import CLIP_COLUMNS, check_clip, clip
+from synthgen.annotators.clip import CLIP_COLUMNS, check_clip, clip, clip_origin
 from synthgen.annotators.hashes import HASHES_COLUMNS, hashes
 from synthgen.annotators.image import IMAGE_COLUMNS, image
 from synthgen.annotators.shard import Annotate
@@ -17,6 +17,8 @@ from synthgen.annotators.shard import Annotate
 ANNOTATORS: dict[str, Callable[..., Annotate]] = {"clip": clip, "hashes": hashes, "image": image}
 CHECKS: dict[str, Callable[..., None]] = {"clip": check_clip}
 """What finds wrong keys, and models that cannot be had, before there are images."""
+ORIGINS: dict[str, Callable[..., str]] = {"clip": clip_origin}
+"""What says whose model an annotator looks with; the others have none."""
 
 COLUMNS = {"clip": CLIP_COLUMNS, "hashes": HASHES_COLUMNS, "image": IMAGE_COLUMNS}
 """Columns of each annotator, without its name before them, and their types in parquet."""

@@ -187,6 +187,17 @@ def check_clip(*, model: str, pretrained: str, templates: list[str], fetch: bool
         raise ModelError(_not_found(model, pretrained, error)) from error
 
 
+def clip_origin(*, model: str, pretrained: str, templates: list[str]) -> str:
+    """Whose model it is, by its keys: "embedded", a folder or a hub id; "" where open_clip names none."""
+    if model == "embedded" or _local(model) != model:
+        return model
+    if model.startswith("hf-hub:"):
+        return model.removeprefix("hf-hub:")
+    import open_clip
+
+    return str((open_clip.get_pretrained_cfg(model, pretrained) or {}).get("hf_hub", "")).rstrip("/")
+
+
 def _not_found(model: str, pretrained: str, error: Exception) -> str:
     what = f'model = "{model}"' + (f', pretrained = "{pretrained}"' if pretrained else "")
     reason = " ".join(str(error).split())[:200]

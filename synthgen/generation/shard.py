@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from synthgen import shards, tars
+from synthgen import marks, shards, tars
 from synthgen.claims import Claim
 from synthgen.data import Request
 from synthgen.generation.conditioning import ReadImage
@@ -32,6 +32,7 @@ def make_shard(
     pipeline: Callable[[], "DiffusionPipeline"],
     batch_size: int,
     image_format: str,
+    dataset: str,
     record: dict[str, object],
     claim: Claim,
     real: ReadImage | None = None,
@@ -44,6 +45,7 @@ def make_shard(
 
     Args:
         plan: the requests, one row each; the pool's parquet keeps them all, in this order.
+        dataset: the name that the mark in each image says; "" leaves the images without one.
         pipeline: called once, when the first image is to be made.
         record: what the record says besides counts and files.
         real: reads the real images that requests are made from.
@@ -70,7 +72,10 @@ def make_shard(
             sampled = sample(model, batch, batch_size=batch_size, real=real, room=room, halve=halve)
             room = min(room, sampled[-1].batch_size)
             write()
-            encoding = [encoders.submit(_encode, each, image_format) for each in sampled]
+            encoding = [
+                encoders.submit(_encode, each, image_format, _mark(request, dataset))
+                for each, request in zip(sampled, batch, strict=True)
+            ]
             claim.progress(start + len(batch))
         write()
         tars.finish(tar)
@@ -90,11 +95,15 @@ class Encoded(NamedTuple):
     error: str
 
 
-def _encode(sampled: Sampled, image_format: str) -> Encoded:
+def _mark(request: Request, dataset: str) -> bytes:
+    return marks.packet(request.uid, dataset, from_image=bool(request.source_uid)) if dataset else b""
+
+
+def _encode(sampled: Sampled, image_format: str, mark: bytes) -> Encoded:
     image, error = picture(sampled)
     if image is None:
         return Encoded(b"", 0, 0, "", error)
-    data = encode(image, image_format)
+    data = encode(image, image_format, mark)
     return Encoded(data, image.shape[1], image.shape[0], hashlib.sha256(data).hexdigest(), "")
 
 

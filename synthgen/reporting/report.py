@@ -192,7 +192,7 @@ def _histogram(
 
 
 def _models(columns: shards.PoolColumns) -> list[tuple[str, ...]]:
-    names = ("model", "fingerprint", "scheduler", "steps", "guidance", "dtype")
+    names = ("model", "fingerprint", "scheduler", "steps", "guidance", "dtype", "license")
     rows = zip(*(columns[name].astype(str).tolist() for name in names), strict=True)
     return list(dict.fromkeys(rows))
 
