@@ -29,6 +29,8 @@ from synthgen.errors import ModelError, RecipeError, SynthgenError
 from synthgen.generation import checkpoints, conditioning, models
 from synthgen.generation.sampling import Sampled, picture, sample
 from synthgen.inspection import verify
+from synthgen.pipeline import open_job
+from synthgen.preview import terms
 from synthgen.resharding import split_of
 
 EMOJI = ROOT / "shards" / "emoji-real" / "train"
@@ -204,6 +206,23 @@ def test_an_adapter_looks_at_one_real_image_a_call(
     (none,) = images(sample(plain, [replace(four[2], source_uid="")], batch_size=1))
     assert np.abs(unseen - none).max() < 1e-5
     assert np.abs(alone[0] - none).max() > 1 / 255
+
+
+@pytest.mark.parametrize("name", ["sd2", "sdxl", "lcm"])
+def test_families_that_take_adapters(
+    name: str, tmp_path: Path, tiny_model: Callable[[str], Path], real: conditioning.ReadImage
+) -> None:
+    tiny_models.ip_adapter(tmp_path, tiny_model(name))
+    own = adapter(tmp_path)
+    pipeline = models.load(tiny_model(name), device="cpu", dtype="bfloat16", adapter=own)
+    one, other = (
+        images(sample(pipeline, [replace(asked(strength=0.0)[0], source_uid=uid)], batch_size=1, real=real))[
+            0
+        ]
+        for uid in "01"
+    )
+    assert np.isfinite(one).all()
+    assert np.abs(one - other).max() > 1 / 255
 
 
 def test_an_adapter_is_known_by_its_weights_and_scale(
@@ -500,3 +519,14 @@ def test_imagenet_s_folders_go_by_their_synsets(from_real: Path, tmp_path: Path)
     cats = {row["source_uid"] for row in rows_of(run, "plan") if row["class_name"] == "cat"}
     assert cats <= {file.stem for file in (from_real / "real" / "n02121620").glob("*")}
     assert len(cats) == 2
+
+
+def test_licences_of_what_is_added_are_listed(from_real: Path, adapter_folder: Path) -> None:
+    parts = ", ".join(f'{key} = "{value}"' for key, value in PARTS.items())
+    line = f'adapter = {{ path = "{adapter_folder}", {parts}, scale = 0.6 }}'
+    text = (from_real / "recipe.toml").read_text()
+    (from_real / "recipe.toml").write_text(text.replace("strength = 0.6", line))
+    (from_real / "real" / "LICENSE").write_text("MIT License\n")
+    found = {(one.key, one.path): one.license for one in terms(open_job(from_real, fetch=False))}
+    assert found["models.tiny", str(adapter_folder)] == "unknown"
+    assert found["sources.real", "real"] == "mit"
