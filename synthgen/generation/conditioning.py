@@ -1,5 +1,6 @@
 """Images from real images: img2img, which starts from one, and IP-Adapter, which looks at one."""
 
+import inspect
 import itertools
 import math
 import re
@@ -144,8 +145,6 @@ def own_size(pipeline: "DiffusionPipeline") -> tuple[int, int]:
     Raises:
         ModelError: it is not known.
     """
-    import inspect
-
     parameter = inspect.signature(type(pipeline).__call__).parameters.get("height")
     if parameter and isinstance(parameter.default, int):
         return parameter.default, parameter.default
