@@ -21,7 +21,15 @@ from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe, UpscalerTable
+from synthgen.tables import (
+    AdapterTable,
+    AnnotateTable,
+    LoraTable,
+    ModelTable,
+    PromptsTable,
+    Recipe,
+    UpscalerTable,
+)
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -138,10 +146,22 @@ class Job:
         return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
 
     def card_license(self, table: ModelTable, here: Path | None = None, *, fetch: bool) -> str:
-        """The terms of a model by its card, which is in `here` if its files are."""
-        return licenses.model_license(
-            table.path, folder=self.recipe_path.parent, revision=table.revision, here=here, fetch=fetch
-        )
+        """The terms of a model, and of what is added to it, by their cards; that of the model is in `here` if
+        its files are.
+        """
+        parts: list[ModelTable | LoraTable | UpscalerTable | AdapterTable] = [table, *table.loras]
+        parts += [part for part in (table.upscaler, table.adapter) if part]
+        told = [
+            licenses.model_license(
+                part.path,
+                folder=self.recipe_path.parent,
+                revision=part.revision,
+                here=here if part is table else None,
+                fetch=fetch,
+            )
+            for part in parts
+        ]
+        return ", ".join(dict.fromkeys(name for terms in told for name in terms.split(", ")))
 
     def locate(self, table: ModelTable) -> Path:
         """The local folder of a model."""

@@ -13,7 +13,6 @@ from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
 from synthgen.prompts.templates import gaps
-from synthgen.tables import AdapterTable, LoraTable, UpscalerTable
 
 
 class Preview(NamedTuple):
@@ -145,10 +144,6 @@ def terms(job: Job) -> list[Terms]:
         if told == licenses.UNKNOWN and model.id not in job.pinned():
             told = job.card_license(model, fetch=True)
         found.append((f"models.{model.id}", model.path, told))
-        parts: list[LoraTable | UpscalerTable | AdapterTable] = [*model.loras]
-        for part in parts + [one for one in (model.upscaler, model.adapter) if one]:
-            told = licenses.model_license(part.path, folder=folder, revision=part.revision)
-            found.append((f"models.{model.id}", part.path, told))
     if recipe.language:
         name = recipe.language.model
         told = recipe.language.license or licenses.model_license(name, folder=folder)
