@@ -168,6 +168,11 @@ class Job:
         with where(self.recipe_path, f"models.{table.id}"):
             return self._locate(table)
 
+    def locate_upscaler(self, table: ModelTable) -> Path | None:
+        """The local folder of a model's second stage; None where it has none."""
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            return self._locate(table.upscaler) if table.upscaler else None
+
     def _locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
@@ -222,6 +227,17 @@ class Job:
     def real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
         """The pixels of the real image that a request is made from, None where they are damaged."""
         return sources.decode(self.read_real_image(request.model, request.source_uid, request.source_sha256))
+
+    def image_size(self, table: ModelTable) -> tuple[int, int]:
+        """Width and height of a model's images: the recipe's, else a guess from its configurations."""
+        from synthgen.generation.flops import expected_size
+
+        if table.width:
+            return table.width, table.height
+        try:
+            return expected_size(self.locate(table))
+        except ModelError:  # who only looks may not have it
+            return expected_size(self.recipe_path.parent)
 
     @property
     def requests(self) -> "list[Request]":

@@ -140,6 +140,7 @@ def run(
     engine: str = "local",
     strict: bool = False,
     deadline: int | None = None,
+    force: bool = False,
 ) -> Path:
     """Makes what a recipe describes, or goes on where the last run stopped.
 
@@ -159,6 +160,7 @@ def run(
             what is there was made with, and to halve a micro-batch where memory runs out.
         deadline: seconds that a micro-batch may take before its process is ended as hung (and started again,
             where it is one of several workers); None is no end.
+        force: start even where the disk has less room than what is left to make would take.
 
     Returns:
         The run's folder.
@@ -191,6 +193,8 @@ def run(
     for stage in list(STAGES)[: list(STAGES).index(stages[0])]:
         _require(job, stage, stages[0])
     if not find_parent():
+        if "generate" in stages and not force:
+            checks.check_room(job, stages)
         _keep_recipe(job)
     if is_launched() or not SLOW & set(stages) or (engine == "local" and (workers or default_workers()) == 1):
         work(job, stages, deadline=deadline)

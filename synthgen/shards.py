@@ -341,6 +341,11 @@ def read_plan_shard(shard: PlannedShard) -> pa.Table:
     return _plan_file(shard.path).read_row_group(shard.group)
 
 
+def planned_rows(shard: PlannedShard) -> int:
+    """How many requests one pool shard has."""
+    return int(_plan_file(shard.path).metadata.row_group(shard.group).num_rows)
+
+
 @functools.lru_cache(maxsize=1)
 def _plan_file(path: Path) -> pq.ParquetFile:
     """A part of the plan, read once for all its row groups: published parts never change."""
