@@ -109,6 +109,15 @@ def check_plan(job: Job) -> None:
         )
     inputs = job.plan_inputs()
     stem = shards.records(folder)[-1]
+    pinned = {
+        key: value
+        for key, value in shards.read_record(folder, stem)["inputs"].items()
+        if key.startswith("sources.")
+    }
+    wanted = {key: inputs.get(key) for key in pinned}
+    shards.require_equal(
+        folder / stem, pinned, wanted, "put the real images back, or use another folder with -o DIR"
+    )
     try:
         labels = {request.uid: request.class_id for request in job.requests}
     except UnansweredError:
@@ -120,7 +129,21 @@ def check_plan(job: Job) -> None:
         made = shards.read_record(folder, stem)["inputs"]
         kept = {"images.shard_size", "axes", *job.how(job.recipe.models)} & made.keys()
         inputs = {**made, **{key: inputs[key] for key in kept}}
+    else:
+        check_real_images(job)
     shards.require_inputs(folder, stem, inputs, KEEP)
+
+
+def check_real_images(job: Job) -> None:
+    """Raises RecipeError where a real image that was planned is not there any more, or is another."""
+    names = {table.id for table in job.recipe.models if table.from_}
+    planned = dict[tuple[str, ...], None]()
+    for shard in shards.load_plan(job.root):
+        if shard.model in names:
+            rows = shards.read_plan_shard(shard).select(["model", "source_uid", "source_sha256"])
+            planned |= dict.fromkeys(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    for image in planned:
+        job.read_real_image(*image)
 
 
 def check_records(job: Job, at_most: int | None = None) -> None:

@@ -5,6 +5,7 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 import contextlib
 import functools
 import json
+import logging
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,24 +14,35 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import licenses, planning, resharding, selection, shards
+from synthgen import licenses, planning, resharding, selection, shards, sources
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.tables import AnnotateTable, LoraTable, ModelTable, PromptsTable, Recipe, UpscalerTable
+from synthgen.tables import (
+    AdapterTable,
+    AnnotateTable,
+    LoraTable,
+    ModelTable,
+    PromptsTable,
+    Recipe,
+    UpscalerTable,
+)
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from diffusers import DiffusionPipeline
 
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
 
 ALONE = Place(0, 1)
+log = logging.getLogger(__name__)
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
 
@@ -84,6 +96,7 @@ class Job:
                 call=table.json_call,
                 license=table.license or terms,
                 weight=table.weight,
+                strength=table.strength or 0.0,
             )
         return calls
 
@@ -99,9 +112,10 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str, str]:
-        from synthgen.generation import checkpoints, models, schedulers
+        from synthgen.generation import checkpoints, conditioning, models, schedulers
 
         paths = [table.path, *(lora.path for lora in table.loras)]
+        paths += [table.adapter.path] if table.adapter else []
         try:
             folder, added = self.locate(table), self._added(table)
         except ModelError:
@@ -117,8 +131,13 @@ class Job:
                 steps=table.steps,
                 negative=table.negative,
                 call=table.call,
+                strength=table.strength or 0.0,
                 **size,
             )
+            if table.adapter:
+                conditioning.check_adapter(checkpoints.pipeline_class(folder))
+            if table.strength == 1:
+                log.warning("models.%s: strength = 1: nothing of the real images is left", table.id)
             if table.upscaler:
                 second = added["upscaler"].folder
                 checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
@@ -130,8 +149,8 @@ class Job:
         """The terms of a model, and of what is added to it, by their cards; that of the model is in `here` if
         its files are.
         """
-        parts: list[ModelTable | LoraTable | UpscalerTable] = [table, *table.loras]
-        parts += [table.upscaler] if table.upscaler else []
+        parts: list[ModelTable | LoraTable | UpscalerTable | AdapterTable] = [table, *table.loras]
+        parts += [part for part in (table.upscaler, table.adapter) if part]
         told = [
             licenses.model_license(
                 part.path,
@@ -167,7 +186,7 @@ class Job:
         )
 
     def _added(self, table: ModelTable) -> dict[str, Any]:
-        """What is added to a model: LoRAs, a second stage."""
+        """What is added to a model: LoRAs, a second stage, an IP-Adapter."""
         from synthgen.generation import models
 
         place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
@@ -179,10 +198,35 @@ class Job:
                 )
                 for lora in table.loras
             ]
+            adapter = models.locate_adapter(**table.adapter.model_dump(), **place) if table.adapter else None
         with where(self.recipe_path, f"models.{table.id}.upscaler"):
             second = table.upscaler
             upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
-        return {"loras": loras, "upscaler": upscaler}
+        return {"loras": loras, "upscaler": upscaler, "adapter": adapter}
+
+    @functools.cached_property
+    def real_images(self) -> dict[str, sources.Source]:
+        """What models start from, by the names of the sources."""
+        found = {}
+        for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
+            path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
+            with where(self.recipe_path, f"sources.{name}"):
+                found[name] = sources.open_source(path, name, self.recipe.classes)
+        return found
+
+    def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
+        """The file of a real image that a model starts from, as it was planned.
+
+        Raises:
+            RecipeError: it has gone, or has other bytes.
+        """
+        name = self.model_table(model).source
+        with where(self.recipe_path, f"sources.{name}"):
+            return sources.read_planned(self.real_images[name], uid, sha256)
+
+    def real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
+        """The pixels of the real image that a request is made from, None where they are damaged."""
+        return sources.decode(self.read_real_image(request.model, request.source_uid, request.source_sha256))
 
     def image_size(self, table: ModelTable) -> tuple[int, int]:
         """Width and height of a model's images: the recipe's, else a guess from its configurations."""
@@ -204,15 +248,22 @@ class Job:
         """
         known = shards.records(self.root / shards.PLAN), self.quota is not None and self.is_made()
         if known != self._requests[0]:
-            calls, sources, wanted = list(self.models.values()), self._sources(), self.wanted()
+            calls, texts, wanted = list(self.models.values()), self._sources(), self.wanted()
+            real = {
+                table.id: planning.RealImages(own.by_class, partial(sources.sha256_of, own))
+                for table in self.recipe.models
+                for own in [self.real_images.get(table.source)]
+                if own
+            }
             with where(self.recipe_path, ""):
                 made = planning.make_requests(
-                    sources,
+                    texts,
                     self.recipe.classes,
                     calls,
                     seed=self.recipe.seed,
                     requests=wanted,
                     per=self.recipe.quota.cell,
+                    real=real,
                     planned=self.planned,
                     limit=self.most_requests,
                 )
@@ -335,6 +386,11 @@ class Job:
                 inputs[f"prompts.{number}.texts"] = self.texts.digests[number]
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
+        for table in self.recipe.models:
+            inputs[f"models.{table.id}.from"] = table.from_
+        for name, source in self.real_images.items():
+            for class_name, listed in sources.listing(source).items():
+                inputs[f"sources.{name}.{class_name}"] = shards.digest(listed)[:16]
         return inputs | self.how(self.recipe.models) | flat("quota", self.recipe.quota.model_dump())
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
@@ -464,7 +520,7 @@ class Job:
         return self._pipelines[model]
 
     def _load(self, model: str) -> "DiffusionPipeline":
-        from synthgen.generation import models
+        from synthgen.generation import conditioning, models
 
         table = self.model_table(model)
         folder = self.locate(table)
@@ -475,7 +531,7 @@ class Job:
                 f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
                 f"{self.models[model].fingerprint}; put those weights back, or use another folder with -o DIR"
             )
-        return models.load(
+        pipeline = models.load(
             folder,
             device=self.device,
             dtype=table.dtype,
@@ -484,6 +540,7 @@ class Job:
             safety_checker=table.safety_checker,
             **added,
         )
+        return conditioning.changing(pipeline) if table.strength else pipeline
 
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
@@ -515,7 +572,7 @@ def _plain(keys: object) -> Any:
 
 def source_of(table: ModelTable) -> str:
     """What a model is looked up by; the plan pins what was found."""
-    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler"}
+    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler", "adapter"}
     return shards.digest(table.model_dump(include=about))
 
 

@@ -59,7 +59,10 @@ def preview(job: Job, embed: str = "") -> Preview:
     for table in recipe.models:
         call = job.models[table.id]
         known = f"fingerprint {call.fingerprint}" if call.fingerprint else "not on this machine yet"
-        models[table.id] = ", ".join(filter(None, [table.path, known, call.scheduler, call.dtype]))
+        way = f"strength {call.strength:g}" if call.strength else "IP-Adapter"
+        real = len(job.real_images[table.source].images) if table.from_ else 0
+        images = f"from {real} real images of {table.source} ({way})" if real else ""
+        models[table.id] = ", ".join(filter(None, [table.path, known, call.scheduler, call.dtype, images]))
     return Preview(
         recipe=str(job.recipe_path),
         folder=str(job.root),

@@ -56,6 +56,7 @@ REQUEST_COLUMNS = {
     "turn": pa.int32(),
     "strength": pa.float64(),
     "source_uid": pa.string(),
+    "source_sha256": pa.string(),
     "license": pa.string(),
 }
 """Columns of the plan; `axis_*` columns (string) stand after `prompt_id`."""
@@ -73,8 +74,8 @@ one.
 """
 
 
-PLAN_ONLY = ("width", "height")
-"""Columns of the plan that the pool has not: it says the size that came out."""
+PLAN_ONLY = ("width", "height", "source_sha256")
+"""Columns of the plan that the pool has not: what was asked for, and what a real image must be."""
 
 
 def shard_name(number: int) -> str:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -20,7 +21,7 @@ from synthgen.cli import main
 from synthgen.data import Request
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import FolderError, ModelError
-from synthgen.generation import flops, models, sampling, tokens
+from synthgen.generation import conditioning, flops, models, sampling, tokens
 
 TERA = 1e12
 REQUEST = Request(
@@ -70,6 +71,16 @@ def test_both_stages_count(tiny_model: Callable[[str], Path], tmp_path: Path) ->
     assert _extra(tiny_model("if1"), request, tmp_path) == 1
 
 
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "lcm", "flux", "qwen-image", "if1"])
+def test_fewer_steps_from_a_real_image(name: str, tiny_model: Callable[[str], Path]) -> None:
+    request = dataclasses.replace(REQUEST, width=64, height=64, steps=10)
+    changed = dataclasses.replace(request, strength=0.3, source_uid="1")
+    assert _extra(tiny_model(name), changed) <= 1
+    more = flops.count_flops(tiny_model(name), request).image
+    less = flops.count_flops(tiny_model(name), changed).image
+    assert (less < more) == (name != "lcm")  # which runs all its steps
+
+
 def _extra(folder: Path, request: Request, upscaler: Path | None = None) -> float:
     """What a real call makes more than was counted, in prompts: it reads the negative prompt too."""
     counted = flops.count_flops(folder, request, upscaler=upscaler)
@@ -80,8 +91,10 @@ def _extra(folder: Path, request: Request, upscaler: Path | None = None) -> floa
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False)  # torch's counter does not like a weight that is an argument
     ours = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flops._attention}
+    photo = np.zeros((50, 70, 3), np.uint8)
+    pipeline = conditioning.changing(pipeline) if request.strength else pipeline
     with FlopCounterMode(display=False, custom_mapping=ours) as real:
-        (made,) = sampling.call(pipeline, [request])
+        (made,) = sampling.call(pipeline, [request], (lambda _: photo) if request.strength else None)
     assert (counted.height, counted.width) == made.image.shape[:2]
     more = real.get_total_flops() - counted.image - counted.prompt
     # a negative prompt that is shorter, or has no instruction before it, is less

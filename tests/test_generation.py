@@ -172,11 +172,11 @@ def test_the_record_says_that_micro_batches_were_halved(
 
     call, tried = sampling.call, list[int]()
 
-    def cramped(pipeline, filled):  # type: ignore[no-untyped-def]
+    def cramped(pipeline, filled, real):  # type: ignore[no-untyped-def]
         tried.append(len(filled))
         if len(tried) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return call(pipeline, filled)
+        return call(pipeline, filled, real)
 
     monkeypatch.setattr(sampling, "call", cramped)
     run = synthgen.run("emoji", tmp_path / "run", settings=SMALL, workers=1, stages=("plan", "generate"))

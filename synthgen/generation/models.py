@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
+from synthgen.generation.conditioning import add_adapter
 from synthgen.generation.families import family
 from synthgen.generation.probing import probe
 from synthgen.generation.schedulers import set_scheduler
@@ -34,6 +35,14 @@ class Lora(NamedTuple):
 
     file: Path
     weight: float = 1.0
+
+
+class Adapter(NamedTuple):
+    """The weights of an IP-Adapter, the folder of its image encoder, and how much of it is added."""
+
+    file: Path
+    encoder: Path
+    scale: float
 
 
 class Upscaler(NamedTuple):
@@ -136,6 +145,57 @@ def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", 
     return found.absolute()
 
 
+def locate_adapter(
+    path: str,
+    *,
+    folder: Path,
+    file: str,
+    image_encoder: str,
+    scale: float,
+    subfolder: str = "",
+    revision: str = "",
+    fetch: bool = True,
+) -> Adapter:
+    """An IP-Adapter, downloaded where it has to be.
+
+    Args:
+        path: a folder, or a hub id "ORG/NAME".
+        file: its weights, in `subfolder`.
+        image_encoder: the folder of its image encoder, in `path`.
+        folder, revision, fetch: as for `locate`.
+
+    Raises:
+        ModelError: a part is not there, or is not .safetensors.
+    """
+    if not file.endswith(".safetensors"):
+        raise ModelError(f"adapter: {file}: not .safetensors; others are not loaded (they can run code)")
+    found = folder / Path(path).expanduser()
+    if not found.is_dir():
+        if not HUB_ID.match(path):
+            raise ModelError(
+                f'adapter: path = "{path}": no such folder; a folder (looked for {found}), or a hub id '
+                "ORG/NAME is wanted"
+            )
+        from huggingface_hub import snapshot_download
+
+        weights = f"{subfolder}/{file}" if subfolder else file
+        download = partial(
+            snapshot_download,
+            path,
+            revision=revision or None,
+            allow_patterns=[weights, f"{image_encoder}/*.json", f"{image_encoder}/*.safetensors"],
+            token=os.environ.get("HF_TOKEN"),
+        )
+        found = _from_hub(download, path, found, fetch)
+    for wanted in (found / subfolder / file, found / image_encoder / "config.json"):
+        if not wanted.is_file():
+            raise ModelError(
+                f"adapter: {wanted}: no such file; say subfolder, file and image_encoder otherwise"
+            )
+    weight_files(found, image_encoder, "")
+    return Adapter((found / subfolder / file).absolute(), (found / image_encoder).absolute(), scale)
+
+
 def _from_hub(download: Callable[..., str], path: str, local: Path, fetch: bool) -> Path:
     """The folder that a download gives, or the cache of earlier ones."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -163,12 +223,14 @@ def fingerprint(
     variant: str = "",
     loras: Sequence[Lora] = (),
     upscaler: Upscaler | None = None,
+    adapter: Adapter | None = None,
     without: Collection[str] = (),
 ) -> str:
     """32 hex digits over what decides a model's images: one model, wherever it lies.
 
     Names and sha256 of the weight files that are loaded, the configurations (without what only says who wrote
-    them), and the tokenizers' files; then LoRAs with their weights, and the second stage.
+    them), and the tokenizers' files; then LoRAs with their weights, the second stage, and the IP-Adapter with
+    its scale.
 
     Args:
         without: parts that are not loaded.
@@ -192,6 +254,12 @@ def fingerprint(
     about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in loras)]
     if upscaler:
         about.append(fingerprint(upscaler.folder, variant=upscaler.variant, without=ENCODER))
+    if adapter:
+        parts = [
+            adapter.encoder / "config.json",
+            *weight_files(adapter.encoder.parent, adapter.encoder.name, ""),
+        ]
+        about.append([_digest(adapter.file), adapter.scale, [[part.name, _digest(part)] for part in parts]])
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
@@ -216,6 +284,7 @@ def load(
     safety_checker: bool = True,
     loras: Sequence[Lora] = (),
     upscaler: Upscaler | None = None,
+    adapter: Adapter | None = None,
 ) -> "DiffusionPipeline":
     """The pipeline, on its device, silent.
 
@@ -225,6 +294,7 @@ def load(
         safety_checker: False loads the pipeline without the checkpoint's.
         loras: are added in this order.
         upscaler: the second stage of DeepFloyd IF.
+        adapter: an IP-Adapter.
 
     Raises:
         ModelError: it does not make images from text, or diffusers cannot load it.
@@ -246,6 +316,8 @@ def load(
     set_scheduler(pipeline, scheduler)
     if loras:
         _add_loras(pipeline, loras)
+    if adapter:
+        add_adapter(pipeline, adapter)
     if upscaler:
         options = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
         pipeline.upscaler = _from_pretrained(
