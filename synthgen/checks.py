@@ -1,10 +1,11 @@
 """What a folder holds against what a recipe wants: every difference is one line that names the key."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from synthgen import shards, storage
+from synthgen import costs, shards, storage
 from synthgen.annotators import CHECKS
 from synthgen.errors import FolderError, UnansweredError
 from synthgen.job import Job, where
@@ -51,6 +52,48 @@ def check_folder(job: Job) -> None:
         )
 
 
+def planned_and_new(job: Job) -> dict[str, costs.Planned]:
+    """What the recipe wants of each model, planned yet or not, and what of it is left to make."""
+    found = costs.count_planned(job.root)
+    for model, number in Counter(request.model for request in job.new_requests()).items():
+        before = found.get(model, costs.Planned(0, 0))
+        found[model] = costs.Planned(before.requests + number, before.left + number)
+    return found
+
+
+def final_part(job: Job, requests: int) -> float:
+    """The part of so many requests that final/ will hold: what the quota accepts, or what the subset that is
+    there keeps; 1 where neither says it.
+    """
+    if job.quota:
+        return min(1.0, job.quota.accepted * len(job.wanted()) / max(1, requests))
+    path = job.root / shards.SUBSETS / f"{job.subset}.json"
+    funnel = storage.read_json(path) if storage.exists(path) else {}
+    return float(funnel["kept"] / funnel["requested"]) if funnel.get("requested") else 1.0
+
+
+def check_room(job: Job, stages: Sequence[str]) -> None:
+    """Raises FolderError where the disk has less left than what these stages have to make would take; of a
+    quota of accepted images, the requests that are known yet.
+    """
+    planned, made = planned_and_new(job), costs.measure(job.root)
+    pool = final = 0.0
+    for table in job.recipe.models:
+        wanted = planned.get(table.id, costs.Planned(0, 0))
+        each = costs.sample_bytes(job.recipe.images.format, *job.image_size(table), made.get(table.id))
+        pool, final = pool + wanted.left * each, final + wanted.requests * each
+    wants_final = "reshard" in stages and not storage.exists(job.final / shards.RECORD_SUFFIX)
+    final *= final_part(job, sum(wanted.requests for wanted in planned.values())) if wants_final else 0.0
+    free = storage.free_bytes(job.root)
+    if free is not None and pool + final > free:
+        also = f", and up to {costs.spell_bytes(final)} for final/{job.subset}" if wants_final else ""
+        raise FolderError(
+            f"{job.root}: {costs.spell_bytes(free)} are free there, and what is left to make takes about "
+            f"{costs.spell_bytes(pool)}{also}; make room, choose another disk with -o DIR, or go on with "
+            "--force"
+        )
+
+
 def check_plan(job: Job) -> None:
     """Raises FolderError where the plan was made from another recipe, unless all it has is still
     wanted.
@@ -66,6 +109,15 @@ def check_plan(job: Job) -> None:
         )
     inputs = job.plan_inputs()
     stem = shards.records(folder)[-1]
+    pinned = {
+        key: value
+        for key, value in shards.read_record(folder, stem)["inputs"].items()
+        if key.startswith("sources.")
+    }
+    wanted = {key: inputs.get(key) for key in pinned}
+    shards.require_equal(
+        folder / stem, pinned, wanted, "put the real images back, or use another folder with -o DIR"
+    )
     try:
         labels = {request.uid: request.class_id for request in job.requests}
     except UnansweredError:
@@ -77,7 +129,21 @@ def check_plan(job: Job) -> None:
         made = shards.read_record(folder, stem)["inputs"]
         kept = {"images.shard_size", "axes", *job.how(job.recipe.models)} & made.keys()
         inputs = {**made, **{key: inputs[key] for key in kept}}
+    else:
+        check_real_images(job)
     shards.require_inputs(folder, stem, inputs, KEEP)
+
+
+def check_real_images(job: Job) -> None:
+    """Raises RecipeError where a real image that was planned is not there any more, or is another."""
+    names = {table.id for table in job.recipe.models if table.from_}
+    planned = dict[tuple[str, ...], None]()
+    for shard in shards.load_plan(job.root):
+        if shard.model in names:
+            rows = shards.read_plan_shard(shard).select(["model", "source_uid", "source_sha256"])
+            planned |= dict.fromkeys(zip(*(column.to_pylist() for column in rows.columns), strict=True))
+    for image in planned:
+        job.read_real_image(*image)
 
 
 def check_records(job: Job, at_most: int | None = None) -> None:

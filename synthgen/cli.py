@@ -90,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
             help="refuse a mixture of library versions, devices or threads, and halved micro-batches",
         )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
+        if name == "plan":
+            command.add_argument(
+                "--dry-run", action="store_true", help="write nothing; say what would be made and its cost"
+            )
+        if name in ("run", "generate"):
+            command.add_argument(
+                "--force", action="store_true", help="start even where the disk has too little room"
+            )
         if name == "run":
             command.add_argument(
                 "--stages", type=_stages, metavar="A,B", help="only these stages, in their order"
@@ -250,6 +258,8 @@ def _make(options: argparse.Namespace) -> int:
     from synthgen.stages import STAGES
 
     _recipe_not_run(options.recipe, options.command)
+    if "dry_run" in options and options.dry_run:
+        return _dry_run(options)
     stages = MAKE[options.command][1] or options.stages or tuple(STAGES)
     job = pipeline.open_job(options.recipe, options.output, settings=options.set, subset=options.subset)
     with display.progress(job.root, stages, quiet=_is_quiet()):
@@ -268,6 +278,7 @@ def _make(options: argparse.Namespace) -> int:
             strict=options.strict,
             deadline=options.deadline,
             offload=getattr(options, "offload", ""),
+            force="force" in options and options.force,
         )
     if _is_quiet():
         return 0
@@ -290,6 +301,28 @@ def _make(options: argparse.Namespace) -> int:
         )
         return 1
     return 1 if short and not options.limit else 0
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    from synthgen import pipeline
+    from synthgen.costs import plain
+    from synthgen.preview import cost
+
+    job = pipeline.open_job(
+        options.recipe,
+        options.output,
+        settings=options.set,
+        limit=options.limit,
+        subset=options.subset,
+        replace=True,  # what is in final/ keeps nobody from looking
+        fetch=False,
+    )
+    found = cost(job)
+    if options.json:
+        print(json.dumps(plain(found), indent=1))
+    else:
+        print("\n".join(display.cost_lines(found)))
+    return 0
 
 
 def _is_quiet() -> bool:

@@ -70,7 +70,8 @@ class Request:
     `width` and `height` are 0 where the model's own size is wanted; `seed` is below 2**63; `replicate`
     counts how often this (class, prompt, negative prompt, model) was asked for before. `turn` is its place in
     the endless sequence of its class. `call` is JSON, what else the pipeline is called with, "" for nothing.
-    `strength` is 0 where no image is changed.
+    `strength` is 0 where no image is changed. `source_uid` is the real image that it is made from, of bytes
+    with this sha256; "" where there is none.
     """
 
     uid: str
@@ -95,6 +96,7 @@ class Request:
     turn: int
     strength: float = 0.0
     source_uid: str = ""
+    source_sha256: str = ""
     license: str = ""
 
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from synthgen.costs import spell_bytes
 from synthgen.errors import SynthgenError
 from synthgen.language_models import plain_address
 
 if TYPE_CHECKING:
     from synthgen.asking import Counts
+    from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
     from synthgen.generation.trials import Trial
     from synthgen.inspection import Status
@@ -181,12 +183,113 @@ def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
         *[f"model {name}: {about}" for name, about in found.models.items()],
         f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
         f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
+        f"cost: synthgen plan {found.recipe} --dry-run",
         *(["diversity:"] if found.figures else []),
         *[f"  {key:24}{_figure(value)}" for key, value in found.figures.items()],
         *some("note", found.notes),
         *some("name", found.names),
         *_ambiguous(list(found.ambiguous)),
     ]
+
+
+def cost_lines(found: "Cost") -> list[str]:
+    """What a dataset costs, for a terminal: tables of the models, what they lose of prompts, disk, time."""
+    left = "all left to make" if found.left == found.requests else f"{found.left:,} left to make"
+    lines = [f"{found.recipe}: {found.requests:,} requests, {left}, in {found.folder}; nothing was written"]
+    cells = "classes" if found.per == ["class"] else "cells"
+    rows = [["model", "requests", cells, "each", "prompts", "size", "TFLOP/image", "TFLOP/prompt"]]
+    for model in found.models:
+        _, least, most = model.cells
+        rows.append(
+            [
+                model.model,
+                f"{model.requests:,}",
+                f"{model.cells.cells:,}",
+                f"{least}" if least == most else f"{least} to {most}",
+                f"{model.prompts:,}",
+                f"{model.width}x{model.height}{'?' * model.is_guessed}",
+                _figure_of(model.flops_per_image, 1e12),
+                _figure_of(model.flops_per_prompt, 1e12),
+            ]
+        )
+    lines += _table(rows)
+    lines += [f"cells: each {' x '.join(found.per)}"] if cells == "cells" else []
+    if found.budget > found.requests:
+        times = (found.budget - found.requests + found.left) / max(1, found.left)
+        lines.append(
+            f"quota: more is asked for until enough is accepted; {found.budget:,} requests at most, which is "
+            f"{times:.3g} times what is left here"
+        )
+    lines += [f"{model.model}: {model.path}: {model.unknown}" for model in found.models if model.unknown]
+    hours = {model.model: model.gpu_hours for model in found.models if model.gpu_hours and model.left}
+    if hours:
+        gpus = list(next(iter(hours.values())))
+        if len(hours) > 1:
+            hours["together"] = {gpu: sum(own[gpu] for own in hours.values()) for gpu in gpus}
+        rows = [[name, *(_figure_of(own[gpu]) for gpu in gpus)] for name, own in hours.items()]
+        bits = sorted({"32" if m.dtype == "float32" else "16" for m in found.models if m.model in hours})
+        lines += _table([["GPU-hours", *gpus], *rows])
+        lines.append(
+            f"  arithmetic: {found.utilisation:.0%} of the dense {' or '.join(bits)}-bit peak; "
+            "few steps or single images reach less"
+        )
+    for model in found.models:
+        lines += _lost(model)
+    part = found.final_part
+    bound, rate = ("at most ", "") if part == 1 else ("", f" ({part:.0%} of the requests)")
+    free = "unknown" if found.free_bytes is None else spell_bytes(found.free_bytes)
+    pool, final = spell_bytes(found.pool_bytes), spell_bytes(found.final_bytes)
+    lines.append(f"disk: pool {pool} more, final {bound}{final}{rate}; {free} free")
+    for model in found.models:
+        by = _shards(model.made) if model.made else "constants"
+        lines.append(
+            f"  {model.model}: {spell_bytes(model.bytes_per_image)} an image in {found.image_format}, by {by}"
+        )
+    for model in found.models:
+        if model.made:
+            each, all_left = model.made.seconds, _clock(model.made.seconds * model.left)
+            lines.append(
+                f"time: {model.model}: {each:.3g} s an image on {model.made.devices}, by "
+                f"{_shards(model.made)}; {all_left} left for one worker"
+            )
+    return lines
+
+
+def _shards(made: "Made") -> str:
+    return f"{made.shards} finished shard{'s' * (made.shards > 1)}"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Columns under each other: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    ]
+
+
+def _figure_of(number: float | None, unit: float = 1.0) -> str:
+    """A number in units, with three digits or so."""
+    if number is None:
+        return "unknown"
+    value = number / unit
+    return (
+        "0" if not value else "<0.01" if value < 0.01 else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    )
+
+
+def _lost(model: "ModelCost") -> list[str]:
+    lines = []
+    for one in model.lost:
+        what = f"tokens: {model.model}: {one.tokenizer} reads {one.limit}"
+        if not one.texts:
+            lines.append(f"{what}; no prompt has more")
+            continue
+        most = max(tokens for _, tokens, _ in one.texts)
+        lines.append(
+            f"{what}; {len(one.texts):,} of {model.prompts:,} prompts have more, up to {most}; lost:"
+        )
+        lines += [f'  "...{end[-70:]}" ({tokens} tokens)' for _, tokens, end in one.texts[:2]]
+    return lines
 
 
 def terms_lines(found: "Sequence[Terms]") -> list[str]:

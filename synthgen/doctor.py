@@ -69,7 +69,7 @@ def _examine(job: Job, table: "ModelTable", most: int, on_trial: Callable[[str, 
         return found._replace(error=str(error))
     batch_size, trials, stopped = 1, list[Trial](), f"{most} is as many as were asked for (--most)"
     while batch_size <= most:
-        trial = try_batch(pipeline, requests, batch_size, job.device)
+        trial = try_batch(pipeline, requests, batch_size, job.device, job.real_image)
         if trial is None:
             stopped = f"{batch_size} at once need more memory than there is"
             break

@@ -15,18 +15,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import licenses, planning, resharding, selection, shards
+from synthgen import licenses, planning, resharding, selection, shards, sources
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.tables import AnnotateTable, LoraTable, ModelTable, PromptsTable, Recipe, UpscalerTable
+from synthgen.tables import (
+    AdapterTable,
+    AnnotateTable,
+    LoraTable,
+    ModelTable,
+    PromptsTable,
+    Recipe,
+    UpscalerTable,
+)
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from diffusers import DiffusionPipeline
 
     from synthgen.annotators.shard import Annotate
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
 ALONE = Place(0, 1)
 OPTIONS = ("embedding_cache", "vae_slicing", "channels_last", "compile")
 """Keys of a model that decide how it is run, and with that the last bits of its images."""
+log = logging.getLogger(__name__)
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
 
@@ -92,6 +103,7 @@ class Job:
                 call=table.json_call,
                 license=table.license or terms,
                 weight=table.weight,
+                strength=table.strength or 0.0,
             )
         return calls
 
@@ -107,9 +119,10 @@ class Job:
         return pinned
 
     def _identify(self, table: ModelTable) -> tuple[str, str, str]:
-        from synthgen.generation import checkpoints, models, options
+        from synthgen.generation import checkpoints, conditioning, models, options, schedulers
 
         paths = [table.path, *(lora.path for lora in table.loras)]
+        paths += [table.adapter.path] if table.adapter else []
         try:
             folder, added = self.locate(table), self._added(table)
         except ModelError:
@@ -125,13 +138,18 @@ class Job:
                 steps=table.steps,
                 negative=table.negative,
                 call=table.call,
+                strength=table.strength or 0.0,
                 **size,
             )
+            if table.adapter:
+                conditioning.check_adapter(checkpoints.pipeline_class(folder))
+            if table.strength == 1:
+                log.warning("models.%s: strength = 1: nothing of the real images is left", table.id)
             if table.upscaler:
                 second = added["upscaler"].folder
                 checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
             options.check(folder, self._options(table))
-            scheduler = models.scheduler_name(folder, table.scheduler)
+            scheduler = schedulers.scheduler_name(folder, table.scheduler)
             fingerprint = models.fingerprint(folder, variant=table.variant, **added)
         return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
 
@@ -139,8 +157,8 @@ class Job:
         """The terms of a model, and of what is added to it, by their cards; that of the model is in `here` if
         its files are.
         """
-        parts: list[ModelTable | LoraTable | UpscalerTable] = [table, *table.loras]
-        parts += [table.upscaler] if table.upscaler else []
+        parts: list[ModelTable | LoraTable | UpscalerTable | AdapterTable] = [table, *table.loras]
+        parts += [part for part in (table.upscaler, table.adapter) if part]
         told = [
             licenses.model_license(
                 part.path,
@@ -158,6 +176,11 @@ class Job:
         with where(self.recipe_path, f"models.{table.id}"):
             return self._locate(table)
 
+    def locate_upscaler(self, table: ModelTable) -> Path | None:
+        """The local folder of a model's second stage; None where it has none."""
+        with where(self.recipe_path, f"models.{table.id}.upscaler"):
+            return self._locate(table.upscaler) if table.upscaler else None
+
     def _locate(self, table: ModelTable | UpscalerTable) -> Path:
         from synthgen.generation import models
 
@@ -171,7 +194,7 @@ class Job:
         )
 
     def _added(self, table: ModelTable) -> dict[str, Any]:
-        """What is added to a model: LoRAs, a second stage."""
+        """What is added to a model: LoRAs, a second stage, an IP-Adapter."""
         from synthgen.generation import models
 
         place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
@@ -183,10 +206,46 @@ class Job:
                 )
                 for lora in table.loras
             ]
+            adapter = models.locate_adapter(**table.adapter.model_dump(), **place) if table.adapter else None
         with where(self.recipe_path, f"models.{table.id}.upscaler"):
             second = table.upscaler
             upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
-        return {"loras": loras, "upscaler": upscaler}
+        return {"loras": loras, "upscaler": upscaler, "adapter": adapter}
+
+    @functools.cached_property
+    def real_images(self) -> dict[str, sources.Source]:
+        """What models start from, by the names of the sources."""
+        found = {}
+        for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
+            path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
+            with where(self.recipe_path, f"sources.{name}"):
+                found[name] = sources.open_source(path, name, self.recipe.classes)
+        return found
+
+    def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
+        """The file of a real image that a model starts from, as it was planned.
+
+        Raises:
+            RecipeError: it has gone, or has other bytes.
+        """
+        name = self.model_table(model).source
+        with where(self.recipe_path, f"sources.{name}"):
+            return sources.read_planned(self.real_images[name], uid, sha256)
+
+    def real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
+        """The pixels of the real image that a request is made from, None where they are damaged."""
+        return sources.decode(self.read_real_image(request.model, request.source_uid, request.source_sha256))
+
+    def image_size(self, table: ModelTable) -> tuple[int, int]:
+        """Width and height of a model's images: the recipe's, else a guess from its configurations."""
+        from synthgen.generation.flops import expected_size
+
+        if table.width:
+            return table.width, table.height
+        try:
+            return expected_size(self.locate(table))
+        except ModelError:  # who only looks may not have it
+            return expected_size(self.recipe_path.parent)
 
     @property
     def requests(self) -> "list[Request]":
@@ -197,15 +256,22 @@ class Job:
         """
         known = shards.records(self.root / shards.PLAN), self.quota is not None and self.is_made()
         if known != self._requests[0]:
-            calls, sources, wanted = list(self.models.values()), self._sources(), self.wanted()
+            calls, texts, wanted = list(self.models.values()), self._sources(), self.wanted()
+            real = {
+                table.id: planning.RealImages(own.by_class, partial(sources.sha256_of, own))
+                for table in self.recipe.models
+                for own in [self.real_images.get(table.source)]
+                if own
+            }
             with where(self.recipe_path, ""):
                 made = planning.make_requests(
-                    sources,
+                    texts,
                     self.recipe.classes,
                     calls,
                     seed=self.recipe.seed,
                     requests=wanted,
                     per=self.recipe.quota.cell,
+                    real=real,
                     planned=self.planned,
                     limit=self.most_requests,
                 )
@@ -328,6 +394,11 @@ class Job:
                 inputs[f"prompts.{number}.texts"] = self.texts.digests[number]
         for call in self.models.values():
             inputs |= flat(f"models.{call.id}", call._asdict())
+        for table in self.recipe.models:
+            inputs[f"models.{table.id}.from"] = table.from_
+        for name, source in self.real_images.items():
+            for class_name, listed in sources.listing(source).items():
+                inputs[f"sources.{name}.{class_name}"] = shards.digest(listed)[:16]
         return inputs | self.how(self.recipe.models) | flat("quota", self.recipe.quota.model_dump())
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
@@ -473,7 +544,7 @@ class Job:
         if self.offload and self.device == "cpu":
             raise ModelError(f"--offload {self.offload}: there is no GPU to offload from; leave it out")
         if warning := self.doubt(model):
-            logging.getLogger(__name__).warning("%s", warning)
+            log.warning("%s", warning)
         return models.load(
             folder,
             device=self.device,
@@ -482,6 +553,7 @@ class Job:
             variant=table.variant,
             safety_checker=table.safety_checker,
             **added,
+            changes=bool(table.strength),
             options=self._options(table),
         )
 
@@ -551,7 +623,7 @@ def _plain(keys: object) -> Any:
 
 def source_of(table: ModelTable) -> str:
     """What a model is looked up by; the plan pins what was found."""
-    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler"}
+    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler", "adapter"}
     return shards.digest(table.model_dump(include=about))
 
 

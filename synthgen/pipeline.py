@@ -146,6 +146,7 @@ def run(
     strict: bool = False,
     deadline: int | None = None,
     offload: str = "",
+    force: bool = False,
 ) -> Path:
     """Makes what a recipe describes, or goes on where the last run stopped.
 
@@ -167,6 +168,7 @@ def run(
             where it is one of several workers); None is no end.
         offload: "model" or "sequential" keeps weights on the CPU, and moves the model that runs, or each of
             its layers, to the GPU; the bytes stay the same.
+        force: start even where the disk has less room than what is left to make would take.
 
     Returns:
         The run's folder.
@@ -200,6 +202,8 @@ def run(
     for stage in list(STAGES)[: list(STAGES).index(stages[0])]:
         _require(job, stage, stages[0])
     if not find_parent():
+        if "generate" in stages and not force:
+            checks.check_room(job, stages)
         _keep_recipe(job)
     if is_launched() or not SLOW & set(stages) or (engine == "local" and (workers or default_workers()) == 1):
         work(job, stages, deadline=deadline)

@@ -1,10 +1,12 @@
 """Stage 2: prompts x models -> requests, in the order in which they are made. Pure: no file, no model."""
 
+import hashlib
 import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate, count
+from types import MappingProxyType
 from typing import NamedTuple
 
 from synthgen.data import Category, Prompt, Request
@@ -45,7 +47,19 @@ class ModelCall(NamedTuple):
     call: str = ""
     license: str = ""
     weight: float = 1.0
+    strength: float = 0.0
 
+
+class RealImages(NamedTuple):
+    """The real images that a model starts from: their uids by class, and what gives the sha256 of one's
+    bytes.
+    """
+
+    by_class: Mapping[str, Sequence[str]]
+    sha256: Callable[[str], str]
+
+
+NONE: Mapping[str, RealImages] = MappingProxyType({})
 
 Cell = tuple[str, ...]
 """What a quota counts: the values of "class" and axes, as `per` names them; () is all of it."""
@@ -78,6 +92,7 @@ def make_requests(
     seed: int,
     requests: int | Mapping[Cell, int],
     per: Sequence[str],
+    real: Mapping[str, RealImages] = NONE,
     planned: Collection[str] = (),
     limit: int | None = None,
 ) -> list[Request]:
@@ -90,6 +105,7 @@ def make_requests(
         sources: where prompts come from; each class is in one of them at least.
         requests: how many, in each cell; one number is for all cells.
         per: what makes a cell: "class" and axes, nothing for all of it.
+        real: by a model's id, the real images that it starts from; each class has one at least.
         planned: uids that are planned already, the first ones of their cells: they do not fall to the limit.
         limit: at most so many in total; None means all.
 
@@ -105,12 +121,13 @@ def make_requests(
     ids = {category.name: category.id for category in classes}
     made, n_filled, n_planned, skipped = list[Request](), 0, 0, 0
     asked, filled = Counter[tuple[str, ...]](), Counter[Cell]()
-    choose = _ModelTurns(models, ids)
+    choose, choose_image = _ModelTurns(models, ids), _ImageTurns(real, seed)
     for turn, source, prompt in _interleave(sources, classes):
         if n_filled == total or (room == 0 and n_planned == len(planned)):
             return made
         # of a prompt that is not wanted too: a larger quota wants it, and the others keep their models
         model = choose(source, prompt)
+        image = choose_image(model.id, prompt) if model.id in real else ""
         negative = prompt.negative or model.negative
         same = (prompt.class_name, prompt.text, negative, model.id)
         replicate, asked[same] = asked[same], asked[same] + 1
@@ -121,7 +138,16 @@ def make_requests(
                 raise RecipeError(f"prompts: {n_filled} of {total} requests, then only for full cells")
             continue
         filled[cell], n_filled, skipped = filled[cell] + 1, n_filled + 1, 0
-        request = _request(prompt, ids[prompt.class_name], model, negative, seed, replicate, turn)
+        request = _request(
+            prompt,
+            ids[prompt.class_name],
+            model,
+            negative,
+            seed,
+            replicate,
+            turn,
+            (image, real[model.id].sha256(image)) if image else ("", ""),
+        )
         if request.uid in planned:
             n_planned += 1
         elif room == 0:
@@ -180,6 +206,34 @@ class _ModelTurns:
         return next(k for k, end in enumerate(accumulate(self._weights)) if at < end)
 
 
+class _ImageTurns:
+    """Which real image a prompt starts from. A model uses a class's in rounds, so that any prefix has each as
+    often as the others, to one; each round has an order of its own, so that no image goes with the words that
+    come round too. The prompts of a group start from one.
+    """
+
+    def __init__(self, real: Mapping[str, RealImages], seed: int) -> None:
+        self._real, self._seed = real, seed
+        self._rounds, self._left = Counter[tuple[str, str]](), dict[tuple[str, str], list[str]]()
+        self._groups: dict[tuple[str, str, str], str] = {}
+
+    def __call__(self, model: str, prompt: Prompt) -> str:
+        key = model, prompt.class_name
+        if prompt.group and (*key, prompt.group) in self._groups:
+            return self._groups[*key, prompt.group]
+        if not self._left.get(key):
+            begin = f"{self._seed} {self._rounds[key]} "
+            self._left[key] = sorted(
+                self._real[model].by_class[prompt.class_name],
+                key=lambda uid: hashlib.sha256((begin + uid).encode()).digest(),
+            )
+            self._rounds[key] += 1
+        chosen = self._left[key].pop()
+        if prompt.group:
+            self._groups[*key, prompt.group] = chosen
+        return chosen
+
+
 def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Iterator[tuple[int, int, Prompt]]:
     """One prompt for each class in turn, with the number of the turn and of its source; a class's prompts
     come from its sources in turn.
@@ -205,15 +259,25 @@ def _interleave(sources: Sequence[Source], classes: Sequence[Category]) -> Itera
 
 
 def _request(
-    prompt: Prompt, class_id: int, model: ModelCall, negative: str, seed: int, replicate: int, turn: int
+    prompt: Prompt,
+    class_id: int,
+    model: ModelCall,
+    negative: str,
+    seed: int,
+    replicate: int,
+    turn: int,
+    image: tuple[str, str],
 ) -> Request:
+    source_uid, source_sha256 = image
+
     prompt_id = digest([prompt.class_name, prompt.text, negative])[:16]
     what = (prompt.noise,) if prompt.noise else (prompt.class_name, prompt.text, negative, replicate)
     about = {
         "class_name": prompt.class_name,
         "text": prompt.text,
         "negative": negative,
-        "group": prompt.group or prompt_id,
+        # all that is made from one real image is on one side of a split
+        "group": prompt.group or source_uid[:16] or prompt_id,
         "axes": prompt.axes,
         "model": model.id,
         "fingerprint": model.fingerprint,
@@ -227,6 +291,8 @@ def _request(
         "width": model.width,
         "height": model.height,
     }
+    if source_uid:
+        about |= {"strength": model.strength, "source_uid": source_uid, "source_sha256": source_sha256}
     return Request(
         uid=make_uid(about),
         class_id=class_id,

@@ -1,18 +1,19 @@
 """What a recipe asks for, before anything is made: how many, how diverse, how balanced, what to look at."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from synthgen import diversity, licenses
+from synthgen import costs, diversity, licenses, storage
 from synthgen.annotators import ORIGINS
-from synthgen.checks import check
+from synthgen.checks import check, final_part, planned_and_new
 from synthgen.errors import ModelError, RecipeError, SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
 from synthgen.prompts.templates import gaps
+from synthgen.tables import ModelTable
 
 
 class Preview(NamedTuple):
@@ -58,7 +59,10 @@ def preview(job: Job, embed: str = "") -> Preview:
     for table in recipe.models:
         call = job.models[table.id]
         known = f"fingerprint {call.fingerprint}" if call.fingerprint else "not on this machine yet"
-        models[table.id] = ", ".join(filter(None, [table.path, known, call.scheduler, call.dtype]))
+        way = f"strength {call.strength:g}" if call.strength else "IP-Adapter"
+        real = len(job.real_images[table.source].images) if table.from_ else 0
+        images = f"from {real} real images of {table.source} ({way})" if real else ""
+        models[table.id] = ", ".join(filter(None, [table.path, known, call.scheduler, call.dtype, images]))
     return Preview(
         recipe=str(job.recipe_path),
         folder=str(job.root),
@@ -79,6 +83,93 @@ def preview(job: Job, embed: str = "") -> Preview:
         ambiguous=categories.ambiguous(recipe.classes),
         notes=[unanswered] if unanswered else [*_gaps(job), *_notes(job, texts, names), *_memory(job)],
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
+    )
+
+
+def cost(job: Job) -> costs.Cost:
+    """What a recipe asks for and what is left of it to make, and what that costs; nothing is written.
+
+    Raises:
+        SynthgenError: something is wrong with the recipe or the folder; one line says what.
+    """
+    check(job)
+    per, cells = job.recipe.quota.cell or ["class"], dict[str, Counter[str]]()
+    for request in job.requests:
+        words = {**request.axes, "class": request.class_name}
+        cells.setdefault(" | ".join(words[axis] for axis in per), Counter())[request.model] += 1
+    planned, made = planned_and_new(job), costs.measure(job.root)
+    models = [
+        _model_cost(job, table, planned.get(table.id, costs.Planned(0, 0)), cells, made.get(table.id))
+        for table in job.recipe.models
+    ]
+    total = sum(model.requests for model in models)
+    part = final_part(job, total)
+    return costs.Cost(
+        recipe=str(job.recipe_path),
+        folder=str(job.root),
+        image_format=job.recipe.images.format,
+        per=per,
+        requests=total,
+        left=sum(model.left for model in models),
+        budget=(job.most_requests or 0) if job.quota else 0,
+        pool_bytes=sum(model.left * model.bytes_per_image for model in models),
+        final_bytes=part * sum(model.requests * model.bytes_per_image for model in models),
+        final_part=part,
+        free_bytes=storage.free_bytes(job.root),
+        utilisation=costs.UTILISATION,
+        models=models,
+        cells={name: dict(by_model) for name, by_model in cells.items()},
+    )
+
+
+def _model_cost(
+    job: Job,
+    table: ModelTable,
+    planned: costs.Planned,
+    cells: Mapping[str, Mapping[str, int]],
+    made: costs.Made | None,
+) -> costs.ModelCost:
+    from synthgen.generation.flops import count_flops
+    from synthgen.generation.tokens import Lost, lost_ends
+
+    own = [request for request in job.requests if request.model == table.id]
+    texts = list(dict.fromkeys(request.text for request in own))
+    flops, lost, unknown, hours = None, list[Lost](), "", None
+    width, height = job.image_size(table)
+    try:
+        folder = job.locate(table)
+    except ModelError as error:
+        unknown = str(error) if job.fetch else "not on this machine; its FLOPs are known when it is"
+    else:
+        if own:
+            lost = lost_ends(folder, texts, table.call)
+            try:
+                second = job.locate_upscaler(table)
+                flops = count_flops(folder, own[0], safety_checker=table.safety_checker, upscaler=second)
+            except ModelError as error:
+                unknown = str(error)
+    if flops:
+        width, height = flops.width, flops.height
+        prompts_left = len(texts) * planned.left / planned.requests
+        hours = costs.gpu_hours(flops.image * planned.left + flops.prompt * prompts_left, table.dtype)
+    return costs.ModelCost(
+        model=table.id,
+        path=table.path,
+        dtype=table.dtype,
+        requests=planned.requests,
+        left=planned.left,
+        prompts=len(texts),
+        cells=costs.count_cells(cells, table.id),
+        width=width,
+        height=height,
+        is_guessed=not flops and not table.width,
+        flops_per_image=flops.image if flops else None,
+        flops_per_prompt=flops.prompt if flops else None,
+        unknown=unknown,
+        gpu_hours=hours,
+        bytes_per_image=costs.sample_bytes(job.recipe.images.format, width, height, made),
+        made=made,
+        lost=lost,
     )
 
 

@@ -209,6 +209,11 @@ def _check(recipe: Recipe) -> None:
     if len({category.id for category in ids.values()}) < len(ids):
         raise RecipeError("prompts: two classes have one id; give a .csv with columns id and name")
     for number, model in enumerate(recipe.models):
+        known = [f"sources.{name}" for name in recipe.sources]
+        if model.from_ and model.from_ not in known:
+            raise RecipeError(
+                f'models.{number}.from: unknown source "{model.from_}"{nearest(model.from_, known)}'
+            )
         if (model.width == 0) != (model.height == 0):
             raise RecipeError(
                 f"models.{number}: width = {model.width}, height = {model.height}; give both, or neither"
@@ -224,19 +229,19 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
         )
-    known = known_columns(recipe)
+    columns = known_columns(recipe)
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
-            if column not in known:
+            if column not in columns:
                 raise RecipeError(
-                    f'select.{number}.{key}: unknown column "{column}"{nearest(column, list(known))}'
+                    f'select.{number}.{key}: unknown column "{column}"{nearest(column, list(columns))}'
                 )
-            text = known[column] == "string"
+            text = columns[column] == "string"
             if text and (key == "best" or (key == "column" and table.use in ("range", "top"))):
                 raise RecipeError(
                     f'select.{number}.{key}: "{column}" holds text; a column of numbers is wanted'
                 )
-        empty = {name: np.empty(0, "U1" if kind == "string" else "f8") for name, kind in known.items()}
+        empty = {name: np.empty(0, "U1" if kind == "string" else "f8") for name, kind in columns.items()}
         try:
             RULES[table.use](empty, **table.keys)
         except RecipeError as error:

@@ -56,6 +56,7 @@ REQUEST_COLUMNS = {
     "turn": pa.int32(),
     "strength": pa.float64(),
     "source_uid": pa.string(),
+    "source_sha256": pa.string(),
     "license": pa.string(),
 }
 """Columns of the plan; `axis_*` columns (string) stand after `prompt_id`."""
@@ -73,8 +74,8 @@ one.
 """
 
 
-PLAN_ONLY = ("width", "height")
-"""Columns of the plan that the pool has not: it says the size that came out."""
+PLAN_ONLY = ("width", "height", "source_sha256")
+"""Columns of the plan that the pool has not: what was asked for, and what a real image must be."""
 
 
 def shard_name(number: int) -> str:
@@ -338,6 +339,11 @@ def planned_requests(root: Path) -> int:
 def read_plan_shard(shard: PlannedShard) -> pa.Table:
     """The requests of one pool shard."""
     return _plan_file(shard.path).read_row_group(shard.group)
+
+
+def planned_rows(shard: PlannedShard) -> int:
+    """How many requests one pool shard has."""
+    return int(_plan_file(shard.path).metadata.row_group(shard.group).num_rows)
 
 
 @functools.lru_cache(maxsize=1)

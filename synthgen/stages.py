@@ -72,6 +72,7 @@ def pool_units(job: Job) -> list[Unit]:
             dataset=job.recipe.name if job.recipe.images.mark else "",
             record=job.record("generate", inputs) | {"stack": job.stack},
             claim=claim,
+            real=job.real_image,
             halve=not job.strict,
         )
 

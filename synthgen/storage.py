@@ -36,6 +36,13 @@ def is_blank(folder: Path) -> bool:
     return all(name == WORK or name.startswith(".probe-") for name in names(folder))
 
 
+def free_bytes(folder: Path) -> int | None:
+    """What the disk has left for a folder, which need not be there yet; None where it does not say."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    usage = shutil.disk_usage(there)
+    return usage.free if usage.total else None
+
+
 def is_folder(path: Path) -> bool:
     return path.is_dir()
 

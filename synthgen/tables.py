@@ -90,7 +90,7 @@ def _read_classes(name: str, place: Place) -> list[Category]:
         return read_classes(name, place.folder)
     if source not in place.sources:
         raise _problem(f'unknown source "{source}"{nearest(source, list(place.sources))}')
-    return source_classes(place.folder / place.sources[source])
+    return source_classes(place.folder / Path(place.sources[source]).expanduser())
 
 
 def _distinct(values: list[str]) -> list[str]:
@@ -393,13 +393,30 @@ class UpscalerTable(Table):
     call: Call = {}
 
 
+def _scheduler(value: object) -> object:
+    """A table of a scheduler's class and settings as the text that a request has."""
+    if isinstance(value, dict):
+        settings = {key: entry for key, entry in value.items() if key != "use"}
+        return f"{value.get('use', '')} {canonical(settings).decode()}"
+    return value
+
+
+class AdapterTable(Table):
+    path: str
+    revision: str = ""
+    subfolder: str = ""
+    file: str
+    image_encoder: str
+    scale: float = Field(ge=0)
+
+
 class ModelTable(Table):
     id: Identifier
     path: str
     revision: str = ""
     variant: str = ""
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
-    scheduler: str = ""
+    scheduler: Annotated[str, BeforeValidator(_scheduler)] = ""
     steps: int = Field(ge=1)
     guidance: float = Field(ge=0)
     negative: str = ""
@@ -414,13 +431,40 @@ class ModelTable(Table):
     call: Call = {}
     loras: list[Annotated[LoraTable, BeforeValidator(_lora)]] = []
     upscaler: UpscalerTable | None = None
+    from_: str = Field(default="", alias="from")
+    strength: float | None = Field(default=None, gt=0, le=1)
+    adapter: AdapterTable | None = None
+    text: bool = True
     weight: float = Field(default=1.0, gt=0)
     license: str = ""
 
+    @model_validator(mode="after")
+    def _from_images(self) -> "ModelTable":
+        ways = [key for key in ("strength", "adapter") if getattr(self, key) is not None]
+        if not self.from_ and (ways or not self.text):
+            key = (ways or ["text"])[0]
+            raise _problem(f'{key}: is for images made from real ones; name these with from = "sources.NAME"')
+        if self.from_ and len(ways) != 1:
+            raise _problem(
+                f"from: {'strength and adapter are both there' if ways else 'how is not said'}; give either "
+                "strength = 0.6, the part of each real image that is replaced (img2img), or adapter = "
+                "{ path, file, image_encoder, scale } (IP-Adapter)"
+            )
+        if self.from_ and self.upscaler:
+            raise _problem("upscaler: makes images from text alone; remove it, or from")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The name of the source whose real images it starts from, "" for none."""
+        return self.from_.removeprefix("sources.")
+
     @property
     def json_call(self) -> str:
-        """What else its pipeline is called with, and its second stage, as a request has it."""
-        call = dict(self.call)
+        """What else its pipeline is called with, and its second stage, as a request has it; an empty prompt
+        where the request's is not read.
+        """
+        call = dict(self.call) if self.text else {**self.call, "prompt": ""}
         if self.upscaler:
             second = {"num_inference_steps": self.upscaler.steps, "guidance_scale": self.upscaler.guidance}
             call["upscaler"] = {**self.upscaler.call, **second}

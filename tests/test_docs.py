@@ -40,6 +40,7 @@ def test_every_key_is_documented() -> None:
         tables.Recipe, tables.PromptsTable, tables.QuotaTable, tables.ImagesTable, tables.ModelTable,
         tables.AnnotateTable, tables.SelectTable, tables.ReshardTable, tables.SourceTable,
         tables.LanguageTable, tables.ExtraTable, tables.AskTable, tables.LoraTable, tables.UpscalerTable,
+        tables.AdapterTable,
     ]  # fmt: skip
     keys = {field.alias or key for table in every for key, field in table.model_fields.items()} - {"keys"}
     for functions in (SOURCES, ANNOTATORS, RULES):
@@ -58,6 +59,19 @@ def test_the_readme_s_recipe_is_valid(recipe_folder: Path) -> None:
     assert block
     (recipe_folder / "recipe.toml").write_text(block[1])
     recipe.load(recipe_folder / "recipe.toml")
+
+
+def test_the_three_ways_from_real_images_are_valid(tmp_path: Path) -> None:
+    section = RECIPES[RECIPES.index("### From real images") : RECIPES.index("### Models and families")]
+    head, *ways = re.findall(r"```toml\n(.*?)```", section, re.S)
+    (tmp_path / "recipe.toml").write_text(head + "".join(ways))
+    loaded = recipe.load(tmp_path / "recipe.toml").models
+    assert [table.id for table in loaded] == ["text", "image", "image_and_label"]
+    assert [(bool(table.from_), table.text) for table in loaded] == [
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)

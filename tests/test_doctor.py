@@ -98,7 +98,7 @@ def test_it_stops_where_larger_batches_gain_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Times that a device might show, in place of its own."""
-    monkeypatch.setattr(doctor, "try_batch", lambda pipeline, requests, n, device: trial(n, rates[n]))
+    monkeypatch.setattr(doctor, "try_batch", lambda pipeline, requests, n, *others: trial(n, rates[n]))
     (found,) = examine(open_job("emoji", tmp_path / "run", settings=FAST), most=16)
     assert [one.batch_size for one in found.trials] == tried
     assert found.stopped.startswith(stopped)
@@ -108,10 +108,10 @@ def test_it_stops_where_larger_batches_gain_nothing(
 def test_it_stops_where_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = sampling.call
 
-    def cramped(pipeline, filled):  # type: ignore[no-untyped-def]
+    def cramped(pipeline, filled, real_image):  # type: ignore[no-untyped-def]
         if len(filled) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(pipeline, filled)
+        return real(pipeline, filled, real_image)
 
     monkeypatch.setattr(sampling, "call", cramped)
     (found,) = examine(open_job("emoji", tmp_path / "run", settings=FAST))

@@ -283,7 +283,6 @@ def test_an_ip_adapter_is_fit_for_its_pipeline(tmp_path: Path, tiny_model: Calla
 def test_a_lora_changes_images_as_much_as_its_weight_says(
     name: str, tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:
-    pytest.importorskip("peft")
     tiny_models.lora(tmp_path, tiny_model(name))
     file = models.locate_lora(str(tmp_path), folder=tmp_path)
 

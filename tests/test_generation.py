@@ -24,6 +24,7 @@ from synthgen.errors import ModelError, OutOfMemoryError
 from synthgen.generation import models
 from synthgen.generation.encoding import encode
 from synthgen.generation.sampling import make_generator, picture, sample
+from synthgen.generation.schedulers import scheduler_name
 from synthgen.inspection import verify
 
 REQUEST = Request(
@@ -171,11 +172,11 @@ def test_the_record_says_that_micro_batches_were_halved(
 
     call, tried = sampling.call, list[int]()
 
-    def cramped(pipeline, filled):  # type: ignore[no-untyped-def]
+    def cramped(pipeline, filled, real):  # type: ignore[no-untyped-def]
         tried.append(len(filled))
         if len(tried) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return call(pipeline, filled)
+        return call(pipeline, filled, real)
 
     monkeypatch.setattr(sampling, "call", cramped)
     run = synthgen.run("emoji", tmp_path / "run", settings=SMALL, workers=1, stages=("plan", "generate"))
@@ -325,17 +326,40 @@ def test_a_hub_model_without_network_is_one_line(
 
 
 def test_a_scheduler_by_name(pipeline) -> None:  # type: ignore[no-untyped-def]
-    assert models.scheduler_name(pipeline_folder()) == "DPMSolverMultistepScheduler"
+    assert scheduler_name(pipeline_folder()) == "DPMSolverMultistepScheduler"
     with pytest.raises(ModelError, match='unknown "DDIMSchedular"; did you mean "DDIMScheduler"'):
-        models.scheduler_name(pipeline_folder(), "DDIMSchedular")
+        scheduler_name(pipeline_folder(), "DDIMSchedular")
     with pytest.raises(ModelError, match="draws noise from a global generator"):
-        models.scheduler_name(pipeline_folder(), "DPMSolverSDEScheduler")
+        scheduler_name(pipeline_folder(), "DPMSolverSDEScheduler")
     other = models.load(
         pipeline_folder(), device="cpu", dtype="float32", scheduler="EulerAncestralDiscreteScheduler"
     )
     made = [sample(other, requests(2), batch_size=2)[0].image for _ in range(2)]
     assert (made[0] == made[1]).all()
     assert (made[0] != sample(pipeline, requests(2), batch_size=2)[0].image).any()
+
+
+def test_settings_of_a_scheduler() -> None:
+    with pytest.raises(ModelError, match=r'no setting "timestep_spaces"; did you mean "timestep_spacing"'):
+        scheduler_name(pipeline_folder(), 'DDIMScheduler {"timestep_spaces":"trailing"}')
+    spaced = scheduler_name(pipeline_folder(), ' {"timestep_spacing":"trailing"}')
+    assert spaced == 'DPMSolverMultistepScheduler {"timestep_spacing":"trailing"}'
+    own, trailing, leading = (
+        models.load(pipeline_folder(), device="cpu", dtype="float32", scheduler=text)
+        for text in ("", spaced, spaced.replace("trailing", "leading"))
+    )
+    assert type(own.scheduler) is type(trailing.scheduler)
+    assert trailing.scheduler.config.timestep_spacing == "trailing"
+    images = [sample(one, requests(1), batch_size=1)[0].image for one in (trailing, leading)]
+    assert (images[0] != images[1]).any()
+
+
+def test_a_checkpoint_s_own_scheduler_may_not_draw_global_noise(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(pipeline_folder(), tmp_path / "model"))
+    index = copy / "model_index.json"
+    index.write_text(index.read_text().replace("DPMSolverMultistepScheduler", "DPMSolverSDEScheduler"))
+    with pytest.raises(ModelError, match="draws noise from a global generator"):
+        scheduler_name(copy)
 
 
 @pytest.mark.parametrize(("kind", "exact"), [("png", True), ("webp", True), ("jpg", False)])

@@ -26,6 +26,7 @@ LOW = {
     "marks": {"errors"},
     "tars": {"errors"},
     "storage": {"errors"},
+    "sources": {"data", "errors", "storage"},
     "claims": {"errors", "storage"},
     "engine": {"claims", "errors", "storage"},
     "shards": {"claims", "data", "errors", "storage"},
@@ -109,13 +110,14 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.storage": "a run's files",
         "synthgen.claims": "leases, and what kernels say of processes",
         "synthgen.recipe": "recipes",
+        "synthgen.sources": "other people's archives",
         "synthgen.prompts.lists": "word lists",
         "synthgen.prompts.categories": "class lists that ship",
         "synthgen.cli": "init copies a recipe",
         "synthgen.generation.models": "weights",
-        "synthgen.licenses": "cards and licences of models and sources",
         "synthgen.generation.checkpoints": "their configurations",
         "synthgen.generation.memory": "their headers, and what the kernel says of memory",
+        "synthgen.licenses": "cards and licences of models and sources",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }
     names = {

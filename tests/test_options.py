@@ -139,10 +139,10 @@ def test_where_memory_runs_out_the_encoders_go_first(
     cached.embeddings.forget()
     real, moves = sampling.call, list[tuple[str, int]]()
 
-    def cramped(pipeline: Any, filled: list[Request]) -> Any:
+    def cramped(pipeline: Any, filled: list[Request], real_image: Any) -> Any:
         if not pipeline.embeddings.freed:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(pipeline, filled)
+        return real(pipeline, filled, real_image)
 
     monkeypatch.setattr(sampling, "call", cramped)
     move_rest = cached.embeddings.move_rest
@@ -297,6 +297,20 @@ def test_what_a_family_cannot_do_is_one_line(
     with pytest.raises(ModelError, match=message) as caught:
         load(tiny_model(name), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "flux"])
+def test_the_cache_serves_a_pipeline_that_changes_images(name: str, tiny_model: TinyModel) -> None:
+    def changed(**options: Any) -> list[npt.NDArray[np.float32]]:
+        folder, how = tiny_model(name), Options(**options)
+        pipeline = models.load(folder, device="cpu", dtype="float32", changes=True, options=how)
+        assert ("embeddings" in vars(pipeline)) == how.embedding_cache
+        four = [replace(one, steps=4, strength=0.5) for one in asked()]
+        made = [sample(pipeline, [one], batch_size=1, real=lambda request: real)[0] for one in four]
+        return images(made)
+
+    real = np.full((64, 64, 3), 128, np.uint8)
+    assert all(map(same, changed(), changed(embedding_cache=True)))
 
 
 def test_what_a_family_cannot_do_is_said_by_check(

@@ -5,7 +5,7 @@ import pytest
 
 from synthgen.data import Category, Prompt, Word
 from synthgen.errors import RecipeError
-from synthgen.planning import ModelCall, Source, cut_shards, make_requests
+from synthgen.planning import ModelCall, RealImages, Source, cut_shards, make_requests
 from synthgen.prompts.templates import cells, templates
 from synthgen.wording import fill
 
@@ -105,6 +105,76 @@ def test_a_source_that_ends_is_an_error() -> None:
     short = Source(iter([Prompt("a cat", "cat")]), {"cat": [{}]})
     with pytest.raises(RecipeError, match="1 of 2 requests, then the prompts ran out"):
         make_requests([short], CLASSES[:1], [call("m")], seed=0, requests=2, per=["class"])
+
+
+def real(n: int = 5, classes: list[Category] = CLASSES, bytes_: str = "") -> dict[str, RealImages]:
+    """The real images that the model "m" starts from, n of each class."""
+    by_class = {one.name: [f"{one.id}{k:031d}" for k in range(n)] for one in classes}
+    return {"m": RealImages(by_class, lambda uid: f"{bytes_}{uid}" * 2)}
+
+
+def test_any_prefix_uses_the_real_images_evenly() -> None:
+    made = requests(17, models=("m", "n"), real=real())
+    for category in CLASSES:
+        own = [r for r in made if r.class_name == category.name and r.model == "m"]
+        assert len({r.source_uid for r in own}) == 5
+        for end in range(1, len(own)):
+            counts = Counter(r.source_uid for r in own[:end])
+            assert max(counts.values()) - min(counts[uid] for uid in real()["m"].by_class[category.name]) <= 1
+    assert {r.source_uid for r in made if r.model == "n"} == {""}
+    assert all(r.source_sha256 == r.source_uid * 2 for r in made)
+
+
+def test_a_real_image_meets_different_words() -> None:
+    """As many images as words: in one order round after round each image would have its own."""
+    own = [r for r in requests(120, real=real(2)) if r.class_name == "owl" and "style" in r.axes]
+    assert len({(r.source_uid, r.axes["style"]) for r in own}) == 4
+    orders = [
+        tuple(r.source_uid for r in requests(6, real=real(6), seed=s) if r.class_id == 1) for s in (0, 1)
+    ]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_real_images_depend_on_no_other_class_and_no_number() -> None:
+    whole = [(r.uid, r.source_uid) for r in requests(9, real=real())]
+    owls = requests(9, classes=CLASSES[1:2], real=real())
+    assert [(r.uid, r.source_uid) for r in owls] == [pair for pair in whole if pair[1][0] == "1"]
+    assert [(r.uid, r.source_uid) for r in requests(4, real=real())] == whole[:12]
+
+
+def test_bytes_and_strength_are_known_by_the_uid_and_no_seed() -> None:
+    def made(strength: float = 0.5, **more: str) -> dict[str, int]:
+        models = [call("m")._replace(strength=strength)]
+        found = make_requests(
+            [source()], CLASSES, models, seed=0, requests=3, per=["class"], real=real(**more)
+        )
+        assert {r.strength for r in found} == {strength}
+        return {r.uid: r.seed for r in found}
+
+    plain, other, changed = made(), made(0.7), made(bytes_="x")
+    assert not plain.keys() & other.keys()
+    assert not plain.keys() & changed.keys()
+    assert [*plain.values()] == [*other.values()] == [*changed.values()]
+
+
+def test_what_is_made_from_one_real_image_is_a_group() -> None:
+    made = requests(12, real=real())
+    assert all(r.group == r.source_uid[:16] for r in made)
+    assert all(r.group == r.prompt_id for r in requests(12))
+
+
+def test_a_group_of_prompts_starts_from_one_real_image() -> None:
+    keys = {"templates": ["a {style} of a {class} {place}"], "axes": AXES, "grid": ["place"]}
+    crossed = Source(templates(CLASSES, seed=0, **keys), cells(CLASSES, **keys))  # type: ignore[arg-type]
+    made = make_requests(
+        [crossed], CLASSES, [call("m")], seed=0, requests=4, per=["class", "place"], real=real(7)
+    )
+    groups = {r.group for r in made}
+    assert len(groups) == 12
+    images = {(r.group, r.class_name, r.source_uid) for r in made}
+    assert len(images) == 12
+    assert len({source_uid for _, _, source_uid in images}) == 12
 
 
 def test_shards_hold_one_model_and_all_requests() -> None:

@@ -27,7 +27,7 @@ def test_emoji_resolves_its_word_lists() -> None:
 BAD = {
     "unknown key": (
         ("steps = 12", "step = 12"),
-        'models.0: unknown key "step"; did you mean "steps"? Known: batch_size, ',
+        'models.0: unknown key "step"; did you mean "steps"? Known: adapter, batch_size, ',
     ),
     "unknown table": (
         ("[quota]", "[quotas]"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthgen.errors import ModelError
+from synthgen.generation.conditioning import changing_class, check_strength
 from synthgen.generation.families import NOTHING, arguments, check_call, family, taken
 from synthgen.generation.upscaling import factor
 
@@ -94,8 +95,12 @@ def check(
     height: int = 0,
     negative: str = "",
     call: Mapping[str, Any] = NOTHING,
+    strength: float = 0.0,
 ) -> None:
     """Looks whether the pipeline in a folder makes images from text, and takes this call.
+
+    Args:
+        strength: how much of a real image it replaces; 0 where it starts from none.
 
     Raises:
         ModelError: it does not; the message says why.
@@ -109,8 +114,10 @@ def check(
         weight_files(folder, part, variant)
     if family(pipeline).tested:
         _check_channels(folder, name)
+    if strength:
+        check_strength(pipeline, strength, steps)
     arguments(
-        pipeline,
+        changing_class(pipeline) if strength else pipeline,
         guidance=guidance,
         steps=steps,
         width=width,

@@ -96,6 +96,7 @@ OURS = {
     "generator": "seed",
     "strength": "strength",
     "image": "from",
+    "ip_adapter_image": "from",
     "num_images_per_prompt": "quota.requests",
     "output_type": "images.format",
     "return_dict": "images.format",
@@ -139,6 +140,8 @@ def arguments(
     check_call(pipeline, call)
     made: dict[str, Any] = {"num_inference_steps": steps, own.guidance: guidance, "output_type": "np"}
     made |= {key: value for key, value in {"width": width, "height": height}.items() if value}
+    if "strength" in names:  # an image says its size, where these do not
+        made = {key: value for key, value in made.items() if key in names or key not in ("width", "height")}
     lacking = [key for key in made if key not in names]
     if lacking:
         raise ModelError(f"{name}: does not take {', '.join(lacking)}; this model is not supported")

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
+from synthgen.generation.conditioning import add_adapter, changing
 from synthgen.generation.families import family
 from synthgen.generation.options import PLAIN, Options, place
 from synthgen.generation.options import check as check_options
 from synthgen.generation.probing import probe
+from synthgen.generation.schedulers import set_scheduler
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -35,6 +37,14 @@ class Lora(NamedTuple):
 
     file: Path
     weight: float = 1.0
+
+
+class Adapter(NamedTuple):
+    """The weights of an IP-Adapter, the folder of its image encoder, and how much of it is added."""
+
+    file: Path
+    encoder: Path
+    scale: float
 
 
 class Upscaler(NamedTuple):
@@ -137,6 +147,57 @@ def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", 
     return found.absolute()
 
 
+def locate_adapter(
+    path: str,
+    *,
+    folder: Path,
+    file: str,
+    image_encoder: str,
+    scale: float,
+    subfolder: str = "",
+    revision: str = "",
+    fetch: bool = True,
+) -> Adapter:
+    """An IP-Adapter, downloaded where it has to be.
+
+    Args:
+        path: a folder, or a hub id "ORG/NAME".
+        file: its weights, in `subfolder`.
+        image_encoder: the folder of its image encoder, in `path`.
+        folder, revision, fetch: as for `locate`.
+
+    Raises:
+        ModelError: a part is not there, or is not .safetensors.
+    """
+    if not file.endswith(".safetensors"):
+        raise ModelError(f"adapter: {file}: not .safetensors; others are not loaded (they can run code)")
+    found = folder / Path(path).expanduser()
+    if not found.is_dir():
+        if not HUB_ID.match(path):
+            raise ModelError(
+                f'adapter: path = "{path}": no such folder; a folder (looked for {found}), or a hub id '
+                "ORG/NAME is wanted"
+            )
+        from huggingface_hub import snapshot_download
+
+        weights = f"{subfolder}/{file}" if subfolder else file
+        download = partial(
+            snapshot_download,
+            path,
+            revision=revision or None,
+            allow_patterns=[weights, f"{image_encoder}/*.json", f"{image_encoder}/*.safetensors"],
+            token=os.environ.get("HF_TOKEN"),
+        )
+        found = _from_hub(download, path, found, fetch)
+    for wanted in (found / subfolder / file, found / image_encoder / "config.json"):
+        if not wanted.is_file():
+            raise ModelError(
+                f"adapter: {wanted}: no such file; say subfolder, file and image_encoder otherwise"
+            )
+    weight_files(found, image_encoder, "")
+    return Adapter((found / subfolder / file).absolute(), (found / image_encoder).absolute(), scale)
+
+
 def _from_hub(download: Callable[..., str], path: str, local: Path, fetch: bool) -> Path:
     """The folder that a download gives, or the cache of earlier ones."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -164,12 +225,14 @@ def fingerprint(
     variant: str = "",
     loras: Sequence[Lora] = (),
     upscaler: Upscaler | None = None,
+    adapter: Adapter | None = None,
     without: Collection[str] = (),
 ) -> str:
     """32 hex digits over what decides a model's images: one model, wherever it lies.
 
     Names and sha256 of the weight files that are loaded, the configurations (without what only says who wrote
-    them), and the tokenizers' files; then LoRAs with their weights, and the second stage.
+    them), and the tokenizers' files; then LoRAs with their weights, the second stage, and the IP-Adapter with
+    its scale.
 
     Args:
         without: parts that are not loaded.
@@ -193,6 +256,12 @@ def fingerprint(
     about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in loras)]
     if upscaler:
         about.append(fingerprint(upscaler.folder, variant=upscaler.variant, without=ENCODER))
+    if adapter:
+        parts = [
+            adapter.encoder / "config.json",
+            *weight_files(adapter.encoder.parent, adapter.encoder.name, ""),
+        ]
+        about.append([_digest(adapter.file), adapter.scale, [[part.name, _digest(part)] for part in parts]])
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
@@ -207,28 +276,6 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def scheduler_name(folder: Path, scheduler: str = "") -> str:
-    """The class of the scheduler that is used: the one asked for, else the checkpoint's own.
-
-    Raises:
-        ModelError: diffusers has no such scheduler, or it draws noise that no seed of ours governs.
-    """
-    if not scheduler:
-        return components(folder).get("scheduler", "")
-    import diffusers
-
-    known = [name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")]
-    if scheduler not in known:
-        from synthgen.errors import nearest
-
-        raise ModelError(f'scheduler: unknown "{scheduler}"{nearest(scheduler, known)}')
-    if scheduler in ("DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"):
-        raise ModelError(
-            f'scheduler: "{scheduler}" draws noise from a global generator; choose one that takes seeds'
-        )
-    return scheduler
-
-
 def load(
     folder: Path,
     *,
@@ -239,16 +286,20 @@ def load(
     safety_checker: bool = True,
     loras: Sequence[Lora] = (),
     upscaler: Upscaler | None = None,
+    adapter: Adapter | None = None,
+    changes: bool = False,
     options: Options = PLAIN,
 ) -> "DiffusionPipeline":
     """The pipeline, on its device, silent.
 
     Args:
         dtype: "float32", "float16" or "bfloat16".
-        scheduler: a diffusers class; "" keeps the checkpoint's own.
+        scheduler: a diffusers class, with settings as JSON after it; "" keeps the checkpoint's own.
         safety_checker: False loads the pipeline without the checkpoint's.
         loras: are added in this order.
         upscaler: the second stage of DeepFloyd IF.
+        adapter: an IP-Adapter.
+        changes: whether it is to change images, not to make them from text.
         options: how it is run.
 
     Raises:
@@ -269,13 +320,11 @@ def load(
         log.warning("%s: is loaded without %s, which it does not have", folder, ", ".join(told))
     given = {**dict.fromkeys(without), **own.load}
     pipeline = _from_pretrained(folder, kind, dtype, variant, safety_checker, given)
-    if scheduler:
-        try:
-            pipeline.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config)
-        except Exception as error:
-            raise ModelError(f'{folder}: scheduler = "{scheduler}" does not fit: {_reason(error)}') from error
+    set_scheduler(pipeline, scheduler)
     if loras:
         _add_loras(pipeline, loras)
+    if adapter:
+        add_adapter(pipeline, adapter)
     if upscaler:
         given = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
         pipeline.upscaler = _from_pretrained(
@@ -287,9 +336,11 @@ def load(
             given,
         )
         pipeline.upscaler.set_progress_bar_config(disable=True)
+    if changes:
+        pipeline = changing(pipeline)
     place(pipeline, options, device)  # what fails here is the device, not the model
     pipeline.set_progress_bar_config(disable=True)
-    if not own.tested:
+    if not own.tested and not changes:
         pipeline.alone = probe(pipeline)
     return pipeline
 

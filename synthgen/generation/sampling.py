@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from synthgen.data import Request
 from synthgen.errors import ModelError, OutOfMemoryError
+from synthgen.generation.conditioning import ReadImage, image_arguments
 from synthgen.generation.families import arguments, family
 from synthgen.generation.upscaling import call_both
 
@@ -35,14 +36,19 @@ OUT_OF_MEMORY = (
 """What the messages of those errors hold; their classes differ."""
 
 
+REFUSALS = (ValueError, TypeError, AttributeError, LookupError)
+"""What pipelines raise for arguments, or versions of their parts, that they do not take."""
+
+
 class Sampled(NamedTuple):
     """What the pipeline gave for a request, and in a batch of how many. `image` is float of shape (height,
-    width, 3), in [0, 1] where all is well.
+    width, 3), in [0, 1] where all is well. `error` says why it is none of the request's.
     """
 
     image: npt.NDArray[np.float32]
     flagged: bool
     batch_size: int
+    error: str = ""
 
 
 class Picture(NamedTuple):
@@ -72,12 +78,14 @@ def sample(
     requests: Sequence[Request],
     *,
     batch_size: int,
+    real: ReadImage | None = None,
     room: int | None = None,
     halve: bool = True,
 ) -> list[Sampled]:
     """What the pipeline makes of at most `batch_size` requests of one model, in their order.
 
     Args:
+        real: reads the real images that requests are made from; None where there are none.
         room: how many images the memory is known to have room for; a larger micro-batch is made in halves at
             once. None is unknown.
         halve: where memory runs out, make the micro-batch in halves (and so on, down to single images)
@@ -95,12 +103,12 @@ def sample(
                 f"batch_size = {batch_size}: {type(pipeline).__name__} is given one prompt a call; with "
                 "--strict say batch_size = 1"
             )
-        return [made for request in requests for made in call(pipeline, [request])]
+        return [made for request in requests for made in sample(pipeline, [request], batch_size=1, real=real)]
     filled = [*requests, *[requests[-1]] * (batch_size - len(requests))]
     reason = ""
     if room is None or batch_size <= room:
         try:
-            return call(pipeline, filled)[: len(requests)]
+            return call(pipeline, filled, real)[: len(requests)]
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -108,7 +116,7 @@ def sample(
         # out of the except block: the error holds the frames, and they hold the tensors
         free_memory()
         if hasattr(pipeline, "embeddings") and pipeline.embeddings.free():
-            return sample(pipeline, requests, batch_size=batch_size, room=room, halve=halve)
+            return sample(pipeline, requests, batch_size=batch_size, real=real, room=room, halve=halve)
     if batch_size == 1 or not halve:
         raise OutOfMemoryError(
             f"a micro-batch of {batch_size} needs more memory than there is ({reason}); "
@@ -116,7 +124,9 @@ def sample(
         )
     half, made = -(-batch_size // 2), list[Sampled]()
     for start in range(0, len(requests), half):
-        made += sample(pipeline, requests[start : start + half], batch_size=half, room=room, halve=halve)
+        made += sample(
+            pipeline, requests[start : start + half], batch_size=half, real=real, room=room, halve=halve
+        )
         room = made[-1].batch_size
     return made
 
@@ -146,8 +156,11 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampled]:
-    """What one call of the pipeline makes of requests that differ in text, negative prompt and seed alone.
+def call(
+    pipeline: "DiffusionPipeline", filled: Sequence[Request], real: ReadImage | None = None
+) -> list[Sampled]:
+    """What one call of the pipeline makes of requests that differ in text, negative prompt, seed and real
+    image alone.
 
     Prompts are repeated where several images of one are wanted: `num_images_per_prompt` mixes them up in some
     pipelines. Images come as "np", the only form that means the same for all.
@@ -160,6 +173,7 @@ def call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampl
             raise ModelError(f"{name}: its {part} caches between steps, so that neighbours change an image")
     own = json.loads(first.call or "{}")
     upscaler, second = getattr(pipeline, "upscaler", None), own.pop("upscaler", {})
+    text = own.pop("prompt", None)
     given = arguments(
         type(pipeline),
         guidance=first.guidance,
@@ -170,7 +184,11 @@ def call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampl
         call=own,
     )
     # new lists: some pipelines write into the prompts, and some do not count the generators
-    given["prompt"] = [request.text for request in filled]
+    none = family(type(pipeline)).no_negative
+    given["prompt"] = [request.text if text is None else text or none for request in filled]
+    images = [real(request) for request in filled] if real and first.source_uid else []
+    if images:
+        given |= image_arguments(pipeline, filled, images)
     seeds = [request.seed for request in filled]
     if family(type(pipeline)).doubles and "negative_prompt" in given:
         seeds += seeds
@@ -178,18 +196,21 @@ def call(pipeline: "DiffusionPipeline", filled: Sequence[Request]) -> list[Sampl
     with torch.inference_mode():
         try:
             output = call_both(pipeline, upscaler, given, second) if upscaler else pipeline(**given)
-        except (ValueError, TypeError) as error:  # what pipelines raise for arguments that they do not take
+        except REFUSALS as error:
             reason = " ".join(str(error).split())
-            raise ModelError(f"{name} refuses the call: {reason}") from error
-    images = output.images if "images" in output else output.image
-    if len(images) != len(filled):
-        raise ModelError(f"{name}: returned {len(images)} images for {len(filled)} prompts")
+            raise ModelError(f"{name} refuses the call: {type(error).__name__}: {reason}") from error
+    made = output.images if "images" in output else output.image
+    if len(made) != len(filled):
+        raise ModelError(f"{name}: returned {len(made)} images for {len(filled)} prompts")
     flagged = next((output[key] for key in FLAGS if output.get(key)), [False] * len(filled))
-    return [Sampled(images[k], bool(flagged[k]), len(filled)) for k in range(len(filled))]
+    errors = ["real image" if image is None else "" for image in images] or [""] * len(filled)
+    return [Sampled(made[k], bool(flagged[k]), len(filled), errors[k]) for k in range(len(filled))]
 
 
 def picture(sampled: Sampled) -> Picture:
     """A float image in [0, 1] as uint8, or the reason why not; NaN would silently become black."""
+    if sampled.error:
+        return Picture(None, sampled.error)
     if sampled.flagged:
         return Picture(None, "safety checker")
     if not np.isfinite(sampled.image).all():

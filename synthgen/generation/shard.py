@@ -13,6 +13,7 @@ import pyarrow as pa
 from synthgen import marks, shards, tars
 from synthgen.claims import Claim
 from synthgen.data import Request
+from synthgen.generation.conditioning import ReadImage
 from synthgen.generation.encoding import encode
 from synthgen.generation.sampling import Sampled, picture, sample
 
@@ -34,6 +35,7 @@ def make_shard(
     dataset: str,
     record: dict[str, object],
     claim: Claim,
+    real: ReadImage | None = None,
     halve: bool = True,
 ) -> None:
     """Makes, encodes and publishes the images of one shard of the plan.
@@ -46,6 +48,7 @@ def make_shard(
         dataset: the name that the mark in each image says; "" leaves the images without one.
         pipeline: called once, when the first image is to be made.
         record: what the record says besides counts and files.
+        real: reads the real images that requests are made from.
         halve: whether a micro-batch may be made in halves where memory runs out; the record says so.
     """
     requests = shards.requests_of(plan)
@@ -68,7 +71,7 @@ def make_shard(
 
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            sampled = sample(model, batch, batch_size=batch_size, room=room, halve=halve)
+            sampled = sample(model, batch, batch_size=batch_size, real=real, room=room, halve=halve)
             room = min(room, sampled[-1].batch_size)
             write()
             encoding = [

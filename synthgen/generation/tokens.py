@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from synthgen.generation.families import NOTHING, family
 
 UNKNOWN = 100_000
 """No limit; a tokenizer that knows none says a number above this."""
+AT_ONCE = 10_000
+"""So many texts are read at once: tokens take more memory than texts."""
 
 
 class Reader(NamedTuple):
@@ -44,8 +46,58 @@ def token_counter(
     return count
 
 
+class Lost(NamedTuple):
+    """The texts of which a tokenizer loses the end: the text, its tokens, and what is lost, as it decodes."""
+
+    tokenizer: str
+    limit: int
+    texts: list[tuple[str, int, str]]
+
+
+def lost_ends(folder: Path, texts: Sequence[str], call: Mapping[str, Any] = NOTHING) -> list[Lost]:
+    """What each tokenizer of a pipeline loses of the ends of different texts.
+
+    Where there are several, as in FLUX and SD3, what one loses another may still read.
+
+    Args:
+        call: the recipe's own arguments of the pipeline's call.
+
+    Raises:
+        ModelError: a tokenizer cannot be read.
+    """
+    return [
+        Lost(part, limit, _ends(tokenizer, limit, texts))
+        for limit, part, tokenizer in _tokenizers(folder, call)
+    ]
+
+
+def _ends(tokenizer: Any, limit: int, texts: Sequence[str]) -> list[tuple[str, int, str]]:
+    found, most = list[tuple[str, int, str]](), limit - tokenizer.num_special_tokens_to_add()
+    # of ASCII a token is a character at least; some tokenizers put one before the first
+    long = [text for text in texts if len(text) >= most or not text.isascii()]
+    for start in range(0, len(long), AT_ONCE):
+        some = long[start : start + AT_ONCE]
+        read = tokenizer(some, truncation=False, verbose=False, add_special_tokens=False)["input_ids"]
+        for text, tokens in zip(some, read, strict=True):
+            if len(tokens) > most:
+                found.append((text, len(tokens) + limit - most, tokenizer.decode(tokens[most:]).strip()))
+    return found
+
+
 def _reader(folder: Path, call: Mapping[str, Any]) -> Reader | None:
     """The tokenizer of a pipeline that reads most; None where it has none that can be loaded."""
+    found = _tokenizers(folder, call)
+    if not found:
+        return None
+    limit, _, tokenizer = max(found, key=lambda entry: entry[:2])
+    return Reader(
+        functools.cache(lambda text: len(tokenizer(text, truncation=False, verbose=False)["input_ids"])),
+        limit,
+    )
+
+
+def _tokenizers(folder: Path, call: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
+    """The tokenizers of a pipeline, with what is read of their tokens and their names."""
     from transformers import AutoTokenizer
 
     found = []
@@ -56,13 +108,7 @@ def _reader(folder: Path, call: Mapping[str, Any]) -> Reader | None:
             except (OSError, ValueError, ImportError) as error:
                 raise ModelError(f"{folder / part}: cannot be read: {str(error).splitlines()[0]}") from None
             found.append((min(tokenizer.model_max_length, _call_limit(folder, call)), part, tokenizer))
-    if not found:
-        return None
-    limit, _, tokenizer = max(found, key=lambda entry: entry[:2])
-    return Reader(
-        functools.cache(lambda text: len(tokenizer(text, truncation=False, verbose=False)["input_ids"])),
-        limit,
-    )
+    return found
 
 
 def _call_limit(folder: Path, call: Mapping[str, Any]) -> int:

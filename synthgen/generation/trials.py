@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from synthgen.data import Request
 from synthgen.errors import OutOfMemoryError
+from synthgen.generation.conditioning import ReadImage
 from synthgen.generation.memory import peak_bytes, reset_peak
 from synthgen.generation.sampling import sample
 
@@ -29,23 +30,31 @@ class Trial(NamedTuple):
 
 
 def try_batch(
-    pipeline: "DiffusionPipeline", requests: Sequence[Request], batch_size: int, device: str
+    pipeline: "DiffusionPipeline",
+    requests: Sequence[Request],
+    batch_size: int,
+    device: str,
+    real: ReadImage | None = None,
 ) -> Trial | None:
     """How a batch size does with the first of these requests, repeated where there are fewer; None where it
     needs more memory than there is.
+
+    Args:
+        real: reads the real images that requests are made from; None where there are none.
     """
     batch = [requests[number % len(requests)] for number in range(batch_size)]
-    short = [replace(one, steps=min(one.steps, WARM_STEPS)) for one in batch]
+    # of few steps a strength leaves none
+    short = [one if one.strength else replace(one, steps=min(one.steps, WARM_STEPS)) for one in batch]
     cache = getattr(pipeline, "embeddings", None)
     times = list[float]()
     reset_peak(device)
     try:
-        sample(pipeline, short, batch_size=batch_size, halve=False)
+        sample(pipeline, short, batch_size=batch_size, real=real, halve=False)
         while not times or (len(times) < 3 and times[0] < LONG_SECONDS):
             if cache:
                 cache.forget()
             start = time.perf_counter()
-            sample(pipeline, batch, batch_size=batch_size, halve=False)
+            sample(pipeline, batch, batch_size=batch_size, real=real, halve=False)
             times.append(time.perf_counter() - start)
     except OutOfMemoryError:
         return None

@@ -14,6 +14,7 @@ from synthgen.data import Category, Word
 from synthgen.errors import RecipeError, nearest
 from synthgen.prompts import wordnet
 from synthgen.prompts.categories import complete, tell_apart
+from synthgen.sources import read_classes as read_classes_file
 
 COLUMNS = Category._fields
 
@@ -91,7 +92,8 @@ def name_classes(names: Sequence[str]) -> list[Category]:
 
 
 def source_classes(path: Path) -> list[Category]:
-    """The classes of other data: the lines of its classes.txt, the categories of a COCO or LVIS file, or the
+    """The classes of other data: the lines of its classes.txt (of a split in tars, of the folder above), the
+    categories of a COCO or LVIS file, or the
     names of the folders in a folder.
 
     Raises:
@@ -99,8 +101,8 @@ def source_classes(path: Path) -> list[Category]:
     """
     if path.suffix == ".json" and path.is_file():
         return _coco_classes(path)
-    if (path / "classes.txt").is_file():
-        return name_classes(read_lines("classes.txt", path))
+    if names := read_classes_file(path):
+        return name_classes(names)
     folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
     if not folders:
         raise RecipeError(

@@ -126,7 +126,9 @@ def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
 
 def _groups(columns: shards.PoolColumns, images: "_Images") -> list[list[Thumbnail]]:
     """The pictures of the first groups of a grid: the same but for what is crossed."""
-    group, crossed = columns["group"], columns["group"] != columns["prompt_id"]
+    group = columns["group"]
+    from_one_image = group == columns["source_uid"].astype("U16")
+    crossed = (group != columns["prompt_id"]) & ~from_one_image
     first = list(dict.fromkeys(group[crossed].tolist()))[:SHOWN_GROUPS]
     return [images.thumbnails((group == one) & (columns["error"] == ""), SHOWN_REJECTED) for one in first]
 
