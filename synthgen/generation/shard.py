@@ -98,7 +98,7 @@ class Encoded(NamedTuple):
 
 
 def _mark(request: Request, dataset: str) -> bytes:
-    return marks.packet(request.uid, dataset, from_image=bool(request.source_uid)) if dataset else b""
+    return marks.packet(request.uid, dataset, from_image=request.strength > 0) if dataset else b""
 
 
 def _encode(sampled: Sampled, image_format: str, mark: bytes) -> Encoded:
