@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from synthgen import costs, shards, storage
 from synthgen.annotators import CHECKS
 from synthgen.errors import FolderError, UnansweredError
-from synthgen.job import Job, where
+from synthgen.job import Job
+from synthgen.recipe import where
 
 Entry = TypeVar("Entry")
 SPOT_CHECKS = 16
@@ -80,7 +81,8 @@ def check_room(job: Job, stages: Sequence[str]) -> None:
     pool = final = 0.0
     for table in job.recipe.models:
         wanted = planned.get(table.id, costs.Planned(0, 0))
-        each = costs.sample_bytes(job.recipe.images.format, *job.image_size(table), made.get(table.id))
+        width, height = job.generators[table.id].image_size()
+        each = costs.sample_bytes(job.recipe.images.format, width, height, made.get(table.id))
         pool, final = pool + wanted.left * each, final + wanted.requests * each
     wants_final = "reshard" in stages and not storage.exists(job.final / shards.RECORD_SUFFIX)
     final *= final_part(job, sum(wanted.requests for wanted in planned.values())) if wants_final else 0.0

@@ -59,12 +59,15 @@ def examine(
 
 def _examine(job: Job, table: "ModelTable", most: int, on_trial: Callable[[str, Trial], None]) -> Finding:
     requests = [request for request in job.requests if request.model == table.id]
-    sizes = {part: count * VALUE_BYTES[table.dtype] for part, count in job.need(table).parts.items()}
+    sizes = {
+        part: count * VALUE_BYTES[table.dtype]
+        for part, count in job.generators[table.id].need().parts.items()
+    }
     found = Finding(
         table.id, table.path, job.device, table.dtype, sizes, free_bytes(job.device), [], "", 0, "", ""
     )
     try:
-        warning, pipeline = job.doubt(table.id), job.pipeline(table.id)
+        warning, pipeline = job.generators[table.id].doubt(job.device), job.pipeline(table.id)
     except (ModelError, OutOfMemoryError) as error:
         return found._replace(error=str(error))
     batch_size, trials, stopped = 1, list[Trial](), f"{most} is as many as were asked for (--most)"

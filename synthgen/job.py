@@ -2,35 +2,27 @@
 holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain values from it.
 """
 
-import contextlib
 import functools
 import gc
 import json
-import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import licenses, planning, resharding, selection, shards, sources
+from synthgen import planning, resharding, selection, shards, sources
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
+from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
+from synthgen.recipe import where
 from synthgen.selection.rules import Columns, cell_columns
-from synthgen.tables import (
-    AdapterTable,
-    AnnotateTable,
-    LoraTable,
-    ModelTable,
-    PromptsTable,
-    Recipe,
-    UpscalerTable,
-)
+from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -41,13 +33,8 @@ if TYPE_CHECKING:
 
     from synthgen.annotators.shard import Annotate
     from synthgen.data import Request
-    from synthgen.generation.memory import Need
-    from synthgen.generation.options import Options
 
 ALONE = Place(0, 1)
-OPTIONS = ("embedding_cache", "vae_slicing", "channels_last", "compile")
-"""Keys of a model that decide how it is run, and with that the last bits of its images."""
-log = logging.getLogger(__name__)
 STACK = ("torch", "diffusers", "transformers", "open_clip_torch", "pillow", "pyarrow", "numpy")
 
 
@@ -73,6 +60,9 @@ class Job:
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
         self.offload = offload
+        self.generators = {
+            table.id: Generator(table, recipe_path, fetch=fetch, offload=offload) for table in recipe.models
+        }
         self._pipelines: dict[str, DiffusionPipeline] = {}
         self._requests: tuple[object, list[Request]] = (None, [])
 
@@ -82,12 +72,12 @@ class Job:
         calls = {}
         for table in self.recipe.models:
             pinned = self.pinned().get(table.id, {})
-            if pinned.get("source") == source_of(table):
+            if pinned.get("source") == self.generators[table.id].source:
                 fingerprint, scheduler, terms = (
                     pinned[key] for key in ("fingerprint", "scheduler", "license")
                 )
             else:
-                fingerprint, scheduler, terms = self._identify(table)
+                fingerprint, scheduler, terms = self.generators[table.id].identify()
                 if fingerprint == pinned.get("fingerprint"):  # the same model elsewhere: a copy has no card
                     terms = pinned["license"]
             calls[table.id] = planning.ModelCall(
@@ -107,110 +97,12 @@ class Job:
             )
         return calls
 
-    def model_table(self, model: str) -> ModelTable:
-        """The recipe's table of a model by its id."""
-        return next(table for table in self.recipe.models if table.id == model)
-
     def pinned(self) -> dict[str, dict[str, str]]:
         """What the plan has found out about models, by their ids."""
         pinned: dict[str, dict[str, str]] = {}
         for stem in shards.records(self.root / shards.PLAN):
             pinned |= shards.read_record(self.root / shards.PLAN, stem).get("models", {})
         return pinned
-
-    def _identify(self, table: ModelTable) -> tuple[str, str, str]:
-        from synthgen.generation import checkpoints, conditioning, models, options, schedulers
-
-        paths = [table.path, *(lora.path for lora in table.loras)]
-        paths += [table.adapter.path] if table.adapter else []
-        try:
-            folder, added = self.locate(table), self._added(table)
-        except ModelError:
-            if self.fetch or not any(map(models.HUB_ID.match, paths)):
-                raise
-            return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
-        with where(self.recipe_path, f"models.{table.id}"):
-            size = {"width": table.width, "height": table.height}
-            checkpoints.check(
-                folder,
-                variant=table.variant,
-                guidance=table.guidance,
-                steps=table.steps,
-                negative=table.negative,
-                call=table.call,
-                strength=table.strength or 0.0,
-                **size,
-            )
-            if table.adapter:
-                conditioning.check_adapter(checkpoints.pipeline_class(folder))
-            if table.strength == 1:
-                log.warning("models.%s: strength = 1: nothing of the real images is left", table.id)
-            if table.upscaler:
-                second = added["upscaler"].folder
-                checkpoints.check_upscaler(folder, second, call=table.upscaler.call, **size)
-            options.check(folder, self._options(table))
-            scheduler = schedulers.scheduler_name(folder, table.scheduler)
-            fingerprint = models.fingerprint(folder, variant=table.variant, **added)
-        return fingerprint, scheduler, self.card_license(table, folder, fetch=self.fetch)
-
-    def card_license(self, table: ModelTable, here: Path | None = None, *, fetch: bool) -> str:
-        """The terms of a model, and of what is added to it, by their cards; that of the model is in `here` if
-        its files are.
-        """
-        parts: list[ModelTable | LoraTable | UpscalerTable | AdapterTable] = [table, *table.loras]
-        parts += [part for part in (table.upscaler, table.adapter) if part]
-        told = [
-            licenses.model_license(
-                part.path,
-                folder=self.recipe_path.parent,
-                revision=part.revision,
-                here=here if part is table else None,
-                fetch=fetch,
-            )
-            for part in parts
-        ]
-        return ", ".join(dict.fromkeys(name for terms in told for name in terms.split(", ")))
-
-    def locate(self, table: ModelTable) -> Path:
-        """The local folder of a model."""
-        with where(self.recipe_path, f"models.{table.id}"):
-            return self._locate(table)
-
-    def locate_upscaler(self, table: ModelTable) -> Path | None:
-        """The local folder of a model's second stage; None where it has none."""
-        with where(self.recipe_path, f"models.{table.id}.upscaler"):
-            return self._locate(table.upscaler) if table.upscaler else None
-
-    def _locate(self, table: ModelTable | UpscalerTable) -> Path:
-        from synthgen.generation import models
-
-        return models.locate(
-            table.path,
-            folder=self.recipe_path.parent,
-            revision=table.revision,
-            variant=table.variant,
-            fetch=self.fetch,
-            without=models.ENCODER if isinstance(table, UpscalerTable) else (),
-        )
-
-    def _added(self, table: ModelTable) -> dict[str, Any]:
-        """What is added to a model: LoRAs, a second stage, an IP-Adapter."""
-        from synthgen.generation import models
-
-        place: dict[str, Any] = {"folder": self.recipe_path.parent, "fetch": self.fetch}
-        with where(self.recipe_path, f"models.{table.id}"):
-            loras = [
-                models.Lora(
-                    models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
-                    lora.weight,
-                )
-                for lora in table.loras
-            ]
-            adapter = models.locate_adapter(**table.adapter.model_dump(), **place) if table.adapter else None
-        with where(self.recipe_path, f"models.{table.id}.upscaler"):
-            second = table.upscaler
-            upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
-        return {"loras": loras, "upscaler": upscaler, "adapter": adapter}
 
     @functools.cached_property
     def real_images(self) -> dict[str, sources.Source]:
@@ -228,24 +120,13 @@ class Job:
         Raises:
             RecipeError: it has gone, or has other bytes.
         """
-        name = self.model_table(model).source
+        name = self.generators[model].table.source
         with where(self.recipe_path, f"sources.{name}"):
             return sources.read_planned(self.real_images[name], uid, sha256)
 
     def real_image(self, request: "Request") -> "npt.NDArray[np.uint8] | None":
         """The pixels of the real image that a request is made from, None where they are damaged."""
         return sources.decode(self.read_real_image(request.model, request.source_uid, request.source_sha256))
-
-    def image_size(self, table: ModelTable) -> tuple[int, int]:
-        """Width and height of a model's images: the recipe's, else a guess from its configurations."""
-        from synthgen.generation.flops import expected_size
-
-        if table.width:
-            return table.width, table.height
-        try:
-            return expected_size(self.locate(table))
-        except ModelError:  # who only looks may not have it
-            return expected_size(self.recipe_path.parent)
 
     @property
     def requests(self) -> "list[Request]":
@@ -366,7 +247,7 @@ class Job:
         folders = {}
         for table in self.recipe.models:
             try:
-                folders[table.id] = self.locate(table)
+                folders[table.id] = self.generators[table.id].locate()
             except ModelError:  # who only looks may have none of them
                 if self.fetch:
                     raise
@@ -418,7 +299,7 @@ class Job:
         return {
             "plan": shards.digest(list(uids)),
             f"models.{model}.fingerprint": self.models[model].fingerprint,
-            **self.how([self.model_table(model)]),
+            **self.how([self.generators[model].table]),
         }
 
     def annotation_inputs(self, table: AnnotateTable) -> dict[str, object]:
@@ -526,72 +407,10 @@ class Job:
         if model not in self._pipelines:
             self._pipelines.clear()
             gc.collect()  # what a pipeline's options hold refers to it
-            self._pipelines[model] = self._load(model)
+            self._pipelines[model] = self.generators[model].load(
+                self.device, fingerprint=self.models[model].fingerprint
+            )
         return self._pipelines[model]
-
-    def _load(self, model: str) -> "DiffusionPipeline":
-        from synthgen.generation import models
-
-        table = self.model_table(model)
-        folder = self.locate(table)
-        added = self._added(table)
-        found = models.fingerprint(folder, variant=table.variant, **added)
-        if found != self.models[model].fingerprint:
-            raise ModelError(
-                f"models.{model}: the weights in {folder} have the fingerprint {found}, the plan is for "
-                f"{self.models[model].fingerprint}; put those weights back, or use another folder with -o DIR"
-            )
-        if self.offload and self.device == "cpu":
-            raise ModelError(f"--offload {self.offload}: there is no GPU to offload from; leave it out")
-        if warning := self.doubt(model):
-            log.warning("%s", warning)
-        return models.load(
-            folder,
-            device=self.device,
-            dtype=table.dtype,
-            scheduler=table.scheduler,
-            variant=table.variant,
-            safety_checker=table.safety_checker,
-            **added,
-            changes=bool(table.strength),
-            options=self._options(table),
-        )
-
-    def _options(self, table: ModelTable) -> "Options":
-        from synthgen.generation.options import Options
-
-        return Options(**{key: getattr(table, key) for key in OPTIONS}, offload=self.offload)
-
-    def need(self, table: ModelTable) -> "Need":
-        """The memory that a model needs."""
-        from synthgen.generation import memory
-
-        folder, upscaler = self.locate(table), self._added(table)["upscaler"]
-        with where(self.recipe_path, f"models.{table.id}"):
-            return memory.need(
-                folder,
-                variant=table.variant,
-                safety_checker=table.safety_checker,
-                upscaler=upscaler,
-                width=table.width,
-                height=table.height,
-            )
-
-    def doubt(self, model: str) -> str:
-        """What to say of a model that may not fit on the device with its images; "" where it does.
-
-        Raises:
-            ModelError: its weights alone do not fit.
-        """
-        from synthgen.generation import memory
-
-        table, free = self.model_table(model), memory.free_bytes(self.device)
-        if free is None:
-            return ""
-        setup = memory.Setup(
-            table.dtype, table.batch_size, table.embedding_cache, table.vae_slicing, self.offload
-        )
-        return memory.check(self.need(table), setup, free=free, model=model, device=self.device)
 
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
@@ -621,12 +440,6 @@ def _plain(keys: object) -> Any:
     return keys
 
 
-def source_of(table: ModelTable) -> str:
-    """What a model is looked up by; the plan pins what was found."""
-    about = {"path", "revision", "variant", "scheduler", "loras", "upscaler", "adapter"}
-    return shards.digest(table.model_dump(include=about))
-
-
 def flat(prefix: str, values: object) -> dict[str, object]:
     """Nested tables as one, keys joined by dots as in the recipe."""
     if not isinstance(values, dict):
@@ -634,12 +447,3 @@ def flat(prefix: str, values: object) -> dict[str, object]:
     return {
         key: entry for name, value in values.items() for key, entry in flat(f"{prefix}.{name}", value).items()
     }
-
-
-@contextlib.contextmanager
-def where(path: Path, key: str) -> Iterator[None]:
-    """Puts the recipe's file and key before the message of a bad input."""
-    try:
-        yield
-    except (RecipeError, ModelError) as error:
-        raise type(error)(f"{path}: {key + ': ' if key else ''}{error}") from error.__cause__

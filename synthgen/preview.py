@@ -135,16 +135,16 @@ def _model_cost(
     own = [request for request in job.requests if request.model == table.id]
     texts = list(dict.fromkeys(request.text for request in own))
     flops, lost, unknown, hours = None, list[Lost](), "", None
-    width, height = job.image_size(table)
+    width, height = job.generators[table.id].image_size()
     try:
-        folder = job.locate(table)
+        folder = job.generators[table.id].locate()
     except ModelError as error:
         unknown = str(error) if job.fetch else "not on this machine; its FLOPs are known when it is"
     else:
         if own:
             lost = lost_ends(folder, texts, table.call)
             try:
-                second = job.locate_upscaler(table)
+                second = job.generators[table.id].locate_upscaler()
                 flops = count_flops(folder, own[0], safety_checker=table.safety_checker, upscaler=second)
             except ModelError as error:
                 unknown = str(error)
@@ -230,7 +230,7 @@ def terms(job: Job) -> list[Terms]:
     for model in recipe.models:
         told = job.models[model.id].license
         if told == licenses.UNKNOWN and model.id not in job.pinned():
-            told = job.card_license(model, fetch=True)
+            told = job.generators[model.id].card_license(fetch=True)
         found.append((f"models.{model.id}", model.path, told))
     if recipe.language:
         name = recipe.language.model
@@ -285,11 +285,11 @@ def _memory(job: Job) -> list[str]:
     found = []
     for table in job.recipe.models:
         try:
-            job.locate(table)
+            job.generators[table.id].locate()
         except ModelError:
             continue
         try:
-            found.append(job.doubt(table.id))
+            found.append(job.generators[table.id].doubt(job.device))
         except ModelError as error:
             found.append(str(error))
     return [line for line in found if line]

@@ -1,8 +1,9 @@
 """A recipe found, loaded and checked as a whole. Only `cli`, `pipeline` and what lies between see it."""
 
+import contextlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from synthgen.annotators import ANNOTATORS, COLUMNS
 from synthgen.data import Category
-from synthgen.errors import RecipeError, nearest
+from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
 from synthgen.selection import RULES, Quota, Rule, check_quota, columns_read
@@ -249,3 +250,12 @@ def _check(recipe: Recipe) -> None:
     if recipe.quota.accepted:
         rules = [Rule(table.use, table.keys) for table in recipe.select]
         check_quota(rules, Quota(recipe.quota.accepted, recipe.quota.cell))
+
+
+@contextlib.contextmanager
+def where(path: Path, key: str) -> Iterator[None]:
+    """Puts the recipe's file and key before the message of a bad input."""
+    try:
+        yield
+    except (RecipeError, ModelError) as error:
+        raise type(error)(f"{path}: {key + ': ' if key else ''}{error}") from error.__cause__

@@ -14,7 +14,7 @@ from synthgen.annotators import COLUMNS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
-from synthgen.job import Job, source_of
+from synthgen.job import Job
 from synthgen.tables import AnnotateTable
 
 
@@ -32,7 +32,7 @@ def plan_units(job: Job) -> list[Unit]:
         tables = [shards.requests_table(rows, job.recipe.axes) for rows in cut]
         pinned = {
             table.id: {
-                "source": source_of(table),
+                "source": job.generators[table.id].source,
                 "fingerprint": job.models[table.id].fingerprint,
                 "scheduler": job.models[table.id].scheduler,
                 "license": job.models[table.id].license,
@@ -67,7 +67,7 @@ def pool_units(job: Job) -> list[Unit]:
             shard.stem,
             plan,
             pipeline=lambda: job.pipeline(shard.model),
-            batch_size=job.model_table(shard.model).batch_size,
+            batch_size=job.generators[shard.model].table.batch_size,
             image_format=job.recipe.images.format,
             dataset=job.recipe.name if job.recipe.images.mark else "",
             record=job.record("generate", inputs) | {"stack": job.stack},

@@ -11,7 +11,8 @@ from conftest import data_digests
 
 import synthgen
 from synthgen import inspection
-from synthgen.cli import _parser, main
+from synthgen.arguments import parser
+from synthgen.cli import main
 
 ARGUMENTS = ["--set", "quota.requests=2", "--workers", "1"]
 
@@ -298,7 +299,7 @@ def test_init_copies_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_every_command_has_help_that_ends_in_an_example() -> None:
-    commands = _parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    commands = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     assert set(commands) == {
         "annotate",
         "check",

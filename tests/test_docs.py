@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from synthgen import recipe, tables
 from synthgen.annotators import ANNOTATORS
-from synthgen.cli import _parser
+from synthgen.arguments import parser
 from synthgen.prompts import SOURCES
 from synthgen.selection import RULES
 
@@ -30,7 +30,7 @@ def test_the_readme_begins_with_its_two_commands() -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    commands = _parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    commands = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     named = set(re.findall(r"[a-z]+", " ".join(re.findall(r"synthgen ([a-z|]+)", README))))
     assert set(commands) <= named  # type: ignore[arg-type]
 
