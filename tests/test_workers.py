@@ -192,7 +192,7 @@ def test_a_poison_shard_that_kills_its_process_is_given_up(tmp_path: Path) -> No
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'synthgen.generation.shard' and 'SYNTHGEN_WORKER' in os.environ:\n"
         "            import synthgen.generation.sampling as sampling\n"
-        "            sampling._call = lambda *arguments: os.kill(os.getpid(), 9)\n"
+        "            sampling.call = lambda *arguments: os.kill(os.getpid(), 9)\n"
         "sys.meta_path.insert(0, Poison())\n"
     )
     done = subprocess.run(
