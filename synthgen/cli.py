@@ -85,7 +85,7 @@ def _make(options: argparse.Namespace) -> int:
     failed, requests = found["failed"], found["requests"]
     short = pipeline.short_cells(job) if {"select", "reshard"} & set(stages) else []
     if options.json:
-        print(json.dumps({**found, "short": short}, indent=1))
+        print(json.dumps({**found, "short_cells": short}, indent=1))
     else:
         print(display.summary(found, options.subset))
         if "report" in stages:

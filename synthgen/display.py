@@ -63,7 +63,7 @@ def short_lines(
         else f"max_requests = {quota.max_requests}"
     )
     lines = [
-        f"{missing} accepted images are missing in {len(short)} cells, after {requests} requests "
+        f"accepted images missing: {missing}, in cells: {len(short)}, after {requests} requests "
         f"({spent}); accepted = {quota.accepted}"
     ]
     names = [", ".join(cell["cell"]) or "all" for cell in short[:MOST_SHORT]]
@@ -74,7 +74,7 @@ def short_lines(
             f"{column} {least:.3g} to {greatest:.3g}, median {median:.3g}"
             for column, (least, median, greatest) in cell["scores"].items()
         )
-        lines.append(f"  {name:{width}}  {cell['kept']} of {cell['made']} kept")
+        lines.append(f"  {name:{width}}  {cell['kept']} kept of {cell['made']} made")
         lines += [f"  {'':{width}}    rejected: {rejected}"] * bool(rejected)
         lines += [f"  {'':{width}}    {scores}"] * bool(scores)
     if len(short) > MOST_SHORT:
@@ -219,10 +219,8 @@ def cost_lines(found: "Cost") -> list[str]:
     lines += _table(rows)
     lines += [f"cells: each {' x '.join(found.per)}"] if cells == "cells" else []
     if found.budget > found.requests:
-        times = (found.budget - found.requests + found.left) / max(1, found.left)
         lines.append(
-            f"quota: more is asked for until enough is accepted; {found.budget:,} requests at most, which is "
-            f"{times:.3g} times what is left here"
+            f"quota: until enough is accepted, up to {found.budget - found.requests:,} more requests are made"
         )
     lines += [f"{model.model}: {model.path}: {model.unknown}" for model in found.models if model.unknown]
     hours = {model.model: model.gpu_hours for model in found.models if model.gpu_hours and model.left}
@@ -304,10 +302,8 @@ def terms_lines(found: "Sequence[Terms]") -> list[str]:
 
 def _quota(recipe: "Recipe") -> list[str]:
     quota = recipe.quota
-    each = " x ".join(quota.cell) or "the whole"
-    said = (
-        f"quota: {quota.accepted} accepted of each {each}, in rounds, {quota.max_requests} requests at most"
-    )
+    of = f"of each {' x '.join(quota.cell)}" if quota.cell else "in all"
+    said = f"quota: {quota.accepted} accepted {of}, in rounds, {quota.max_requests} requests at most"
     return [said] if quota.accepted else []
 
 
@@ -337,7 +333,11 @@ def status_lines(found: "Status") -> list[str]:
     for stage, units in found["stages"].items():
         more = [f"{units[key]} {word}" for key, word in UNIT_STATES.items() if units[key]]  # type: ignore[literal-required]
         lines.append(", ".join([f"{stage}: {units['done']} of {units['total']} shards", *more]))
-    lines += [f"subset {name}: {kept} kept" for name, kept in found["subsets"].items()]
+    for name, kept in found["subsets"].items():
+        short = found["short"][name]
+        lines.append(
+            f"subset {name}: {kept} kept" + (f"; cells short of the quota: {short}" if short else "")
+        )
     for name, splits in found["final"].items():
         lines.append(f"final/{name}: " + ", ".join(f"{split} {count}" for split, count in splits.items()))
     for unit, reason in found["given_up"].items():

@@ -39,7 +39,8 @@ class Generator:
         about = {"path", "revision", "variant", "scheduler", "loras", "upscaler", "adapter"}
         return shards.digest(self.table.model_dump(include=about))
 
-    def _where(self, key: str = "") -> contextlib.AbstractContextManager[None]:
+    def where(self, key: str = "") -> contextlib.AbstractContextManager[None]:
+        """Puts the recipe's file and the model's key before the message of a bad input."""
         return where(self._recipe, f"models.{self.table.id}{key}")
 
     def identify(self) -> tuple[str, str, str]:
@@ -61,7 +62,7 @@ class Generator:
             if self._fetch or not any(map(models.HUB_ID.match, paths)):
                 raise
             return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
-        with self._where():
+        with self.where():
             size = {"width": table.width, "height": table.height}
             checkpoints.check(
                 folder,
@@ -106,12 +107,12 @@ class Generator:
 
     def locate(self) -> Path:
         """The local folder of a model."""
-        with self._where():
+        with self.where():
             return self._locate(self.table)
 
     def locate_upscaler(self) -> Path | None:
         """The local folder of a model's second stage; None where it has none."""
-        with self._where(".upscaler"):
+        with self.where(".upscaler"):
             return self._locate(self.table.upscaler) if self.table.upscaler else None
 
     def _locate(self, table: ModelTable | UpscalerTable) -> Path:
@@ -132,7 +133,7 @@ class Generator:
 
         table = self.table
         place: dict[str, Any] = {"folder": self._recipe.parent, "fetch": self._fetch}
-        with self._where():
+        with self.where():
             loras = [
                 models.Lora(
                     models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
@@ -141,7 +142,7 @@ class Generator:
                 for lora in table.loras
             ]
             adapter = models.locate_adapter(**table.adapter.model_dump(), **place) if table.adapter else None
-        with self._where(".upscaler"):
+        with self.where(".upscaler"):
             second = table.upscaler
             upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
         return {"loras": loras, "upscaler": upscaler, "adapter": adapter}
@@ -198,7 +199,7 @@ class Generator:
         from synthgen.generation import memory
 
         table, folder, upscaler = self.table, self.locate(), self._added()["upscaler"]
-        with self._where():
+        with self.where():
             return memory.need(
                 folder,
                 variant=table.variant,

@@ -42,6 +42,7 @@ class Status(TypedDict):
     seconds_left: float | None  # of generating
     stages: dict[str, Stage]
     subsets: dict[str, int]  # name -> kept
+    short: dict[str, int]  # name -> cells that have fewer than quota.accepted
     final: dict[str, dict[str, int]]  # subset -> split -> images
     claimed: dict[str, Held]
     given_up: dict[str, str]  # unit -> the last reason
@@ -57,8 +58,14 @@ def open_run(folder: str | Path) -> Path:
     root = Path(folder)
     if (root / "recipe.toml").is_file():
         raise FolderError(f"{root}: is a recipe; the folder of a run is wanted, such as shards/{root.name}")
+    if root.is_file():
+        raise FolderError(f"{root}: is a file; the folder of a run is wanted, such as shards/emoji")
     if not shards.is_run(root):
-        raise FolderError(f"{root}: is no folder of a run; `synthgen run RECIPE -o {root}` makes one")
+        usual = Path(shards.DEFAULT_ROOT) / root
+        hint = (
+            f"did you mean {usual}?" if shards.is_run(usual) else f"`synthgen run RECIPE -o {root}` makes one"
+        )
+        raise FolderError(f"{root}: is no folder of a run; {hint}")
     return root
 
 
@@ -105,6 +112,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
     subsets = [
         name.removesuffix(".json") for name in storage.names(root / shards.SUBSETS) if name.endswith(".json")
     ]
+    funnels = {name: storage.read_json(root / shards.SUBSETS / f"{name}.json") for name in subsets}
     return {
         "folder": str(root),
         "name": recipe["name"],
@@ -115,9 +123,8 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         "images_per_second": rate,
         "seconds_left": max(0, n_requests - made) / rate if rate else None,
         "stages": stages,
-        "subsets": {
-            name: storage.read_json(root / shards.SUBSETS / f"{name}.json")["kept"] for name in subsets
-        },
+        "subsets": {name: told["kept"] for name, told in funnels.items()},
+        "short": {name: len(told["short"]) for name, told in funnels.items()},
         "final": {name: _final(root / shards.FINAL / name) for name in storage.names(root / shards.FINAL)},
         "claimed": held,
         "given_up": given_up,

@@ -3,12 +3,15 @@
 import logging
 import os
 import re
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from synthgen.embedded import pipeline_folder
 
 UNKNOWN = "unknown"
+SECONDS = 10.0
+"""How long the hub may take to answer."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 FREE = {
     "afl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc-by-2.0",
@@ -79,6 +82,10 @@ def _card_license(card: Path) -> str:
         reason = " ".join(str(error).split())[:120]
         logging.getLogger(__name__).warning("%s: its front matter cannot be read (%s)", card, reason)
         return UNKNOWN
+    return _terms(front)
+
+
+def _terms(front: Mapping[str, Any]) -> str:
     told = front.get("license") or UNKNOWN
     names = [str(name).strip().lower() for name in (told if isinstance(told, list) else [told])]
     if names == ["other"]:
@@ -87,21 +94,19 @@ def _card_license(card: Path) -> str:
 
 
 def _hub_license(model: str, revision: str | None, fetch: bool) -> str:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, try_to_load_from_cache
 
     cached = try_to_load_from_cache(model, "README.md", revision=revision)
     if isinstance(cached, str):
         return _card_license(Path(cached))
     if not fetch:
         return UNKNOWN
-    # not into the cache: a newer commit would become its newest, without the weights that are there
-    with tempfile.TemporaryDirectory() as aside:
-        try:
-            token = os.environ.get("HF_TOKEN")
-            card = hf_hub_download(model, "README.md", revision=revision, local_dir=aside, token=token)
-        except Exception:  # no network, no card, no such model: who needs the model itself is told so
-            return UNKNOWN
-        return _card_license(Path(card))
+    # no download: in the cache a newer commit would become its newest, without the weights that are there
+    try:
+        found = HfApi(token=os.environ.get("HF_TOKEN")).model_info(model, revision=revision, timeout=SECONDS)
+    except Exception:  # no network, no card, no such model: who needs the model itself is told so
+        return UNKNOWN
+    return _terms(dict(vars(found.card_data)) if found.card_data else {})
 
 
 def concern(license: str) -> str:

@@ -72,8 +72,8 @@ def read(data: bytes, name: str) -> Mark:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP", "PNG")) as image:
             found = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SynthgenError(f"{name}: no JPEG, WebP or PNG that can be opened ({error})") from None
+    except (OSError, ValueError, Image.DecompressionBombError):
+        raise SynthgenError(f"{name}: no JPEG, WebP or PNG that can be opened") from None
     try:
         return parse(found.encode() if isinstance(found, str) else found)
     except (ValueError, expat.ExpatError) as error:

@@ -88,7 +88,29 @@ def _row(root: Path, uid: str) -> tuple[str, dict[str, object]]:
         return stem, {**row, "error": "not made yet"}
     table = shards.read_table(root / shards.POOL / f"{stem}.parquet").to_pylist()
     made = next(each for each in table if each["uid"] == row["uid"])
+    made |= _scores(root, stem, str(row["uid"])) | _verdicts(root, str(row["uid"]))
     return stem, {key: value for key, value in made.items() if value is not None}
+
+
+def _scores(root: Path, stem: str, uid: str) -> dict[str, object]:
+    """What the annotations say of an image."""
+    found: dict[str, object] = {}
+    for name in storage.names(root / shards.ANNOTATIONS):
+        if shards.is_done(root / shards.ANNOTATIONS / name, stem):
+            rows = shards.read_table(root / shards.ANNOTATIONS / name / f"{stem}.parquet").to_pylist()
+            found |= next(each for each in rows if each["uid"] == uid)
+    return found
+
+
+def _verdicts(root: Path, uid: str) -> dict[str, object]:
+    """What each selection said of an image."""
+    found: dict[str, object] = {}
+    for name in storage.names(root / shards.SUBSETS):
+        if name.endswith(".parquet"):
+            table = shards.read_table(root / shards.SUBSETS / name, ["uid", "verdict"]).to_pydict()
+            verdicts = dict(zip(table["uid"], table["verdict"], strict=True))
+            found[f"subset {name.removesuffix('.parquet')}"] = verdicts.get(uid, "made after it")
+    return found
 
 
 def _in_shard(path: Path, key: str) -> Found:

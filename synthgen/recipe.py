@@ -111,7 +111,9 @@ def _override(values: dict[str, Any], setting: str) -> None:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.lstrip().startswith(("{", "[")):
+            raise RecipeError(f"--set {setting}: not valid TOML: {error}") from None
         value = text
     *parents, last = where.split(".")
     table: Any = values
@@ -254,8 +256,12 @@ def _check(recipe: Recipe) -> None:
 
 @contextlib.contextmanager
 def where(path: Path, key: str) -> Iterator[None]:
-    """Puts the recipe's file and key before the message of a bad input."""
+    """Puts the recipe's file and key before the message of a bad input, if they are not there yet."""
     try:
         yield
     except (RecipeError, ModelError) as error:
-        raise type(error)(f"{path}: {key + ': ' if key else ''}{error}") from error.__cause__
+        said = str(error)
+        if said.startswith(f"{path}: "):
+            raise
+        key = "" if not key or said.startswith(f"{key}: ") else f"{key}: "
+        raise type(error)(f"{path}: {key}{said}") from error.__cause__

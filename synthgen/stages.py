@@ -62,19 +62,20 @@ def pool_units(job: Job) -> list[Unit]:
     def make(shard: shards.PlannedShard, claim: Claim) -> None:
         plan = shards.read_plan_shard(shard)
         inputs = job.pool_inputs(shard.model, plan["uid"].to_pylist())
-        make_shard(
-            job.root,
-            shard.stem,
-            plan,
-            pipeline=lambda: job.pipeline(shard.model),
-            batch_size=job.generators[shard.model].table.batch_size,
-            image_format=job.recipe.images.format,
-            dataset=job.recipe.name if job.recipe.images.mark else "",
-            record=job.record("generate", inputs) | {"stack": job.stack},
-            claim=claim,
-            real=job.real_image,
-            halve=not job.strict,
-        )
+        with job.generators[shard.model].where():  # what a pipeline refuses is known when it is called
+            make_shard(
+                job.root,
+                shard.stem,
+                plan,
+                pipeline=lambda: job.pipeline(shard.model),
+                batch_size=job.generators[shard.model].table.batch_size,
+                image_format=job.recipe.images.format,
+                dataset=job.recipe.name if job.recipe.images.mark else "",
+                record=job.record("generate", inputs) | {"stack": job.stack},
+                claim=claim,
+                real=job.real_image,
+                halve=not job.strict,
+            )
 
     return [
         _shard_unit(f"pool/{shard.stem}", folder, shard.stem, partial(make, shard))._replace(

@@ -226,7 +226,7 @@ def _function_keys(value: object, functions: Functions, what: str, own: set[str]
 
 
 class SourceTable(Table):
-    path: str
+    path: str = Field(min_length=1)
     license: str = ""
 
 
@@ -374,7 +374,7 @@ Call = Annotated[dict[str, Any], AfterValidator(_json)]
 
 
 class LoraTable(Table):
-    path: str
+    path: str = Field(min_length=1)
     file: str = ""
     revision: str = ""
     weight: float = 1.0
@@ -385,7 +385,7 @@ def _lora(value: object) -> object:
 
 
 class UpscalerTable(Table):
-    path: str
+    path: str = Field(min_length=1)
     revision: str = ""
     variant: str = ""
     steps: int = Field(ge=1)
@@ -402,7 +402,7 @@ def _scheduler(value: object) -> object:
 
 
 class AdapterTable(Table):
-    path: str
+    path: str = Field(min_length=1)
     revision: str = ""
     subfolder: str = ""
     file: str
@@ -412,7 +412,7 @@ class AdapterTable(Table):
 
 class ModelTable(Table):
     id: Identifier
-    path: str
+    path: str = Field(min_length=1)
     revision: str = ""
     variant: str = ""
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"

@@ -1,6 +1,5 @@
 """Terms from cards, here and on a hub that runs in the test, and their way into plan, pool and pages."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -114,28 +113,20 @@ def test_what_to_look_out_for(terms: str, said: str) -> None:
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does for one model's card, and for nothing else."""
 
-    card = b"---\nlicense: openrail++\n---\n# A model\n"
     asked: list[str] = []  # noqa: RUF012
 
-    def do_HEAD(self) -> None:
-        self.asked.append(self.path)
-        known = self.path in (
-            "/org/model/resolve/main/README.md",
-            f"/org/model/resolve/{COMMIT}/README.md",
-        )
-        self.send_response(200 if known else 404)
-        if known:
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha1(self.card).hexdigest()}"')
-        else:
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", str(len(self.card) if known else 0))
-        self.end_headers()
-
     def do_GET(self) -> None:
-        self.do_HEAD()
-        if self.path.startswith("/org/model/"):
-            self.wfile.write(self.card)
+        self.asked.append(self.path)
+        known = self.path in ("/api/models/org/model", f"/api/models/org/model/revision/{COMMIT}")
+        told = {"id": "org/model", "sha": COMMIT, "cardData": {"license": "openrail++"}} if known else {}
+        body = json.dumps(told).encode()
+        self.send_response(200 if known else 404)
+        if not known:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -192,7 +183,7 @@ def test_the_hub_is_asked_for_the_card_of_the_commit(hub: dict[str, str]) -> Non
     assert ask(hub, "org/model") == "openrail++"
     snapshot = cached(hub, COMMIT)
     assert ask(hub, "org/model", here=snapshot) == "openrail++"
-    assert Hub.asked[-1] == f"/org/model/resolve/{COMMIT}/README.md"
+    assert Hub.asked[-1] == f"/api/models/org/model/revision/{COMMIT}"
     assert ask(hub, "org/model", here=snapshot, fetch=False) == "unknown"
     assert ask(hub | {"HF_HUB_OFFLINE": "1"}, "org/model", here=snapshot) == "unknown"
     files = [path for path in Path(hub["HF_HOME"]).rglob("*") if path.is_file()]
@@ -348,7 +339,7 @@ def test_check_asks_the_hub_for_cards_only(hub: dict[str, str], recipe_folder: P
     )
     assert json.loads(done.stdout)[0]["license"] == "openrail++"
     assert "models.tiny: openrail++: restricts what it may be used for" in done.stderr
-    assert {path for path in Hub.asked if "/org/" in path} == {"/org/model/resolve/main/README.md"}
+    assert {path for path in Hub.asked if "/org/" in path} == {"/api/models/org/model"}
     assert not (tmp_path / "run").exists()
 
 

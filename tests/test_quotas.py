@@ -293,7 +293,7 @@ def test_a_cell_that_never_accepts_is_named_with_its_scores(
     arguments += [part for setting in settings for part in ("--set", setting)]
     assert main(arguments) == 1
     said = capsys.readouterr().err
-    assert "8 accepted images are missing in 4 cells, after 40 requests" in said
+    assert "accepted images missing: 8, in cells: 4, after 40 requests" in said
     assert "(the budget, max_requests); accepted = 2" in said
     assert "ghost" in said
     assert "clip_label_similarity" in said
