@@ -63,7 +63,7 @@ def place(pipeline: "DiffusionPipeline", options: Options, device: str) -> None:
     import torch
 
     if options.embedding_cache:
-        pipeline.embeddings = EmbeddingCache(pipeline, device)
+        pipeline.embeddings = EmbeddingCache(pipeline, device, can_free=not options.offload)
     parts = [pipeline, *filter(None, [getattr(pipeline, "upscaler", None)])]
     for part in parts:
         if options.vae_slicing:
