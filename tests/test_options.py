@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,28 @@ def test_compiled_blocks(name: str, tiny_model: TinyModel) -> None:
     assert all(map(same, whole, made(compiled, asked()[::-1])[::-1]))
     assert not all(map(same, whole, plain))  # it changes bits
     assert all(np.abs(one - other).max() < 0.01 for one, other in zip(whole, plain, strict=True))
+
+
+def test_each_shape_is_compiled(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two models in a process, more than torch compiles unasked; traced alone, which takes less time."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    one = replace(asked()[0], steps=1)
+    for name in ("sd1", "sd2"):
+        compiled = load(tiny_model(name), compile=True)
+        for size in range(1, 11):
+            assert len(made(compiled, [one] * size, size)) == size
+    torch._dynamo.reset()
+
+
+def test_offload_that_a_pipeline_is_not_made_for_is_one_line(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    monkeypatch.setattr(StableDiffusionPipeline, "model_cpu_offload_seq", None)  # as of VQDiffusionPipeline
+    with pytest.raises(ModelError, match=r"^--offload model: StableDiff.* part by part \(Model CPU offload"):
+        load(tiny_model("sd1"), offload="model")
 
 
 @pytest.mark.filterwarnings("ignore")
