@@ -405,7 +405,6 @@ def doctor_lines(findings: "Sequence[Finding]", lines: Sequence[str]) -> list[st
         free = "" if one.free_bytes is None else f", {_size(one.free_bytes)} free"
         shown.append(f"{one.model}: {one.path} on {one.device}{free}")
         shown.append(f"weights in {one.dtype}: {_size(total)} ({parts})")
-        shown += [one.warning] if one.warning else []
         if one.error:
             shown += [f"not tried: {one.error}", ""]
             continue

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synthgen.data import Request
 from synthgen.errors import ModelError, OutOfMemoryError
 from synthgen.generation.memory import VALUE_BYTES, free_bytes
 from synthgen.generation.sampling import is_alone
@@ -34,7 +35,6 @@ class Finding(NamedTuple):
     trials: list[Trial]
     stopped: str
     batch_size: int
-    warning: str
     error: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,37 +58,40 @@ def examine(
 
 
 def _examine(job: Job, table: "ModelTable", most: int, on_trial: Callable[[str, Trial], None]) -> Finding:
+    job.drop()  # what the model before takes is not free
+    counts = job.generators[table.id].need().parts
+    sizes = {part: count * VALUE_BYTES[table.dtype] for part, count in counts.items()}
+    free = free_bytes(job.device)
+    found = Finding(table.id, table.path, job.device, table.dtype, sizes, free, [], "", 0, "")
     requests = [request for request in job.requests if request.model == table.id]
-    sizes = {
-        part: count * VALUE_BYTES[table.dtype]
-        for part, count in job.generators[table.id].need().parts.items()
-    }
-    found = Finding(
-        table.id, table.path, job.device, table.dtype, sizes, free_bytes(job.device), [], "", 0, "", ""
-    )
+    if not requests:
+        return found._replace(error="no request of the plan is for it; raise quota.requests")
     try:
-        warning, pipeline = job.generators[table.id].doubt(job.device), job.pipeline(table.id)
+        trials, stopped = _try_sizes(job, table.id, requests, most, on_trial)
     except (ModelError, OutOfMemoryError) as error:
         return found._replace(error=str(error))
-    batch_size, trials, stopped = 1, list[Trial](), f"{most} is as many as were asked for (--most)"
+    return found._replace(trials=trials, stopped=stopped, batch_size=best_batch_size(trials, free))
+
+
+def _try_sizes(
+    job: Job, model: str, requests: Sequence[Request], most: int, on_trial: Callable[[str, Trial], None]
+) -> tuple[list[Trial], str]:
+    """The trials of a model, and why there are no more."""
+    pipeline, batch_size, trials = job.pipeline(model), 1, list[Trial]()
     while batch_size <= most:
         trial = try_batch(pipeline, requests, batch_size, job.device, job.real_image)
         if trial is None:
-            stopped = f"{batch_size} at once need more memory than there is"
-            break
+            return trials, f"{batch_size} at once need more memory than there is"
         trials.append(trial)
-        on_trial(table.id, trial)
+        on_trial(model, trial)
         if is_alone(pipeline):
-            stopped = f"{type(pipeline).__name__} is given one prompt a call"
-            break
+            return trials, f"{type(pipeline).__name__} is given one prompt a call"
         if len(trials) > 2:  # one alone may have been slowed by something else
             last = max(one.images_per_second for one in trials[-2:])
             if last < GAIN * max(one.images_per_second for one in trials[:-2]):
-                stopped = f"{batch_size // 2} and {batch_size} at once gain less than {GAIN - 1:.0%}"
-                break
+                return trials, f"{batch_size // 2} and {batch_size} at once gain less than {GAIN - 1:.0%}"
         batch_size *= 2
-    best = best_batch_size(trials, found.free_bytes)
-    return found._replace(trials=trials, stopped=stopped, batch_size=best, warning=warning)
+    return trials, f"{most} is as many as were asked for (--most)"
 
 
 def best_batch_size(trials: Sequence[Trial], free: int | None) -> int:

@@ -149,14 +149,14 @@ class Generator:
 
     def image_size(self) -> tuple[int, int]:
         """Width and height of a model's images: the recipe's, else a guess from its configurations."""
-        from synthgen.generation.flops import expected_size
+        from synthgen.generation.checkpoints import own_size
 
         if self.table.width:
             return self.table.width, self.table.height
         try:
-            return expected_size(self.locate())
+            return own_size(self.locate())
         except ModelError:  # who only looks may not have it
-            return expected_size(self._recipe.parent)
+            return 1024, 1024
 
     def load(self, device: str, *, fingerprint: str) -> "DiffusionPipeline":
         """The pipeline, on its device; `fingerprint` is what the plan is for.

@@ -426,12 +426,16 @@ class Job:
     def pipeline(self, model: str) -> "DiffusionPipeline":
         """The generator of an id; the one before is dropped first."""
         if model not in self._pipelines:
-            self._pipelines.clear()
-            gc.collect()  # what a pipeline's options hold refers to it
+            self.drop()
             self._pipelines[model] = self.generators[model].load(
                 self.device, fingerprint=self.models[model].fingerprint
             )
         return self._pipelines[model]
+
+    def drop(self) -> None:
+        """Drops the generator that is loaded."""
+        self._pipelines.clear()
+        gc.collect()  # what a pipeline's options hold refers to it
 
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":

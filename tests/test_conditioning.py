@@ -67,7 +67,7 @@ def test_a_row_is_its_request_s_whatever_its_neighbours(
     name: str, tiny_model: Callable[[str], Path], real: conditioning.ReadImage
 ) -> None:
     from_text = models.load(tiny_model(name), device="cpu", dtype="float32")
-    pipeline = conditioning.changing(from_text)
+    pipeline = conditioning.changing(from_text, checkpoints.own_size(tiny_model(name)))
     parts = from_text.components
     assert all(parts[part] is what for part, what in pipeline.components.items() if part in parts)
     whole = images(sample(pipeline, asked(), batch_size=4, real=real))
@@ -91,9 +91,18 @@ def test_a_row_is_its_request_s_whatever_its_neighbours(
         assert own.image.shape == same.image.shape
 
 
+def test_a_real_image_is_cut_to_the_model_s_own_size(tiny_model: Callable[[str], Path]) -> None:
+    """Also of those that say it nowhere but in the code of their call."""
+    plain, photo = asked(width=0, height=0)[:1], np.zeros((50, 70, 3), np.uint8)
+    for name, size in {"z-image": (1024, 1024), "kandinsky22": (512, 512), "sd1": (64, 64)}.items():
+        pipeline = models.load(tiny_model(name), device="cpu", dtype="float32", changes=True)
+        (image,) = conditioning.image_arguments(pipeline, plain, [photo])["image"]
+        assert image.size == size
+
+
 def test_no_mark_is_put_into_the_pixels(tiny_model: Callable[[str], Path]) -> None:
     pipeline = models.load(tiny_model("sdxl"), device="cpu", dtype="float32")
-    assert conditioning.changing(pipeline).watermark is None
+    assert conditioning.changing(pipeline, (64, 64)).watermark is None
 
 
 @pytest.mark.parametrize("name", ["pixart", "flux2", "sana", "aura-flow"])
@@ -125,7 +134,7 @@ def test_arguments_are_those_of_the_pipeline_that_is_called(tiny_model: Callable
 
 
 def test_little_strength_keeps_the_real_image() -> None:
-    pipeline = conditioning.changing(models.load(pipeline_folder(), device="cpu", dtype="float32"))
+    pipeline = conditioning.changing(models.load(pipeline_folder(), device="cpu", dtype="float32"), (64, 64))
     found = sources.list_images(EMOJI, "real")[:4]
     pictures = [sources.decode(sources.read(image)) for image in found]
 
@@ -155,7 +164,7 @@ def test_a_real_image_covers_the_picture_by_its_middle() -> None:
 def test_a_damaged_real_image_is_a_failed_row(
     tiny_model: Callable[[str], Path], real: conditioning.ReadImage
 ) -> None:
-    pipeline = conditioning.changing(models.load(tiny_model("sd1"), device="cpu", dtype="float32"))
+    pipeline = conditioning.changing(models.load(tiny_model("sd1"), device="cpu", dtype="float32"), (64, 64))
     first, second, *_ = asked()
     made = sample(pipeline, [first, replace(second, source_uid="damaged")], batch_size=2, real=real)
     whole = sample(pipeline, [first, second], batch_size=2, real=real)
@@ -405,7 +414,7 @@ def test_an_empty_prompt_is_what_the_pipeline_reads(from_real: Path, tmp_path: P
     (row, *_) = rows_of(synthgen.run(from_real, tmp_path / "run", settings=settings, workers=1))
     assert row["call"] == '{"prompt":""}'
     assert row["text"].startswith("a ")
-    pipeline = conditioning.changing(models.load(pipeline_folder(), device="cpu", dtype="float32"))
+    pipeline = conditioning.changing(models.load(pipeline_folder(), device="cpu", dtype="float32"), (64, 64))
     pixels = sources.decode(
         (from_real / "real" / row["class_name"] / f"{row['source_uid']}.jpg").read_bytes()
     )

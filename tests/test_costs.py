@@ -21,7 +21,7 @@ from synthgen.cli import main
 from synthgen.data import Request
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import FolderError, ModelError
-from synthgen.generation import conditioning, flops, models, sampling, tokens
+from synthgen.generation import checkpoints, conditioning, flops, models, sampling, tokens
 
 TERA = 1e12
 REQUEST = Request(
@@ -92,7 +92,7 @@ def _extra(folder: Path, request: Request, upscaler: Path | None = None) -> floa
                 part.requires_grad_(False)  # torch's counter does not like a weight that is an argument
     ours = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flops._attention}
     photo = np.zeros((50, 70, 3), np.uint8)
-    pipeline = conditioning.changing(pipeline) if request.strength else pipeline
+    pipeline = conditioning.changing(pipeline, (64, 64)) if request.strength else pipeline
     with FlopCounterMode(display=False, custom_mapping=ours) as real:
         (made,) = sampling.call(pipeline, [request], (lambda _: photo) if request.strength else None)
     assert (counted.height, counted.width) == made.image.shape[:2]
@@ -220,7 +220,15 @@ def test_the_flops_of_known_models(
     counted = flops.count_flops(build(tmp_path), request)
     assert counted.image / TERA == pytest.approx(image, rel=0.02)
     assert counted.prompt / TERA == pytest.approx(prompt, rel=0.02)
-    assert flops.expected_size(tmp_path) == ((512, 512) if build is sd15 else (1024, 1024))
+    assert checkpoints.own_size(tmp_path) == ((512, 512) if build is sd15 else (1024, 1024))
+
+
+@pytest.mark.parametrize("name", ["lcm", "sdxl", "sd3", "flux", "sana", "qwen-image", "kandinsky22", "if1"])
+def test_the_size_that_is_guessed_is_what_the_pipeline_makes(
+    name: str, tiny_model: Callable[[str], Path]
+) -> None:
+    counted = flops.count_flops(tiny_model(name), dataclasses.replace(REQUEST, steps=2))
+    assert checkpoints.own_size(tiny_model(name)) == (counted.width, counted.height)
 
 
 def test_what_cannot_be_counted_says_why(tmp_path: Path) -> None:

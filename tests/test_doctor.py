@@ -67,7 +67,7 @@ def test_it_prints_a_table_and_the_lines_to_paste(tmp_path: Path, capsys: pytest
 
 def test_shards_are_whole_numbers_of_micro_batches(tmp_path: Path) -> None:
     job = open_job("emoji", tmp_path / "run", settings=["images.shard_size=48"])
-    found = doctor.Finding("tiny", "embedded", "cpu", "float32", {}, None, [], "", 32, "", "")
+    found = doctor.Finding("tiny", "embedded", "cpu", "float32", {}, None, [], "", 32, "")
     assert lines_to_paste(job, [found]) == [
         "--set models.tiny.batch_size=32",
         "--set images.shard_size=64",
@@ -127,6 +127,45 @@ def test_a_model_with_one_prompt_a_call_has_one_batch_size(
     (found,) = examine(open_job(recipe_folder, tmp_path / "run", settings=[*FAST, path]))
     assert [one.batch_size for one in found.trials] == [1]
     assert found.stopped == "QwenImagePipeline is given one prompt a call"
+
+
+MODEL = """
+[[models]]
+id = "{}"
+path = "{}"
+dtype = "float32"
+steps = 1
+guidance = 3.0
+
+"""
+
+
+@pytest.fixture
+def more_models(recipe_folder: Path, tiny_model: Callable[[str], Path]) -> Path:
+    """A recipe with two models beside the embedded one; the call of the second fails at its own size."""
+    recipe = recipe_folder / "recipe.toml"
+    tables = [MODEL.format(name, tiny_model(path)) for name, path in (("sd1", "sd1"), ("z", "z-image"))]
+    recipe.write_text(recipe.read_text().replace("[[annotate]]", "".join(tables) + "[[annotate]]", 1))
+    return recipe_folder
+
+
+def test_each_model_is_examined_alone(
+    more_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the one before takes memory, and what cannot be tried does not end the others."""
+    job, loaded = open_job(more_models, tmp_path / "run", settings=["quota.requests=4"]), list[int]()
+    monkeypatch.setattr(doctor, "free_bytes", lambda device: loaded.append(len(job._pipelines)))
+    tiny, sd1, z = examine(job, most=1)
+    assert loaded == [0, 0, 0]
+    assert (tiny.batch_size, sd1.batch_size, z.batch_size) == (1, 1, 0)
+    assert z.error.startswith("ZImagePipeline refuses the call")
+
+
+def test_a_model_without_requests_is_not_tried(more_models: Path, tmp_path: Path) -> None:
+    found = examine(open_job(more_models, tmp_path / "run", limit=1), most=1)
+    assert sorted(bool(one.trials) for one in found) == [False, False, True]
+    errors = {one.error for one in found if not one.trials}
+    assert errors == {"no request of the plan is for it; raise quota.requests"}
 
 
 def test_a_model_that_cannot_be_had_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,29 @@ def test_a_full_cache_forgets_what_was_used_longest_ago(tiny_model: TinyModel) -
     assert all(map(same, whole, made(load(tiny_model("sd1"), embedding_cache=True), asked())))
 
 
+def test_a_negative_prompt_in_use_is_not_forgotten(tiny_model: TinyModel) -> None:
+    plain, want = load(tiny_model("sd1")), load(tiny_model("sd1"), embedding_cache=True)
+    one = plain.encode_prompt(["a cat"], "cpu", 1, False)[0].nbytes
+    EmbeddingCache(plain, "cpu", most_bytes=3 * one)
+    prompts = [replace(each, negative=n) for each, n in zip(asked(), ["snow", "sea", "snow"], strict=False)]
+    for each in prompts:  # the third's own embedding takes the place of one of the others
+        assert same(*made(plain, [each], 1), *made(want, [each], 1))
+
+
+def test_freed_encoders_read_ahead_what_there_is_room_for(tiny_model: TinyModel) -> None:
+    """Each prompt once, though the cache holds less than all of them."""
+    plain, cramped = (load(tiny_model("sd1"), embedding_cache=True) for _ in range(2))
+    requests = [replace(asked()[0], text=f"a cat {n}", steps=1) for n in range(32)]
+    batches = [requests[start : start + 4] for start in range(0, 32, 4)]
+    cramped.embeddings._most_bytes = 24 * plain.encode_prompt(["a dog"], "cpu", 1, False)[0].nbytes
+    cramped.embeddings.free()
+    cramped.embeddings.expect(requests)
+    with encoder_calls(cramped) as calls:
+        found = [made(cramped, batch) for batch in batches]
+    assert len(calls) == len(requests) + 1  # and the negative prompt
+    assert all(all(map(same, made(plain, batch), rows)) for batch, rows in zip(batches, found, strict=True))
+
+
 def test_where_memory_runs_out_the_encoders_go_first(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +253,28 @@ def test_compiled_blocks(name: str, tiny_model: TinyModel) -> None:
     assert all(np.abs(one - other).max() < 0.01 for one, other in zip(whole, plain, strict=True))
 
 
+def test_each_shape_is_compiled(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two models in a process, more than torch compiles unasked; traced alone, which takes less time."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    one = replace(asked()[0], steps=1)
+    for name in ("sd1", "sd2"):
+        compiled = load(tiny_model(name), compile=True)
+        for size in range(1, 11):
+            assert len(made(compiled, [one] * size, size)) == size
+    torch._dynamo.reset()
+
+
+def test_offload_that_a_pipeline_is_not_made_for_is_one_line(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    monkeypatch.setattr(StableDiffusionPipeline, "model_cpu_offload_seq", None)  # as of VQDiffusionPipeline
+    with pytest.raises(ModelError, match=r"^--offload model: StableDiff.* part by part \(Model CPU offload"):
+        load(tiny_model("sd1"), offload="model")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_without_a_compiler_one_line_says_so(
     tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,7 +309,7 @@ def test_offload_changes_no_bit(name: str, tiny_model: TinyModel) -> None:
 def test_offload_and_the_cache_go_together(tiny_model: TinyModel) -> None:
     for way in ("model", "sequential"):
         both = load(tiny_model("sdxl"), embedding_cache=True, offload=way)
-        assert not both.embeddings.free() or way == "sequential"
+        assert not both.embeddings.free()  # nor does it move what offload moves
         assert len(made(both, asked())) == 4
 
 

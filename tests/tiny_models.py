@@ -596,6 +596,7 @@ def kandinsky22(folder: Path) -> None:
         folder,
         diffusers.KandinskyV22CombinedPipeline,
         unet=unet(
+            sample_size=256,  # twice that, 512, is the size that its call has; of the real one 8 times 64
             out_channels=2 * LATENTS,
             down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
             up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),

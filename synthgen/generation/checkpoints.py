@@ -176,6 +176,17 @@ def _multiple(folder: Path, pipeline: type) -> int:
     return int(own.patch * 2**halvings)
 
 
+def own_size(folder: Path) -> tuple[int, int]:
+    """Width and height of the images that a pipeline makes unasked, guessed from its configurations alone."""
+    denoiser = config(folder, "unet") or config(folder, "transformer")
+    side = denoiser.get("sample_size") or 128  # pipelines have that where the configuration says none
+    vae = config(folder, "vae") or config(folder, "movq")
+    blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0] * 4
+    scale = 2 ** (len(blocks) - 1) if vae else 1
+    height, width = side if isinstance(side, list) else (side, side)
+    return width * scale, height * scale
+
+
 def config(folder: Path, part: str) -> dict[str, Any]:
     path = folder / part / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,6 +1,5 @@
 """Images from real images: img2img, which starts from one, and IP-Adapter, which looks at one."""
 
-import inspect
 import itertools
 import math
 import re
@@ -70,8 +69,12 @@ def check_adapter(pipeline: type) -> None:
         )
 
 
-def changing(pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
-    """A pipeline that changes images, of the very weights of one that makes them from text."""
+def changing(pipeline: "DiffusionPipeline", own_size: tuple[int, int]) -> "DiffusionPipeline":
+    """A pipeline that changes images, of the very weights of one that makes them from text.
+
+    Args:
+        own_size: width and height of the images of requests that say none.
+    """
     from diffusers import AutoPipelineForImage2Image
 
     own = family(type(pipeline))
@@ -79,6 +82,7 @@ def changing(pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
     found: DiffusionPipeline = AutoPipelineForImage2Image.from_pipe(pipeline, **own.load)
     found.set_progress_bar_config(disable=True)
     found.alone = not own.tested  # its probe was from text
+    found.own_size = own_size
     return found
 
 
@@ -128,7 +132,7 @@ def image_arguments(
     if not first.strength:
         (reference,) = opened
         return {"ip_adapter_image": reference}
-    size = (first.width, first.height) if first.width else own_size(pipeline)
+    size = (first.width, first.height) if first.width else pipeline.own_size
     return {"image": [cover(image, size) for image in opened], "strength": first.strength}
 
 
@@ -137,21 +141,3 @@ def cover(image: "Image", size: tuple[int, int]) -> "Image":
     from PIL import Image, ImageOps
 
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
-
-
-def own_size(pipeline: "DiffusionPipeline") -> tuple[int, int]:
-    """Width and height that a pipeline makes where none is asked for.
-
-    Raises:
-        ModelError: it is not known.
-    """
-    parameter = inspect.signature(type(pipeline).__call__).parameters.get("height")
-    if parameter and isinstance(parameter.default, int):
-        return parameter.default, parameter.default
-    unet = getattr(pipeline, "unet", None)
-    side = getattr(pipeline, "default_sample_size", None) or (unet and unet.config.sample_size)
-    if not side:
-        raise ModelError(f"{type(pipeline).__name__}: its own size is not known; give width and height")
-    height, width = side if isinstance(side, Sequence) else (side, side)
-    scale = getattr(pipeline, "vae_scale_factor", 1)
-    return width * scale, height * scale

@@ -27,12 +27,22 @@ Parts = dict[int, Any]
 
 class EmbeddingCache:
     """The cache of a pipeline. Once memory has asked for it, the text encoders are on the device only while
-    the rest is not: to encode at once all the prompts that `expect` was told of.
+    the rest is not: to encode at once the prompts that `expect` was told of, as many as there is room for.
+
+    Args:
+        can_free: whether it may move the pipeline's parts; not where offload does.
     """
 
-    def __init__(self, pipeline: "DiffusionPipeline", device: str, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        pipeline: "DiffusionPipeline",
+        device: str,
+        most_bytes: int = MOST_BYTES,
+        *,
+        can_free: bool = True,
+    ) -> None:
         own = family(type(pipeline))
-        self.freed = False
+        self.freed, self._can_free = False, can_free
         self._negatives, self._no_negative = own.negatives, own.no_negative
         self._pipeline, self._device = pipeline, device
         self._encode = pipeline.encode_prompt
@@ -54,8 +64,7 @@ class EmbeddingCache:
 
     def free(self) -> bool:
         """Moves the text encoders off the device; returns whether they were still there."""
-        modules = [*self._modules(encoders=True), *self._modules(encoders=False)]
-        if self.freed or any(hasattr(module, "_hf_hook") for module in modules):  # accelerate moves them
+        if self.freed or not self._can_free:
             return False
         self.freed = True
         _move(self._modules(encoders=True), "cpu")
@@ -80,20 +89,26 @@ class EmbeddingCache:
         texts = [texts] if isinstance(texts, str) else texts
         negatives = [negatives] * len(texts) if isinstance(negatives, str) else negatives
         rows = list(zip(texts, negatives, strict=True))
-        with contextlib.ExitStack() as stack:
-            if self.freed and not all(
-                key in self._kept for row in rows for key in _keys(*row, given, guided)
-            ):
-                stack.enter_context(self._encoders_on_device())
-                for row in self._expected:
-                    self._encoded(*row, given, guided)
+        self._expected = [row for row in self._expected if row[0] not in texts]
+        kept = all(key in self._kept for row in rows for key in _keys(*row, given, guided))
+        with contextlib.nullcontext() if kept or not self.freed else self._encoders_on_device():
             made = [self._encoded(*row, given, guided) for row in rows]
+            if (
+                self.freed and not kept
+            ):  # no more than fit, or the first would be forgotten before they are used
+                room = max(0, self._most_bytes // max(map(_bytes, made)) - len(rows))
+                ahead, self._expected = self._expected[:room], self._expected[room:]
+                for row in ahead:
+                    self._encoded(*row, given, guided)
         device = given.get("device") or self._pipeline._execution_device
         return tuple(_joined([parts[place] for parts in made], device) for place in sorted(made[0]))
 
     def _encoded(self, text: str, negative: str, given: dict[str, Any], guided: bool) -> Parts:
         """The parts of one prompt, with its negative prompt where there is guidance."""
         keys = _keys(text, negative, given, guided)
+        for key in keys:
+            if key in self._kept:  # what is in use is not forgotten for the other
+                self._kept.move_to_end(key)
         if guided and keys[1] not in self._kept:
             parts = self._encode(prompt=[text], negative_prompt=[negative], **{GUIDED: True}, **given)
             self._keep(keys[1], {place: parts[place] for place in self._negatives or ()})
@@ -106,7 +121,6 @@ class EmbeddingCache:
             self._keep(keys[0], dict(enumerate(parts)) | dict.fromkeys(self._negatives or ()))
         made: Parts = {}
         for key in keys:
-            self._kept.move_to_end(key)
             made |= self._kept[key]
         return made
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from synthgen import storage
 from synthgen.data import Request
 from synthgen.errors import ModelError
-from synthgen.generation.checkpoints import components, index, missing, pipeline_class
+from synthgen.generation.checkpoints import components, index, missing, own_size, pipeline_class
 from synthgen.generation.conditioning import changing
 from synthgen.generation.families import family
 from synthgen.generation.models import ENCODER
@@ -67,7 +66,7 @@ def count_flops(
         counter = _Counter([pipeline, pipeline.upscaler] if upscaler else [pipeline])
         real = None
         if request.strength:  # fewer steps; of an adapter nothing is counted, it adds about a percent
-            pipeline, real = changing(pipeline), lambda _: np.zeros((8, 8, 3), np.uint8)
+            pipeline, real = changing(pipeline, own_size(folder)), lambda _: np.zeros((8, 8, 3), np.uint8)
         with counter.counting():
             image = call(pipeline, [request], real)[0].image
     except ModelError:
@@ -76,21 +75,6 @@ def count_flops(
         reason = " ".join(str(error).split())[:160]
         raise ModelError(f"{folder}: cannot be counted ({type(error).__name__}: {reason})") from error
     return Flops(counter.prompt, counter.image, image.shape[1], image.shape[0])
-
-
-def expected_size(folder: Path) -> tuple[int, int]:
-    """Width and height of the images that a pipeline makes unasked, guessed from its configurations alone."""
-    configs = [
-        storage.read_json(path) if storage.exists(path := folder / part / "config.json") else {}
-        for part in ("unet", "transformer", "vae", "movq")
-    ]
-    side = next((config["sample_size"] for config in configs[:2] if config.get("sample_size")), 0)
-    blocks = [
-        config.get("block_out_channels") or config.get("encoder_block_out_channels") for config in configs[2:]
-    ]
-    scale = next((2 ** (len(found) - 1) for found in blocks if found), 1)
-    height, width = side if isinstance(side, list) else (side, side)
-    return (width * scale, height * scale) if width and height else (1024, 1024)
 
 
 def _hollow(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synthgen.errors import ModelError
-from synthgen.generation.checkpoints import components, config, pipeline_class, weight_files
+from synthgen.generation.checkpoints import config, own_size, pipeline_class, used, weight_files
 from synthgen.generation.families import family
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def need(
     if upscaler:
         second = _tensors(upscaler.folder, upscaler.variant, safety_checker)
         tensors |= {f"upscaler.{part}": sizes for part, sizes in second.items() if "encoder" not in part}
-    side = _own_side(folder)
-    pixels = (width or side) * (height or side)
+    own_width, own_height = own_size(folder)
+    pixels = (width or own_width) * (height or own_height)
     channels = config(folder, "vae").get("block_out_channels", [CHANNELS])[0]
     return Need(
         parts={part: sum(sizes) for part, sizes in tensors.items()},
@@ -213,13 +213,10 @@ def _kernel_says(file: str, what: str) -> int | None:
 
 def _tensors(folder: Path, variant: str, safety_checker: bool) -> dict[str, list[int]]:
     """How many values each tensor of each part that is loaded has."""
-    unused = {part for part, what in family(pipeline_class(folder)).load.items() if what is None}
-    if not safety_checker:
-        unused.add("safety_checker")
     found = {
         part: [count for file in weight_files(folder, part, variant) for count in _values(file)]
-        for part in components(folder)
-        if part not in unused
+        for part in used(folder)
+        if safety_checker or part != "safety_checker"
     }
     return {part: sizes for part, sizes in found.items() if sizes}
 
@@ -229,13 +226,3 @@ def _values(file: Path) -> list[int]:
     with open(file, "rb") as data:
         header = json.loads(data.read(int.from_bytes(data.read(8), "little")))
     return [math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
-
-
-def _own_side(folder: Path) -> int:
-    """How large images are unless asked for otherwise, as pipelines have it."""
-    denoiser = config(folder, "unet") or config(folder, "transformer")
-    size = denoiser.get("sample_size") or 128
-    vae = config(folder, "vae")
-    widths = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0] * 4
-    scale = 2 ** (len(widths) - 1) if {"vae", "movq"} & components(folder).keys() else 1
-    return int(size if isinstance(size, int) else size[0]) * scale

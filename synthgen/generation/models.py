@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
-from synthgen.generation.checkpoints import check, components, missing, pipeline_class, used, weight_files
+from synthgen.generation.checkpoints import (
+    check,
+    components,
+    missing,
+    own_size,
+    pipeline_class,
+    used,
+    weight_files,
+)
 from synthgen.generation.conditioning import add_adapter, changing
 from synthgen.generation.families import family
 from synthgen.generation.options import PLAIN, Options, place
@@ -337,7 +345,7 @@ def load(
         )
         pipeline.upscaler.set_progress_bar_config(disable=True)
     if changes:
-        pipeline = changing(pipeline)
+        pipeline = changing(pipeline, own_size(folder))
     place(pipeline, options, device)  # what fails here is the device, not the model
     pipeline.set_progress_bar_config(disable=True)
     if not own.tested and not changes:

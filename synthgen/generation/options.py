@@ -27,6 +27,9 @@ class Options(NamedTuple):
 
 PLAIN = Options()
 DENOISERS = ("unet", "transformer")
+MOST_SHAPES = 4096
+"""That blocks are compiled for in a process, all models together; torch by itself fails at the ninth.
+Qwen-Image has one for each length of a prompt, up to 1024."""
 
 
 def check(folder: Path, options: Options) -> None:
@@ -63,7 +66,7 @@ def place(pipeline: "DiffusionPipeline", options: Options, device: str) -> None:
     import torch
 
     if options.embedding_cache:
-        pipeline.embeddings = EmbeddingCache(pipeline, device)
+        pipeline.embeddings = EmbeddingCache(pipeline, device, can_free=not options.offload)
     parts = [pipeline, *filter(None, [getattr(pipeline, "upscaler", None)])]
     for part in parts:
         if options.vae_slicing:
@@ -71,29 +74,35 @@ def place(pipeline: "DiffusionPipeline", options: Options, device: str) -> None:
         if options.channels_last:
             for module in _networks(part):
                 module.to(memory_format=torch.channels_last)
-        if options.offload == "model":
-            part.enable_model_cpu_offload(device=device)
-        elif options.offload:
-            _offload_layers(part, device)
+        if options.offload:
+            _offload(part, options.offload, device)
         else:
             _to_device(part, device)
         if options.compile:
             _compile(part, device)
 
 
-def _offload_layers(pipeline: "DiffusionPipeline", device: str) -> None:
-    """Brings each layer to the device when it runs, by diffusers' hooks, which work on any device."""
+def _offload(pipeline: "DiffusionPipeline", way: str, device: str) -> None:
+    """Brings each part, or with "sequential" each layer, to the device when it runs, by diffusers' hooks,
+    which work on any device.
+    """
     import torch
 
     try:
-        pipeline.enable_group_offload(
-            onload_device=torch.device(device), offload_device=torch.device("cpu"), offload_type="leaf_level"
-        )
+        if way == "model":
+            pipeline.enable_model_cpu_offload(device=device)
+        else:
+            pipeline.enable_group_offload(
+                onload_device=torch.device(device),
+                offload_device=torch.device("cpu"),
+                offload_type="leaf_level",
+            )
     except ValueError as error:
         reason = " ".join(str(error).split())[:80]
+        unit, other = ("part", "sequential") if way == "model" else ("layer", "model")
         raise ModelError(
-            f"--offload sequential: {type(pipeline).__name__} cannot be moved layer by layer ({reason}); "
-            "take --offload model"
+            f"--offload {way}: {type(pipeline).__name__} cannot be moved {unit} by {unit} ({reason}); take "
+            f"--offload {other}"
         ) from error
 
 
@@ -126,7 +135,7 @@ def _networks(pipeline: "DiffusionPipeline") -> list[Any]:
 
 
 def _compile(pipeline: "DiffusionPipeline", device: str) -> None:
-    """Compiles the blocks that a denoiser repeats, for the one shape of the planned micro-batch."""
+    """Compiles the blocks that a denoiser repeats, for each shape that comes."""
     import torch
 
     denoiser = next(part for name in DENOISERS if (part := getattr(pipeline, name, None)) is not None)
@@ -138,4 +147,5 @@ def _compile(pipeline: "DiffusionPipeline", device: str) -> None:
             f"compile: torch cannot compile here ({type(error).__name__}: {reason}); install a C++ "
             "compiler (for a GPU also Triton), or remove the key"
         ) from error
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
     denoiser.compile_repeated_blocks(fullgraph=True, dynamic=False)
