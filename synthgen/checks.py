@@ -36,10 +36,10 @@ def check(job: Job) -> None:
 
 def check_growth(job: Job) -> None:
     """Raises FolderError where the quota asks for more than `final/<subset>` was chosen from."""
-    if not job.replace and storage.exists(job.final / shards.RECORD_SUFFIX) and job.new_requests():
+    if not job.replace and _final_units(job) and job.new_requests():
         raise FolderError(
-            f"{job.final}: was chosen when the budget was spent, and quota.accepted asks for more now; add "
-            "--subset NEW to make another beside it, or --replace to make it anew"
+            f"{job.final}: was chosen from {shards.planned_requests(job.root)} requests, and quota.accepted "
+            "asks for more now; add --subset NEW to make another beside it, or --replace to make it anew"
         )
 
 
@@ -121,7 +121,7 @@ def check_plan(job: Job) -> None:
         folder / stem, pinned, wanted, "put the real images back, or use another folder with -o DIR"
     )
     try:
-        labels = {request.uid: request.class_id for request in job.requests}
+        labels = {request.uid: request.class_id for request in job.still_wanted()}
     except UnansweredError:
         raise FolderError(
             f"{job.root}: was planned with a language model's answers that are not there any more; put "
@@ -212,13 +212,18 @@ def check_selected(job: Job) -> None:
 
 def check_final(job: Job) -> None:
     """Raises FolderError where `final/<subset>` was made from other inputs."""
-    folders = [job.final, *(job.final / split for split in storage.names(job.final))]
-    made = [(folder, stem) for folder in folders for stem in shards.records(folder)]
+    made = _final_units(job)
     inputs = job.final_inputs() if made else {}
     for folder, stem in made:
         shards.require_inputs(
             folder, stem, inputs, "add --subset NEW to make another beside it, or --replace to make it anew"
         )
+
+
+def _final_units(job: Job) -> list[tuple[Path, str]]:
+    """Folder and stem of each unit of `final/<subset>` that is done."""
+    folders = [job.final, *(job.final / split for split in storage.names(job.final))]
+    return [(folder, stem) for folder in folders for stem in shards.records(folder)]
 
 
 def remove_other_final(job: Job) -> None:

@@ -83,14 +83,14 @@ def _make(options: argparse.Namespace) -> int:
         return 0
     found = status(root)
     failed, requests = found["failed"], found["requests"]
-    short = pipeline.short_cells(job) if "select" in stages else []
+    short = pipeline.short_cells(job) if {"select", "reshard"} & set(stages) else []
     if options.json:
         print(json.dumps({**found, "short": short}, indent=1))
     else:
         print(display.summary(found, options.subset))
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")
-    for line in display.short_lines(short, job.recipe.quota, requests):
+    for line in display.short_lines(short, job.recipe.quota, requests, stages):
         print(f"synthgen: {line}", file=sys.stderr)
     if failed > job.recipe.max_failed * requests:
         print(
@@ -99,7 +99,8 @@ def _make(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    return 1 if short and not options.limit else 0
+    is_look = options.limit is not None and options.limit < (job.recipe.quota.max_requests or 0)
+    return 1 if short and not is_look else 0
 
 
 def _dry_run(options: argparse.Namespace) -> int:

@@ -50,7 +50,9 @@ def summary(found: "Status", subset: str) -> str:
     return "\n".join(lines)
 
 
-def short_lines(short: Sequence[dict[str, Any]], quota: "QuotaTable", requests: int) -> list[str]:
+def short_lines(
+    short: Sequence[dict[str, Any]], quota: "QuotaTable", requests: int, stages: Sequence[str]
+) -> list[str]:
     """A table of the cells that have fewer accepted images than the quota wants, and why."""
     if not short:
         return []
@@ -77,6 +79,8 @@ def short_lines(short: Sequence[dict[str, Any]], quota: "QuotaTable", requests: 
         lines += [f"  {'':{width}}    {scores}"] * bool(scores)
     if len(short) > MOST_SHORT:
         lines.append(f"  {len(short) - MOST_SHORT} more cells; --json has them all")
+    if requests < (quota.max_requests or 0) and "generate" not in stages:
+        lines.append("  `synthgen run` asks for more")
     return lines
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, selection, shards, sources
+from synthgen import planning, resharding, selection, shards, sources, storage
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
@@ -64,7 +64,7 @@ class Job:
             table.id: Generator(table, recipe_path, fetch=fetch, offload=offload) for table in recipe.models
         }
         self._pipelines: dict[str, DiffusionPipeline] = {}
-        self._requests: tuple[object, list[Request]] = (None, [])
+        self._new: tuple[object, list[Request]] = (None, [])
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -130,34 +130,63 @@ class Job:
 
     @property
     def requests(self) -> "list[Request]":
-        """The requests that are planned, and those that the recipe wants next, in order of their turns.
+        """The requests that are planned and still wanted, then those that the recipe wants next.
+
+        Raises:
+            UnansweredError: a language model has to be asked first.
+        """
+        return self.still_wanted() + self.new_requests()
+
+    def still_wanted(self) -> "list[Request]":
+        """Those of the planned requests that the recipe wants."""
+        planned = self._planned_cells()
+        if not planned:
+            return []
+        wanted = self.wanted()
+        return self._make_requests({cell: min(n, wanted.get(cell, 0)) for cell, n in planned.items()})
+
+    def new_requests(self) -> "list[Request]":
+        """The requests that the recipe wants and that are not in the plan, in order of their turns.
 
         Raises:
             UnansweredError: a language model has to be asked first.
         """
         known = shards.records(self.root / shards.PLAN), self.quota is not None and self.is_made()
-        if known != self._requests[0]:
-            calls, texts, wanted = list(self.models.values()), self._sources(), self.wanted()
-            real = {
-                table.id: planning.RealImages(own.by_class, partial(sources.sha256_of, own))
-                for table in self.recipe.models
-                for own in [self.real_images.get(table.source)]
-                if own
-            }
-            with where(self.recipe_path, ""):
-                made = planning.make_requests(
-                    texts,
-                    self.recipe.classes,
-                    calls,
-                    seed=self.recipe.seed,
-                    requests=wanted,
-                    per=self.recipe.quota.cell,
-                    real=real,
-                    planned=self.planned,
-                    limit=self.most_requests,
-                )
-            self._requests = known, made
-        return self._requests[1]
+        if known != self._new[0]:
+            self._new = known, self._list_new()
+        return self._new[1]
+
+    def _list_new(self) -> "list[Request]":
+        if self.is_planned() and not (self.quota and self.is_made()):
+            return []
+        planned, wanted = self._planned_cells(), self.wanted()
+        quota = self.recipe.quota
+        bounds = [most for most in (self.limit, quota.max_requests) if most is not None]
+        room = max(0, min(bounds) - planned.total()) if bounds else None
+        if room == 0 or all(number <= planned[cell] for cell, number in wanted.items()):
+            return []
+        return self._make_requests(wanted, skip=planned, limit=room)
+
+    def _make_requests(self, wanted: dict[planning.Cell, int], **keys: Any) -> "list[Request]":
+        texts = self._sources()
+        real = {
+            table.id: planning.RealImages(own.by_class, partial(sources.sha256_of, own))
+            for table in self.recipe.models
+            for own in [self.real_images.get(table.source)]
+            if own
+        }
+        calls = list(self.models.values())
+        with where(self.recipe_path, ""):
+            return planning.make_requests(
+                texts,
+                self.recipe.classes,
+                calls,
+                seed=self.recipe.seed,
+                requests=wanted,
+                per=self.recipe.quota.cell,
+                real=real,
+                **keys,
+            )
 
     def _sources(self) -> list[planning.Source]:
         found = []
@@ -167,12 +196,6 @@ class Job:
                 prompts = SOURCES[table.use](table.categories, seed=self.recipe.seed, **keys)
                 found.append(planning.Source(prompts, self._cells(table)))
         return found
-
-    @property
-    def most_requests(self) -> int | None:
-        """How many requests may be planned: the recipe's budget, or --limit."""
-        bounds = [bound for bound in (self.limit, self.recipe.quota.max_requests) if bound is not None]
-        return min(bounds, default=None)
 
     @property
     def quota(self) -> selection.Quota | None:
@@ -193,33 +216,35 @@ class Job:
                 f"{self.recipe_path}: quota.max_requests: {self.recipe.quota.max_requests}; "
                 f"{len(every)} cells with accepted = {quota.accepted} need {quota.accepted * len(every)}"
             )
-        planned = shards.records(self.root / shards.PLAN)
-        if planned and not self.is_made():
-            return Counter(self._planned_cells())
-        if not planned and not self.recipe.select:  # nothing rejects
+        stems = self.pool_stems()
+        if stems and not self.is_made(stems):
+            return self._planned_cells()
+        if not stems and not self.recipe.select:  # nothing rejects
             return dict.fromkeys(every, quota.accepted)
         made, kept = Counter[planning.Cell](), Counter[planning.Cell]()
-        if planned:
-            columns = self.columns()
+        if stems:
+            columns = self.columns(stems)
             made, kept = selection.count_cells(columns, self.selected(columns).kept, quota.per)
         ask = partial(planning.next_ask, quota.accepted)
         return {cell: made[cell] + ask(kept=kept[cell], made=made[cell]) for cell in every}
 
-    def _planned_cells(self) -> list[planning.Cell]:
-        """The cell of each request in the plan."""
-        names, folder = cell_columns(self.recipe.quota.cell), self.root / shards.PLAN
-        tables = [
-            shards.read_table(folder / f"{stem}.parquet", ["uid", *names]) for stem in shards.records(folder)
-        ]
-        if not names:
-            return [()] * sum(map(len, tables))
-        return [row for one in tables for row in zip(*(one[name].to_pylist() for name in names), strict=True)]
+    def _planned_cells(self) -> Counter[planning.Cell]:
+        """How many requests of each cell are in the plan."""
+        names, found = cell_columns(self.recipe.quota.cell), Counter[planning.Cell]()
+        for stem in shards.records(self.root / shards.PLAN):
+            table = shards.read_table(self.root / shards.PLAN / f"{stem}.parquet")
+            # an axis that the plan does not have is no cell that the recipe wants
+            columns = [
+                table[name].to_pylist() if name in table.column_names else [""] * len(table) for name in names
+            ]
+            found.update(zip(*columns, strict=True) if names else [()] * len(table))
+        return found
 
-    def is_made(self) -> bool:
-        """Whether all that is planned is made and scored."""
+    def is_made(self, stems: Sequence[str] | None = None) -> bool:
+        """Whether all pool shards that are planned, or these, are made and scored."""
         folders = [shards.POOL, *(f"{shards.ANNOTATIONS}/{table.name}" for table in self.recipe.annotate)]
-        stems = set(self.pool_stems())
-        return all(stems <= set(shards.records(self.root / folder)) for folder in folders)
+        planned = set(self.pool_stems() if stems is None else stems)
+        return all(planned <= set(shards.records(self.root / folder)) for folder in folders)
 
     @functools.cached_property
     def rules(self) -> list[selection.Rule]:
@@ -317,8 +342,11 @@ class Job:
         return {"requests": planned + len(self.new_requests()), "select": rules}
 
     def final_inputs(self) -> dict[str, object]:
-        reshard = self.recipe.reshard
-        return self.selection_inputs() | {
+        reshard, inputs = self.recipe.reshard, self.selection_inputs()
+        chosen = self.root / shards.SUBSETS / f"{self.subset}.json"
+        if self.quota and storage.exists(chosen) and not storage.read_json(chosen)["short"]:
+            inputs.pop("requests")  # a quota that is met is met by the same samples, however many are made
+        return inputs | {
             "reshard.split": [list(part) for part in reshard.split.items()],
             "reshard.shard_size": reshard.shard_size,
         }
@@ -358,13 +386,6 @@ class Job:
             for uid, class_id in zip(table["uid"].to_pylist(), table["class_id"].to_pylist(), strict=True)
         }
 
-    def new_requests(self) -> "list[Request]":
-        """The requests that the recipe wants and that are not in the plan."""
-        if self.is_planned() and not (self.quota and self.is_made()):
-            return []
-        planned = self.planned
-        return [request for request in self.requests if request.uid not in planned]
-
     def is_planned(self) -> bool:
         """Whether the plan was made from this very recipe: then no request has to be compared."""
         folder = self.root / shards.PLAN
@@ -381,10 +402,10 @@ class Job:
     def pool_stems(self) -> list[str]:
         return shards.pool_stems(self.root)
 
-    def columns(self) -> shards.PoolColumns:
-        return shards.PoolColumns(
-            self.root, self.pool_stems(), [table.name for table in self.recipe.annotate]
-        )
+    def columns(self, stems: Sequence[str] | None = None) -> shards.PoolColumns:
+        """The columns of all that is planned, or of these pool shards."""
+        stems = self.pool_stems() if stems is None else stems
+        return shards.PoolColumns(self.root, stems, [table.name for table in self.recipe.annotate])
 
     def output_shards(self) -> list[resharding.OutputShard]:
         columns = self.columns()

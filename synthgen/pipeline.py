@@ -219,7 +219,8 @@ def run(
     arguments += ["--offload", offload] if offload else []
     ended = ENGINES[engine](workers, arguments, job.place, uuid.uuid4().hex)
     failures = [log.strip() for status, log in ended if status]
-    if failures and any(_missing(job, stage) for stage in stages):
+    is_short = _makes_rounds(job, stages) and bool(job.new_requests())
+    if failures and (is_short or any(_missing(job, stage) for stage in stages)):
         for log in {log for log in failures if "Traceback" in log}:
             logging.getLogger(__name__).error("a worker failed:\n%s", log)
         said = "; ".join(sorted({local.last_words(log) for log in failures}))

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate, count
 from types import MappingProxyType
@@ -60,6 +60,7 @@ class RealImages(NamedTuple):
 
 
 NONE: Mapping[str, RealImages] = MappingProxyType({})
+NO_CELLS: Mapping["Cell", int] = MappingProxyType({})
 
 Cell = tuple[str, ...]
 """What a quota counts: the values of "class" and axes, as `per` names them; () is all of it."""
@@ -93,7 +94,7 @@ def make_requests(
     requests: int | Mapping[Cell, int],
     per: Sequence[str],
     real: Mapping[str, RealImages] = NONE,
-    planned: Collection[str] = (),
+    skip: Mapping[Cell, int] = NO_CELLS,
     limit: int | None = None,
 ) -> list[Request]:
     """The requests of a dataset. The requests of a cell are the first of one endless sequence, which depends
@@ -106,8 +107,8 @@ def make_requests(
         requests: how many, in each cell; one number is for all cells.
         per: what makes a cell: "class" and axes, nothing for all of it.
         real: by a model's id, the real images that it starts from; each class has one at least.
-        planned: uids that are planned already, the first ones of their cells: they do not fall to the limit.
-        limit: at most so many in total; None means all.
+        skip: how many of each cell are not returned, because they are planned already.
+        limit: at most so many are returned; None means all.
 
     Raises:
         RecipeError: a source ended before a class had its number.
@@ -117,13 +118,13 @@ def make_requests(
         if isinstance(requests, int)
         else requests
     )
-    total, room = sum(wanted.values()), None if limit is None else max(0, limit - len(planned))
+    total = sum(wanted.values())
     ids = {category.name: category.id for category in classes}
-    made, n_filled, n_planned, skipped = list[Request](), 0, 0, 0
+    made, n_filled, skipped = list[Request](), 0, 0
     asked, filled = Counter[tuple[str, ...]](), Counter[Cell]()
     choose, choose_image = _ModelTurns(models, ids), _ImageTurns(real, seed)
     for turn, source, prompt in _interleave(sources, classes):
-        if n_filled == total or (room == 0 and n_planned == len(planned)):
+        if n_filled == total or len(made) == limit:
             return made
         # of a prompt that is not wanted too: a larger quota wants it, and the others keep their models
         model = choose(source, prompt)
@@ -138,6 +139,8 @@ def make_requests(
                 raise RecipeError(f"prompts: {n_filled} of {total} requests, then only for full cells")
             continue
         filled[cell], n_filled, skipped = filled[cell] + 1, n_filled + 1, 0
+        if filled[cell] <= skip.get(cell, 0):
+            continue
         request = _request(
             prompt,
             ids[prompt.class_name],
@@ -148,12 +151,6 @@ def make_requests(
             turn,
             (image, real[model.id].sha256(image)) if image else ("", ""),
         )
-        if request.uid in planned:
-            n_planned += 1
-        elif room == 0:
-            continue
-        elif room is not None:
-            room -= 1
         made.append(request)
     if n_filled == total:
         return made

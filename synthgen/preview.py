@@ -103,7 +103,7 @@ def cost(job: Job) -> costs.Cost:
         for table in job.recipe.models
     ]
     total = sum(model.requests for model in models)
-    part = final_part(job, total)
+    part, most = final_part(job, total), job.recipe.quota.max_requests or 0
     return costs.Cost(
         recipe=str(job.recipe_path),
         folder=str(job.root),
@@ -111,7 +111,7 @@ def cost(job: Job) -> costs.Cost:
         per=per,
         requests=total,
         left=sum(model.left for model in models),
-        budget=(job.most_requests or 0) if job.quota else 0,
+        budget=min(job.limit or most, most),
         pool_bytes=sum(model.left * model.bytes_per_image for model in models),
         final_bytes=part * sum(model.requests * model.bytes_per_image for model in models),
         final_part=part,

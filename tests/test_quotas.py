@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import synthgen
 from synthgen import shards
 from synthgen.cli import main
-from synthgen.data import Category, Word
+from synthgen.data import Category, Request, Word
 from synthgen.errors import RecipeError
 from synthgen.inspection import verify
 from synthgen.planning import Cell, ModelCall, Source, make_requests, next_ask
@@ -109,7 +109,7 @@ def test_rounds_end_with_the_first_that_pass(
         (c.name, *([cell["place"]] if crossed else [])) if per else ()
         for c in CLASSES for cell in cells(CLASSES, **KEYS)[c.name]  # type: ignore[arg-type]
     ))  # fmt: skip
-    planned, columns = dict[str, None](), pool([], by_class)
+    planned, columns = list[Request](), pool([], by_class)
     for target in ([pilot] if 0 < pilot < accepted else []) + [accepted]:
         while True:
             chosen = select(columns, rules(fraction, per), Quota(target, per))
@@ -119,10 +119,11 @@ def test_rounds_end_with_the_first_that_pass(
                 break
             assert all(ask <= 4 * counts[cell] for cell, ask in asks.items() if counts[cell])
             wanted = {cell: counts[cell] + ask for cell, ask in asks.items()}
-            made = make_requests(sources(), CLASSES, CALLS, seed=0, requests=wanted, per=per, planned=planned)
-            assert planned.keys() < {request.uid for request in made}
-            planned = dict.fromkeys(request.uid for request in made)
-            columns = pool(made, by_class)
+            made = make_requests(sources(), CLASSES, CALLS, seed=0, requests=wanted, per=per, skip=counts)
+            everything = make_requests(sources(), CLASSES, CALLS, seed=0, requests=wanted, per=per)
+            planned += made
+            assert {request.uid for request in planned} == {request.uid for request in everything}
+            columns = pool(planned, by_class)
     assert set(kept_counts.values()) == {accepted}
     long = pool(make_requests(sources(), CLASSES, CALLS, seed=0, requests=LONG, per=per), by_class)
     expected = [first_accepted(long, cell, per, accepted, fraction) for cell in every]

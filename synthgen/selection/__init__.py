@@ -244,9 +244,11 @@ def short_cells(
     made, kept = count_cells(columns, chosen.kept, quota.per)
     cells, said = cells_of_rows(columns, quota.per), verdicts(chosen, rules)
     compared = dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
-    found = []
+    found, rows_of = [], dict[Cell, list[int]]()
+    for row, own in enumerate(cells):
+        rows_of.setdefault(own, []).append(row)
     for cell in sorted((cell for cell in every if kept[cell] < quota.accepted), key=lambda cell: kept[cell]):
-        rows = [row for row, own in enumerate(cells) if own == cell]
+        rows = rows_of.get(cell, [])
         scores = {}
         for name in compared:
             values = columns[name][rows].astype(
