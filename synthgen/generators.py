@@ -59,7 +59,7 @@ class Generator:
         try:
             folder, added = self.locate(), self._added()
         except ModelError:
-            if self._fetch or not any(map(models.HUB_ID.match, paths)):
+            if self._fetch or not any(map(licenses.HUB_ID.match, paths)):
                 raise
             return "", table.scheduler, licenses.UNKNOWN  # who only looks does not need it
         with self.where():

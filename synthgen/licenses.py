@@ -12,7 +12,8 @@ from synthgen.embedded import pipeline_folder
 UNKNOWN = "unknown"
 SECONDS = 10.0
 """How long the hub may take to answer."""
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(?<!\.safetensors)(?<!\.ckpt)(?<!\.bin)(?<!\.pt)$")
+"""ORG/NAME on the hub; what ends as weights do is a file."""
 FREE = {
     "afl-3.0", "apache-2.0", "artistic-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc-by-2.0",
     "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0", "cdla-permissive-1.0",

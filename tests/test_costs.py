@@ -64,6 +64,16 @@ def test_as_many_flops_as_the_real_call_of_each_kind(name: str, tiny_model: Call
         assert more == 1
 
 
+def test_a_part_with_a_name_of_old_is_no_hindrance(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """transformers has no CLIPFeatureExtractor any more; diffusers loads what it became."""
+    copy = Path(shutil.copytree(tiny_model("sd1-checked"), tmp_path / "copy"))
+    index = copy / "model_index.json"
+    told = json.loads(index.read_text()) | {"feature_extractor": ["transformers", "CLIPFeatureExtractor"]}
+    index.write_text(json.dumps(told))
+    request = dataclasses.replace(REQUEST, width=64, height=64)
+    assert flops.count_flops(copy, request) == flops.count_flops(tiny_model("sd1-checked"), request)
+
+
 def test_both_stages_count(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
     tiny_models.if2(tmp_path)
     second = {"num_inference_steps": 2, "guidance_scale": 4.0}

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from synthgen import recipe, tars
 from synthgen.data import Request
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError, OutOfMemoryError
-from synthgen.generation import models
+from synthgen.generation import checkpoints, models
 from synthgen.generation.encoding import encode
+from synthgen.generation.memory import need
 from synthgen.generation.sampling import make_generator, picture, sample
 from synthgen.generation.schedulers import scheduler_name
 from synthgen.inspection import verify
@@ -262,6 +264,64 @@ def test_a_fingerprint_knows_the_configuration_and_not_who_wrote_it(tmp_path: Pa
     assert models.fingerprint(copy) != models.fingerprint(pipeline_folder())
 
 
+def test_a_fingerprint_knows_chat_templates_and_the_pipeline_s_settings(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_model("flux2-klein"), tmp_path / "copy"))
+    prints = {models.fingerprint(copy)}
+    template = copy / "tokenizer" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("assistant", "owl"))
+    prints.add(models.fingerprint(copy))
+    index = copy / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"is_distilled": True}))
+    prints.add(models.fingerprint(copy))
+    assert len(prints) == 3
+
+
+def test_a_fingerprint_knows_nothing_that_is_not_loaded(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A clone has more files than a download, and the cache may have those of a variant too."""
+    copy = Path(shutil.copytree(tiny_model("sdxl"), tmp_path / "copy"))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    for more in ("diffusion_pytorch_model.fp16", "sdxl_lightning_4step_unet"):
+        shutil.copy(weights, weights.with_name(f"{more}.safetensors"))
+    for more in ("unet/diffusion_pytorch_model.safetensors.index.fp16.json", "vae/README.md"):
+        (copy / more).write_text("{}")
+    (copy / "text_encoder" / "generation_config.json").write_text('{"top_k": 5}')
+    index = copy / "model_index.json"
+    index.write_text(index.read_text().replace("XLPipeline", "XLImg2ImgPipeline"))
+    assert models.fingerprint(copy) == models.fingerprint(tiny_model("sdxl"))
+
+
+def test_of_shards_and_a_whole_file_the_fingerprint_has_what_is_loaded(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, folder = models.load(tiny_model("sd1"), device="cpu", dtype="float32"), tmp_path / "sharded"
+    whole.save_pretrained(folder, max_shard_size="20KB")
+    before = models.fingerprint(folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not loaded")
+    assert models.fingerprint(folder) == before
+    shutil.copy(tiny_model("sd1") / "text_encoder" / "model.safetensors", folder / "text_encoder")
+    shards = sorted((folder / "text_encoder").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    for shard in shards:
+        shard.write_bytes(b"not loaded")
+    assert [file.name for file in checkpoints.weight_files(folder, "text_encoder", "")] == [
+        "model.safetensors"
+    ]
+    assert need(folder) == need(tiny_model("sd1"))
+    sharded = models.load(folder, device="cpu", dtype="float32")
+    images = [sample(one, requests(1), batch_size=1)[0].image for one in (whole, sharded)]
+    assert (images[0] == images[1]).all()
+    lost = min((folder / "unet").glob("*-of-*.safetensors"))
+    lost.unlink()
+    with pytest.raises(
+        ModelError, match=rf"has no {lost.name}, which diffusion_pytorch_model\.safetensors\.ind"
+    ):
+        models.fingerprint(folder)
+
+
 def test_weights_changed_under_a_plan_are_refused(recipe_folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(pipeline_folder(), recipe_folder / "model"))
     settings = ["models.0.path=./model", "models.0.steps=1"]
@@ -288,6 +348,28 @@ def test_only_safetensors(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no model_index\.json"):
         models.locate(str(tmp_path), folder=tmp_path)
+    (tmp_path / "all.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"is one file; a diffusers .*from_single_file\(FILE\)\.save_pretr"):
+        models.locate("./all.safetensors", folder=tmp_path)
+    with pytest.raises(ModelError, match="no such model; "):
+        models.locate("checkpoints/all.safetensors", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "does not name a pipeline \\(JSONDecodeError"),
+        ("{}", "does not name a pipeline \\(KeyError"),
+        (
+            '{"_class_name": ["pipeline", "Mine"]}',
+            'is \\["pipeline", "Mine"\\]: code that comes with a model',
+        ),
+    ],
+)
+def test_an_index_that_names_no_pipeline(index: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ModelError, match=rf"model_index\.json: .*{message}"):
+        checkpoints.check(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -337,6 +419,26 @@ def test_a_scheduler_by_name(pipeline) -> None:  # type: ignore[no-untyped-def]
     made = [sample(other, requests(2), batch_size=2)[0].image for _ in range(2)]
     assert (made[0] == made[1]).all()
     assert (made[0] != sample(pipeline, requests(2), batch_size=2)[0].image).any()
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["FlowMatchLCMScheduler", 'FlowMatchEulerDiscreteScheduler {"stochastic_sampling":true}']
+)
+def test_a_pipeline_that_gives_a_scheduler_no_seeds(
+    scheduler: str, tiny_model: Callable[[str], Path]
+) -> None:
+    """FLUX and SD3 do not, and Sana does; the call finds out too."""
+    small = [replace(one, width=64, height=64) for one in requests(2)]
+    for name in ("flux", "sd3"):
+        with pytest.raises(ModelError, match="draws noise from a global generator"):
+            scheduler_name(tiny_model(name), scheduler)
+        other = models.load(tiny_model(name), device="cpu", dtype="float32", scheduler=scheduler)
+        with pytest.raises(ModelError, match="draws noise from a global generator"):
+            sample(other, small, batch_size=2)
+    assert scheduler_name(tiny_model("sana"), scheduler) == scheduler
+    seeded = models.load(tiny_model("sana"), device="cpu", dtype="float32", scheduler=scheduler)
+    first, again = (sample(seeded, small, batch_size=2)[1].image for _ in range(2))
+    assert (first == again).all()
 
 
 def test_settings_of_a_scheduler() -> None:

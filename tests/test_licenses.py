@@ -272,7 +272,7 @@ def test_provenance_card_and_report_tell_them(emoji_run: Path) -> None:
         for _, members in tars.samples(path.read_bytes()):
             assert json.loads(members["json"])["license"] == terms
     card = (emoji_run / "final" / "main" / "README.md").read_text()
-    assert f"| tiny | embedded | bfa9d60627a69b503110a23c1ef9db48 | {terms} |" in card
+    assert f"| tiny | embedded | a476744e7803532fbd3b5b3e4d9451f7 | {terms} |" in card
     assert "DigitalSourceType" in card
     assert f"<td>{terms}</td>" in (emoji_run / "report" / "index.html").read_text()
 

@@ -240,6 +240,41 @@ def test_the_variant_is_named_that_a_folder_has(tiny_model: Find, tmp_path: Path
     assert (made[0].image == other[0].image).all()
 
 
+@pytest.mark.parametrize("variant", ["fp8", "fp", "fp1"])
+def test_a_variant_that_is_nowhere(variant: str, tiny_model: Find, tmp_path: Path) -> None:
+    folder = with_variant(tiny_model("sd1"), tmp_path / "copy")
+    for one, has in ((tiny_model("sd1"), "none"), (folder, '.*variant = "fp16"')):
+        for refuses in (models.fingerprint, checkpoints.check):
+            with pytest.raises(ModelError, match=f"has (no|the) weights of .*{has}"):
+                refuses(one, variant=variant)
+
+
+def test_a_variant_of_some_parts(tiny_model: Find, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(tiny_model("sd1"), tmp_path / "copy"))
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert loaded(copy, variant="fp16")
+    with pytest.raises(ModelError, match='no weights of variant = "fp8"; variants that it has: "fp16"'):
+        checkpoints.check(copy, variant="fp8")
+
+
+def test_a_tokenizer_brings_no_code(
+    tiny_model: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(tiny_model("sd1"), tmp_path / "copy"))
+    path = copy / "tokenizer" / "tokenizer_config.json"
+    own = {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    (copy / "tokenizer" / "own.py").write_text("raise SystemExit('was run')")
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("the user is asked"))
+    with pytest.raises(ModelError, match=r"tokenizer: cannot be read: "):
+        token_counter({"m": copy})
+
+
 @pytest.mark.parametrize("part", ["unet", "tokenizer", "scheduler"])
 def test_a_part_that_is_not_there(part: str, tiny_model: Find, tmp_path: Path) -> None:
     import shutil
@@ -313,6 +348,32 @@ def test_loras_that_are_refused(tiny_model: Find, tmp_path: Path) -> None:
         models.locate_lora("old.bin", folder=tmp_path)
     with pytest.raises(ModelError, match=r'path = "none\.safetensors": no such file'):
         models.locate_lora("none.safetensors", folder=tmp_path)
+
+
+def test_of_a_hub_s_loras_one_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub as hub
+
+    asked = list[str]()
+
+    def snapshot(*_: object, allow_patterns: list[str], **__: object) -> str:
+        asked.extend(allow_patterns)
+        (tmp_path / allow_patterns[0]).write_bytes(b"")
+        return str(tmp_path)
+
+    there = ["README.md", "one.safetensors", "sub/three.safetensors", "two.safetensors"]
+    monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda *_, **__: there)
+    monkeypatch.setattr(hub.HfApi, "snapshot_download", snapshot)
+    with pytest.raises(
+        ModelError,
+        match=r"is wanted; there is one\.safetensors, sub/three\.safetensors, two\.safetensors; name",
+    ):
+        models.locate_lora("org/name", folder=tmp_path)
+    with pytest.raises(ModelError, match=r"no four\.safetensors; there is one"):
+        models.locate_lora("org/name", folder=tmp_path, file="four.safetensors")
+    assert asked == []
+    there.remove("two.safetensors")
+    assert models.locate_lora("org/name", folder=tmp_path).name == "one.safetensors"
+    assert asked == ["one.safetensors"]
 
 
 def test_a_run_with_a_lora(tiny_model: Find, recipe_folder: Path, tmp_path: Path) -> None:

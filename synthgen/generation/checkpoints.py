@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +22,46 @@ NOT_FROM_TEXT = re.compile(
 """Parts of the names of pipelines that need an image, or make something else than one."""
 IF_MULTIPLE = 8
 """Of the sides of the first stage's images."""
-WEIGHTS = re.compile(r"[^.]+(-\d+-of-\d+)?\.safetensors")
+VARIANT = re.compile(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?\.([^.]+?)(?:-\d+-of-\d+)?\.safetensors")
+"""Names of weight files with the infix of a variant."""
 
 
 def index(folder: Path) -> dict[str, Any]:
-    """What `model_index.json` says."""
-    read: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    """What `model_index.json` says.
+
+    Raises:
+        ModelError: it is no JSON object with the class of a pipeline.
+    """
+    path = folder / "model_index.json"
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind = read["_class_name"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ModelError(
+            f"{path}: does not name a pipeline ({type(error).__name__}: {error}); download it again"
+        ) from error
+    if not isinstance(kind, str):
+        raise ModelError(
+            f"{path}: _class_name is {json.dumps(kind)}: code that comes with a model is not run"
+        )
     return read
 
 
 def components(folder: Path) -> dict[str, str]:
     """The parts of a pipeline: name -> class name."""
+    return {name: entry[1] for name, entry in index(folder).items() if _is_part(entry) and entry[1]}
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """What else the pipeline is made with."""
     return {
-        name: entry[1]
-        for name, entry in index(folder).items()
-        if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+        key: value for key, value in sorted(index(folder).items()) if key[0] != "_" and not _is_part(value)
     }
+
+
+def _is_part(entry: object) -> bool:
+    """Whether it is the library and the class of a part, which are null where there is none."""
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(one, str | None) for one in entry)
 
 
 def pipeline_class(folder: Path) -> type["DiffusionPipeline"]:
@@ -62,6 +86,23 @@ def used(folder: Path) -> dict[str, str]:
     """The components that are really loaded."""
     unused = {part for part, what in family(pipeline_class(folder)).load.items() if what is None}
     return {part: kind for part, kind in components(folder).items() if part not in unused}
+
+
+def parts_given(folder: Path, *, safety_checker: bool, without: Collection[str] = ()) -> dict[str, Any]:
+    """What the class of a pipeline is given beside its files; a part that is None is not loaded.
+
+    Args:
+        safety_checker: False leaves the checkpoint's out.
+        without: parts that are left out.
+
+    Raises:
+        ModelError: it cannot work without a part that the folder does not have.
+    """
+    kind = pipeline_class(folder)
+    given = {**dict.fromkeys([*missing(folder, kind), *without]), **family(kind).load}
+    if not safety_checker and "safety_checker" in components(folder):
+        given |= {"safety_checker": None, "requires_safety_checker": False}
+    return given
 
 
 def missing(folder: Path, pipeline: type) -> list[str]:
@@ -110,8 +151,7 @@ def check(
     if NOT_FROM_TEXT.search(name) or "prompt" not in names or "num_frames" in names:
         raise ModelError(f"{folder}: {name} does not make an image from text alone; take another model")
     missing(folder, pipeline)
-    for part in used(folder):
-        weight_files(folder, part, variant)
+    weights(folder, variant)
     if family(pipeline).tested:
         _check_channels(folder, name)
     if strength:
@@ -187,9 +227,28 @@ def own_size(folder: Path) -> tuple[int, int]:
     return width * scale, height * scale
 
 
-def config(folder: Path, part: str) -> dict[str, Any]:
-    path = folder / part / "config.json"
+def config(folder: Path, part: str, file: str = "config.json") -> dict[str, Any]:
+    path = folder / part / file
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def weights(folder: Path, variant: str, without: Collection[str] = ()) -> dict[str, list[Path]]:
+    """The weight files of each part that is loaded; none of a tokenizer or its like.
+
+    Args:
+        without: parts that are not loaded.
+
+    Raises:
+        ModelError: a part should have some, or no part has the variant.
+    """
+    found = {
+        part: weight_files(folder, part, variant) for part in sorted(used(folder)) if part not in without
+    }
+    if variant and not any(variant in _variants(files) for files in found.values()):
+        others = {one for part in found for one in _variants((folder / part).glob("*.safetensors"))}
+        has = ", ".join(f'"{one}"' for one in sorted(others)) or "none"
+        raise ModelError(f'{folder}: has no weights of variant = "{variant}"; variants that it has: {has}')
+    return found
 
 
 def weight_files(folder: Path, part: str, variant: str) -> list[Path]:
@@ -198,23 +257,36 @@ def weight_files(folder: Path, part: str, variant: str) -> list[Path]:
     Raises:
         ModelError: it should have some.
     """
-    files = sorted((folder / part).glob("*.safetensors"))
-    chosen = [file for file in files if variant and f".{variant}" in file.name]
-    chosen = chosen or [file for file in files if WEIGHTS.fullmatch(file.name)]
-    if chosen:
-        return chosen
-    variants = sorted({file.name.split(".")[1].split("-")[0] for file in files})
-    if variants:
+    own = folder / part
+    for infix in [f".{variant}", ""] if variant else [""]:
+        for stem in ("diffusion_pytorch_model", "model"):
+            whole = own / f"{stem}{infix}.safetensors"
+            indices = [own / f"{stem}.safetensors{end}.json" for end in (f".index{infix}", f"{infix}.index")]
+            shards = next((path for path in indices if path.is_file()), None)
+            # where both are there, diffusers takes the shards, transformers the whole
+            if whole.is_file() and (stem == "model" or not shards):
+                return [whole]
+            if shards:
+                names = json.loads(shards.read_text(encoding="utf-8"))["weight_map"].values()
+                files = [own / name for name in sorted(set(names))]
+                if lost := [file.name for file in files if not file.is_file()]:
+                    raise ModelError(f"{own}: has no {lost[0]}, which {shards.name} names; download it again")
+                return files
+    if variants := _variants(own.glob("*.safetensors")):
         raise ModelError(
-            f"{folder / part}: has the weights of "
-            + " and ".join(f'variant = "{found}"' for found in variants)
+            f"{own}: has the weights of "
+            + " and ".join(f'variant = "{found}"' for found in sorted(variants))
             + " alone; add that to the recipe"
         )
-    if not (folder / part).is_dir():
+    if not own.is_dir():
         raise ModelError(f"{folder}: has no folder {part}, which model_index.json names; download it again")
-    if (folder / part / "config.json").is_file() and not part.startswith("tokenizer"):
+    if (own / "config.json").is_file() and not part.startswith("tokenizer"):
         raise ModelError(
-            f"{folder / part}: no .safetensors weights there; other formats are not loaded (they can run "
-            "code)"
+            f"{own}: no .safetensors weights there; other formats are not loaded (they can run code)"
         )
     return []
+
+
+def _variants(files: Iterable[Path]) -> set[str]:
+    """The infixes in the names of weight files."""
+    return {found[1] for file in files if (found := VARIANT.fullmatch(file.name))}

@@ -74,6 +74,7 @@ FAMILIES: Mapping[str, Family] = {
     "KandinskyV22Combined": Family(doubles=True, alone=True),
     "Kandinsky3": Family(tokens=128, tested=False),
     "IF": Family(fixed={"clean_caption": False}, load={"watermarker": None}, tokens=77, negatives=(1,)),
+    "IFSuperResolution": Family(load={"watermarker": None}),
     # the decoder's guidance keeps its own, 0.0, unless `call` says otherwise
     "StableCascadeCombined": Family(guidance="prior_guidance_scale", tested=False),
     "WuerstchenCombined": Family(guidance="prior_guidance_scale", alone=True, tested=False),

@@ -14,9 +14,8 @@ import numpy as np
 
 from synthgen.data import Request
 from synthgen.errors import ModelError
-from synthgen.generation.checkpoints import components, index, missing, own_size, pipeline_class
+from synthgen.generation.checkpoints import components, index, own_size, parts_given, pipeline_class
 from synthgen.generation.conditioning import changing
-from synthgen.generation.families import family
 from synthgen.generation.models import ENCODER
 from synthgen.generation.sampling import call
 from synthgen.generation.schedulers import set_scheduler
@@ -52,17 +51,12 @@ def count_flops(
     Raises:
         ModelError: the pipeline cannot be made from its configurations, or does not take the request.
     """
-    import diffusers
-
     try:
-        kind = pipeline_class(folder)
-        own = family(kind).load
-        options = {**dict.fromkeys(missing(folder, kind)), **own}
-        pipeline = _hollow(folder, kind, options, safety_checker)
+        pipeline = _hollow(folder, parts_given(folder, safety_checker=safety_checker))
         set_scheduler(pipeline, request.scheduler)
         if upscaler:
-            options, second = {**dict.fromkeys(ENCODER), **own}, diffusers.IFSuperResolutionPipeline
-            pipeline.upscaler = _hollow(upscaler, second, options, safety_checker)
+            given = parts_given(upscaler, safety_checker=safety_checker, without=ENCODER)
+            pipeline.upscaler = _hollow(upscaler, given)
         counter = _Counter([pipeline, pipeline.upscaler] if upscaler else [pipeline])
         real = None
         if request.strength:  # fewer steps; of an adapter nothing is counted, it adds about a percent
@@ -77,9 +71,7 @@ def count_flops(
     return Flops(counter.prompt, counter.image, image.shape[1], image.shape[0])
 
 
-def _hollow(
-    folder: Path, kind: type["DiffusionPipeline"], options: Mapping[str, object], safety_checker: bool
-) -> "DiffusionPipeline":
+def _hollow(folder: Path, given: Mapping[str, object]) -> "DiffusionPipeline":
     """The pipeline of a folder with fake weights: they say that they are on the CPU, and hold nothing."""
     import torch
     from diffusers import ModelMixin
@@ -90,9 +82,7 @@ def _hollow(
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-    parts, fake = dict(options), FakeTensorMode(allow_non_fake_inputs=True)
-    if not safety_checker and "safety_checker" in components(folder):
-        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    parts, fake = dict(given), FakeTensorMode(allow_non_fake_inputs=True)
     for name, own in _part_classes(folder).items():
         if name not in parts and issubclass(own, torch.nn.Module):
             with torch.device("meta"):
@@ -102,22 +92,25 @@ def _hollow(
                     config = own.config_class.from_pretrained(folder / name)
                     part = own(getattr(config, "encoder", config))  # T5Gemma's is of its decoder too
             parts[name] = _to_fake(part.eval(), fake)
-    pipeline = kind.from_pretrained(folder, local_files_only=True, **parts)
+    pipeline = pipeline_class(folder).from_pretrained(folder, local_files_only=True, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def _part_classes(folder: Path) -> dict[str, Any]:
-    """The classes of a pipeline's parts, of diffusers and transformers alone."""
+    """The classes of a pipeline's parts, of diffusers and transformers alone; without parts that have names
+    of old, which are no models.
+    """
     import diffusers
     import transformers
 
     homes = {"diffusers": diffusers, "transformers": transformers}
     found = index(folder)
-    return {
-        name: getattr(homes.get(found[name][0]) or getattr(diffusers.pipelines, found[name][0]), kind)
+    classes = {
+        name: getattr(homes.get(found[name][0]) or getattr(diffusers.pipelines, found[name][0]), kind, None)
         for name, kind in components(folder).items()
     }
+    return {name: kind for name, kind in classes.items() if kind}
 
 
 def _to_fake(module: "torch.nn.Module", mode: Any) -> "torch.nn.Module":

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +13,14 @@ from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import (
     check,
-    components,
     missing,
     own_size,
+    parts_given,
     pipeline_class,
+    settings,
     used,
     weight_files,
+    weights,
 )
 from synthgen.generation.conditioning import add_adapter, changing
 from synthgen.generation.families import family
@@ -27,13 +28,15 @@ from synthgen.generation.options import PLAIN, Options, place
 from synthgen.generation.options import check as check_options
 from synthgen.generation.probing import probe
 from synthgen.generation.schedulers import set_scheduler
+from synthgen.licenses import HUB_ID
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 WRITTEN_BY = ("transformers_version", "torch_dtype", "dtype")
 """Keys of configurations that change when a model is saved again, and nothing else; the dtype is ours."""
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+READ = (".json", ".txt", ".model", ".jinja")
+"""How the files of tokenizers and processors end."""
 ENCODER = ("text_encoder", "tokenizer")
 """What a second stage is loaded without: the first has read the prompts."""
 
@@ -92,6 +95,12 @@ def locate(
         raise ModelError(
             f'path = "{path}": {local} has no model_index.json; a diffusers pipeline folder is wanted'
         )
+    if local.is_file():
+        raise ModelError(
+            f'path = "{path}": {local} is one file; a diffusers pipeline folder is wanted, which '
+            "diffusers makes of it: StableDiffusionXLPipeline, or the class that it is of, has "
+            "from_single_file(FILE).save_pretrained(FOLDER)"
+        )
     if not HUB_ID.match(path):
         raise ModelError(
             f'path = "{path}": no such model; "embedded", a folder (looked for {local}), or a hub '
@@ -118,7 +127,7 @@ def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", 
 
     Args:
         path: a .safetensors file, a folder with one, or a hub id "ORG/NAME".
-        file: which one of the folder, or of the hub's; "" is the only one.
+        file: which one of the folder, or of the hub's; "" is the only one, those in its folders aside.
         folder, revision, fetch: as for `locate`.
 
     Raises:
@@ -126,33 +135,47 @@ def locate_lora(path: str, *, folder: Path, file: str = "", revision: str = "", 
     """
     found = folder / Path(path).expanduser()
     if not found.exists():
-        if not HUB_ID.match(path) or path.endswith((".safetensors", ".bin", ".pt")):
+        if not HUB_ID.match(path):
             raise ModelError(
                 f'loras: path = "{path}": no such file; a .safetensors file, a folder with one (looked for '
                 f"{found}), or a hub id ORG/NAME is wanted"
             )
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi
 
-        download = partial(
-            snapshot_download,
-            path,
-            revision=revision or None,
-            allow_patterns=[file or "*.safetensors"],
-            token=os.environ.get("HF_TOKEN"),
-        )
+        hub, commit = HfApi(token=os.environ.get("HF_TOKEN")), revision or None
+
+        def download(local_files_only: bool = False) -> str:
+            wanted = file or "*.safetensors"
+            if not local_files_only:  # all of them may be hundreds of gigabytes
+                wanted = _which_lora(path, file, hub.list_repo_files(path, revision=commit))
+            return hub.snapshot_download(
+                path, revision=commit, allow_patterns=[wanted], local_files_only=local_files_only
+            )
+
         found = _from_hub(download, path, found, fetch)
     if found.is_dir():
-        files = [found / file] if file else sorted(found.glob("*.safetensors"))
-        if len(files) != 1 or not files[0].is_file():
-            names = ", ".join(sorted(one.name for one in found.glob("*.safetensors"))) or "none"
-            raise ModelError(
-                f'loras: path = "{path}": {f"no {file}" if file else "one .safetensors file is wanted"}; '
-                f'there is {names}; name one with file = "..."'
-            )
-        found = files[0]
+        names = [str(one.relative_to(found)) for one in found.rglob("*.safetensors")]
+        found /= _which_lora(path, file, names)
     if found.suffix != ".safetensors":
         raise ModelError(f"loras: {found}: not .safetensors; others are not loaded (they can run code)")
     return found.absolute()
+
+
+def _which_lora(path: str, file: str, names: Sequence[str]) -> str:
+    """The file of LoRA weights among those of a folder or a hub's model.
+
+    Raises:
+        ModelError: there is none, or there are several and none is named.
+    """
+    weights = sorted(name for name in names if name.endswith(".safetensors"))
+    fitting = [name for name in weights if (name == file if file else "/" not in name)]
+    if len(fitting) != 1:
+        what = f"no {file}" if file else "one .safetensors file is wanted"
+        raise ModelError(
+            f'loras: path = "{path}": {what}; there is {", ".join(weights) or "none"}; name one with '
+            'file = "..."'
+        )
+    return fitting[0]
 
 
 def locate_adapter(
@@ -213,6 +236,8 @@ def _from_hub(download: Callable[..., str], path: str, local: Path, fetch: bool)
     try:
         if fetch:
             return Path(download())
+    except ModelError:
+        raise
     except Exception as error:
         first = error
     try:  # a hub that is out of reach hides what the cache holds
@@ -239,8 +264,9 @@ def fingerprint(
     """32 hex digits over what decides a model's images: one model, wherever it lies.
 
     Names and sha256 of the weight files that are loaded, the configurations (without what only says who wrote
-    them), and the tokenizers' files; then LoRAs with their weights, the second stage, and the IP-Adapter with
-    its scale.
+    them), the tokenizers' files, and the pipeline's class and settings; then LoRAs with their weights, the
+    second stage, and the IP-Adapter with its scale. Nothing else that may lie beside them: a clone has more
+    files than a download.
 
     Args:
         without: parts that are not loaded.
@@ -248,20 +274,21 @@ def fingerprint(
     Raises:
         ModelError: a part has no safetensors weights.
     """
-    weights, others = list[list[str]](), list[list[str]]()
-    for part, kind in sorted(used(folder).items()):
-        if part in without:
-            continue
-        weights += [[f"{part}/{file.name}", _digest(file)] for file in weight_files(folder, part, variant)]
-        others.append([part, kind])
-        for file in sorted((folder / part).glob("*")):
-            if file.suffix in (".json", ".txt", ".model") and not file.name.endswith(".index.json"):
-                others.append([f"{part}/{file.name}", _digest(file)])
-    if not weights:
+    digests, others, kinds = list[list[str]](), list[list[str]](), used(folder)
+    for part, files in weights(folder, variant, without).items():
+        digests += [[f"{part}/{file.name}", _digest(file)] for file in files]
+        others.append([part, kinds[part]])
+        whole = folder / part / ("config.json" if files else "scheduler_config.json")
+        read = [file for file in sorted((folder / part).glob("*")) if file.suffix in READ]
+        read = [whole] if whole in read else read
+        others += [[f"{part}/{file.name}", _digest(file)] for file in read]
+    if not digests:
         raise ModelError(
             f"{folder}: no .safetensors weights there; other formats are not loaded (they can run code)"
         )
-    about: list[object] = [weights, others, *([_digest(lora.file), lora.weight] for lora in loras)]
+    # the class that is loaded: a checkpoint may name another of its family
+    about: list[object] = [digests, others, pipeline_class(folder).__name__, settings(folder)]
+    about += [[_digest(lora.file), lora.weight] for lora in loras]
     if upscaler:
         about.append(fingerprint(upscaler.folder, variant=upscaler.variant, without=ENCODER))
     if adapter:
@@ -313,7 +340,6 @@ def load(
     Raises:
         ModelError: it does not make images from text, or diffusers cannot load it.
     """
-    import diffusers
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -326,23 +352,15 @@ def load(
     own, without = family(kind), missing(folder, kind)
     if told := [part for part in without if part in own.optional and part.startswith("text_encoder")]:
         log.warning("%s: is loaded without %s, which it does not have", folder, ", ".join(told))
-    given = {**dict.fromkeys(without), **own.load}
-    pipeline = _from_pretrained(folder, kind, dtype, variant, safety_checker, given)
+    pipeline = _from_pretrained(folder, dtype, variant, parts_given(folder, safety_checker=safety_checker))
     set_scheduler(pipeline, scheduler)
     if loras:
         _add_loras(pipeline, loras)
     if adapter:
         add_adapter(pipeline, adapter)
     if upscaler:
-        given = {**dict.fromkeys(ENCODER), **family(diffusers.IFPipeline).load}
-        pipeline.upscaler = _from_pretrained(
-            upscaler.folder,
-            diffusers.IFSuperResolutionPipeline,
-            dtype,
-            upscaler.variant,
-            safety_checker,
-            given,
-        )
+        given = parts_given(upscaler.folder, safety_checker=safety_checker, without=ENCODER)
+        pipeline.upscaler = _from_pretrained(upscaler.folder, dtype, upscaler.variant, given)
         pipeline.upscaler.set_progress_bar_config(disable=True)
     if changes:
         pipeline = changing(pipeline, own_size(folder))
@@ -354,22 +372,13 @@ def load(
 
 
 def _from_pretrained(
-    folder: Path,
-    kind: type["DiffusionPipeline"],
-    dtype: str,
-    variant: str,
-    safety_checker: bool,
-    options: Mapping[str, object],
+    folder: Path, dtype: str, variant: str, given: Mapping[str, object]
 ) -> "DiffusionPipeline":
     import torch
 
-    given: dict[str, object] = {"dtype": getattr(torch, dtype), "use_safetensors": True} | dict(options)
-    if variant:
-        given["variant"] = variant
-    if not safety_checker and "safety_checker" in components(folder):
-        given |= {"safety_checker": None, "requires_safety_checker": False}
+    how = {"dtype": getattr(torch, dtype), "variant": variant or None, "use_safetensors": True}
     try:
-        return kind.from_pretrained(folder, local_files_only=True, **given)
+        return pipeline_class(folder).from_pretrained(folder, local_files_only=True, **how, **given)
     except Exception as error:
         raise ModelError(f"{folder}: diffusers cannot load it ({_reason(error)})") from error
 

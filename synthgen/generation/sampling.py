@@ -193,18 +193,32 @@ def call(
     if family(type(pipeline)).doubles and "negative_prompt" in given:
         seeds += seeds
     given["generator"] = [make_generator(seed) for seed in seeds]
+    before = _global_generators()
     with torch.inference_mode():
         try:
             output = call_both(pipeline, upscaler, given, second) if upscaler else pipeline(**given)
         except REFUSALS as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"{name} refuses the call: {type(error).__name__}: {reason}") from error
+    if any(not state.equal(old) for state, old in zip(_global_generators(), before, strict=True)):
+        raise ModelError(
+            f"{name} draws noise from a global generator, not by seeds; choose another scheduler"
+        )
     made = output.images if "images" in output else output.image
     if len(made) != len(filled):
         raise ModelError(f"{name}: returned {len(made)} images for {len(filled)} prompts")
     flagged = next((output[key] for key in FLAGS if output.get(key)), [False] * len(filled))
     errors = ["real image" if image is None else "" for image in images] or [""] * len(filled)
     return [Sampled(made[k], bool(flagged[k]), len(filled), errors[k]) for k in range(len(filled))]
+
+
+def _global_generators() -> "list[torch.Tensor]":
+    """The states of torch's own generators, which no seed of ours governs."""
+    import torch
+
+    # a worker's GPU is the current one
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if on_gpu else [])]
 
 
 def picture(sampled: Sampled) -> Picture:

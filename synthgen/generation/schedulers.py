@@ -4,11 +4,12 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthgen.errors import ModelError, nearest
-from synthgen.generation.checkpoints import components
+from synthgen.generation.checkpoints import components, config, pipeline_class
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -27,20 +28,30 @@ def scheduler_name(folder: Path, scheduler: str = "") -> str:
     import diffusers
 
     name, _, settings = scheduler.partition(" ")
-    name = name or components(folder).get("scheduler", "")
+    name, given = name or components(folder).get("scheduler", ""), json.loads(settings or "{}")
     known = [one for one in dir(diffusers) if one.endswith("Scheduler") and not one.startswith("Flax")]
     if scheduler and name not in known:
         raise ModelError(f'scheduler: unknown "{name}"{nearest(name, known)}')
-    if name in GLOBAL_NOISE:
+    if given:
+        allowed = list(inspect.signature(getattr(diffusers, name).__init__).parameters)[1:]
+        for key in given:
+            if key not in allowed:
+                raise ModelError(f'scheduler: {name} has no setting "{key}"{nearest(key, allowed)}')
+    if _draws_global_noise(folder, name, given):
         raise ModelError(
             f'scheduler: "{name}" draws noise from a global generator; choose one that takes seeds'
         )
-    if settings:
-        allowed = list(inspect.signature(getattr(diffusers, name).__init__).parameters)[1:]
-        for key in json.loads(settings):
-            if key not in allowed:
-                raise ModelError(f'scheduler: {name} has no setting "{key}"{nearest(key, allowed)}')
     return f"{name} {settings}".strip()
+
+
+def _draws_global_noise(folder: Path, name: str, given: Mapping[str, object]) -> bool:
+    """Whether a scheduler with these settings draws noise that no seed of ours governs."""
+    own = config(folder, "scheduler", "scheduler_config.json") | dict(given)
+    stochastic = name == "FlowMatchEulerDiscreteScheduler" and own.get("stochastic_sampling")
+    if name == "FlowMatchLCMScheduler" or stochastic:
+        # of the pipelines with flow matching those with this method give each step the generators
+        return not hasattr(pipeline_class(folder), "prepare_extra_step_kwargs")
+    return name in GLOBAL_NOISE
 
 
 def set_scheduler(pipeline: "DiffusionPipeline", scheduler: str) -> None:

@@ -104,7 +104,9 @@ def _tokenizers(folder: Path, call: Mapping[str, Any]) -> list[tuple[int, str, A
     for part in sorted(components(folder)):
         if "tokenizer" in part:  # Kandinsky's is its prior's
             try:
-                tokenizer = AutoTokenizer.from_pretrained(folder / part)
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder / part, local_files_only=True, trust_remote_code=False
+                )
             except (OSError, ValueError, ImportError) as error:
                 raise ModelError(f"{folder / part}: cannot be read: {str(error).splitlines()[0]}") from None
             found.append((min(tokenizer.model_max_length, _call_limit(folder, call)), part, tokenizer))
