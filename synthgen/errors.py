@@ -52,6 +52,10 @@ class DeviceError(WorkError):
     """The accelerator failed; only a new process can use it again."""
 
 
+MOST_LISTED = 1100
+"""Characters of a list of names in a message; a longer one is not shown."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, then all of them, or of many the
     like.
@@ -60,6 +64,7 @@ def nearest(word: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(word, known, n=6, cutoff=0.6)
     hint = f'; did you mean "{close[0]}"?' if close else "."
-    if len(known) <= 60:
-        return f"{hint} Known: {', '.join(sorted(known))}"
+    every = ", ".join(sorted(known))
+    if len(every) <= MOST_LISTED:
+        return f"{hint} Known: {every}"
     return f"{hint} {len(known)} are known" + (f", among them {', '.join(close)}" if close else "")

@@ -407,6 +407,14 @@ def test_a_hub_model_without_network_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_beside_the_user_and_not_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path looks like a hub id."""
+    shutil.copytree(pipeline_folder(), tmp_path / "my" / "model")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=f"relative to the folder of the recipe.*say {tmp_path}/my/model"):
+        models.locate("my/model", folder=tmp_path / "prompts")
+
+
 def test_a_scheduler_by_name(pipeline) -> None:  # type: ignore[no-untyped-def]
     assert scheduler_name(pipeline_folder()) == "DPMSolverMultistepScheduler"
     with pytest.raises(ModelError, match='unknown "DDIMSchedular"; did you mean "DDIMScheduler"'):

@@ -101,6 +101,11 @@ def locate(
             "diffusers makes of it: StableDiffusionXLPipeline, or the class that it is of, has "
             "from_single_file(FILE).save_pretrained(FOLDER)"
         )
+    if (Path(path) / "model_index.json").is_file():
+        raise ModelError(
+            f'path = "{path}": paths are relative to the folder of the recipe, {folder}; for the one in the '
+            f"working directory say {Path(path).resolve()}"
+        )
     if not HUB_ID.match(path):
         raise ModelError(
             f'path = "{path}": no such model; "embedded", a folder (looked for {local}), or a hub '
