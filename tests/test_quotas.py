@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,6 +257,27 @@ def test_a_pilot_grows_into_the_same_files(at_once: Path, tmp_path: Path) -> Non
     before = data_digests(root)
     synthgen.run("emoji", root, settings=overrides(5), workers=1)
     assert data_digests(root) == before
+
+
+def test_subsets_share_the_pool_and_a_met_one_stays_met(at_once: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(at_once, tmp_path / "run"))
+    planned = shards.planned_requests(root)
+    strict = [*overrides(5, planned + 8), "select.0.minimum=0.25"]
+    synthgen.run("emoji", root, settings=strict, workers=1, subset="strict")
+    assert shards.planned_requests(root) == planned + 8
+    synthgen.run("emoji", root, settings=overrides(5, planned + 8), workers=1)
+    assert {k: v for k, v in finals(root).items() if "/main/" in k} == finals(at_once)
+    assert verify(root) == []
+
+
+def test_a_raised_budget_is_looked_at_before_anything_is_made(tmp_path: Path) -> None:
+    """Also where the run before was killed while it wrote final/."""
+    root = tmp_path / "run"
+    synthgen.run("emoji", root, settings=overrides(5, 15), workers=1)
+    (root / "final" / "main" / "_stats.json").unlink()
+    with pytest.raises(synthgen.SynthgenError, match=r"chosen from 15 requests, and quota\.accepted asks"):
+        synthgen.run("emoji", root, settings=overrides(5, 40), workers=1)
+    assert shards.planned_requests(root) == 15
 
 
 def test_three_workers_and_a_kill_between_rounds(at_once: Path, tmp_path: Path) -> None:
