@@ -170,7 +170,7 @@ def test_a_run_that_cannot_fit_ends_before_the_first_image(
     monkeypatch.setattr(memory, "_kernel_says", lambda file, what: 20_000_000)
     run = {"stages": ("plan", "generate"), "limit": 8, "workers": 1}
     with pytest.raises(
-        ModelError, match=r"^models\.tiny: 50 MB of weights in float32 do not fit, cpu has 20 MB"
+        ModelError, match=r": models\.tiny: 50 MB of weights in float32 do not fit, cpu has 20 MB"
     ) as caught:
         synthgen.run("emoji", tmp_path / "run", **run)
     assert "\n" not in str(caught.value)
