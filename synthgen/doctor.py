@@ -54,16 +54,24 @@ def examine(
     Raises:
         SynthgenError: the recipe is wrong, or no model can be tried.
     """
-    return [_examine(job, table, most, on_trial) for table in job.recipe.models]
+    own: dict[str, list[Request]] = {table.id: [] for table in job.recipe.models}
+    for request in job.requests:
+        own[request.model].append(request)
+    return [_examine(job, table, own[table.id], most, on_trial) for table in job.recipe.models]
 
 
-def _examine(job: Job, table: "ModelTable", most: int, on_trial: Callable[[str, Trial], None]) -> Finding:
+def _examine(
+    job: Job,
+    table: "ModelTable",
+    requests: Sequence[Request],
+    most: int,
+    on_trial: Callable[[str, Trial], None],
+) -> Finding:
     job.drop()  # what the model before takes is not free
     counts = job.generators[table.id].need().parts
     sizes = {part: count * VALUE_BYTES[table.dtype] for part, count in counts.items()}
     free = free_bytes(job.device)
     found = Finding(table.id, table.path, job.device, table.dtype, sizes, free, [], "", 0, "")
-    requests = [request for request in job.requests if request.model == table.id]
     if not requests:
         return found._replace(error="no request of the plan is for it; raise quota.requests")
     try:

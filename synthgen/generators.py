@@ -53,7 +53,6 @@ class Generator:
         from synthgen.generation import checkpoints, conditioning, models, options, schedulers
 
         table = self.table
-
         paths = [table.path, *(lora.path for lora in table.loras)]
         paths += [table.adapter.path] if table.adapter else []
         try:

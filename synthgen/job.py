@@ -59,7 +59,6 @@ class Job:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
-        self.offload = offload
         self.generators = {
             table.id: Generator(table, recipe_path, fetch=fetch, offload=offload) for table in recipe.models
         }
@@ -231,8 +230,11 @@ class Job:
     def _planned_cells(self) -> Counter[planning.Cell]:
         """How many requests of each cell are in the plan."""
         names, found = cell_columns(self.recipe.quota.cell), Counter[planning.Cell]()
-        for stem in shards.records(self.root / shards.PLAN):
-            table = shards.read_table(self.root / shards.PLAN / f"{stem}.parquet")
+        folder = self.root / shards.PLAN
+        for stem in shards.records(folder):
+            axes = {f"axis_{axis}" for axis in shards.read_record(folder, stem)["inputs"]["axes"]}
+            has = ["uid", *({"class_name", *axes} & set(names))]
+            table = shards.read_table(folder / f"{stem}.parquet", has)
             # an axis that the plan does not have is no cell that the recipe wants
             columns = [
                 table[name].to_pylist() if name in table.column_names else [""] * len(table) for name in names
@@ -302,10 +304,21 @@ class Job:
             inputs |= flat(f"models.{call.id}", call._asdict())
         for table in self.recipe.models:
             inputs[f"models.{table.id}.from"] = table.from_
-        for name, source in self.real_images.items():
-            for class_name, listed in sources.listing(source).items():
-                inputs[f"sources.{name}.{class_name}"] = shards.digest(listed)[:16]
-        return inputs | self.how(self.recipe.models) | flat("quota", self.recipe.quota.model_dump())
+        return (
+            inputs
+            | self._listings
+            | self.how(self.recipe.models)
+            | flat("quota", self.recipe.quota.model_dump())
+        )
+
+    @functools.cached_property
+    def _listings(self) -> dict[str, str]:
+        """Which real images there are of each class: a digest, as there may be a million."""
+        return {
+            f"sources.{name}.{class_name}": shards.digest(listed)[:16]
+            for name, source in self.real_images.items()
+            for class_name, listed in sources.listing(source).items()
+        }
 
     def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
         """What else decides the bytes of images by these models, besides the requests."""

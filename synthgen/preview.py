@@ -8,6 +8,7 @@ from typing import NamedTuple
 from synthgen import costs, diversity, licenses, storage
 from synthgen.annotators import ORIGINS
 from synthgen.checks import check, final_part, planned_and_new
+from synthgen.data import Request
 from synthgen.errors import ModelError, RecipeError, SynthgenError, UnansweredError
 from synthgen.job import Job
 from synthgen.prompts import categories
@@ -72,7 +73,7 @@ def preview(job: Job, embed: str = "") -> Preview:
         requests=len(requests),
         not_planned=len(job.new_requests()) if requests else 0,
         texts=len(set(zip(names, texts, strict=True))),
-        groups=_groups(job) if requests else "",
+        groups=_groups(job, requests) if requests else "",
         models=models,
         figures=diversity.measure(
             texts, names, axes, seed=recipe.seed, embed=_embed(job, embed) if embed else None
@@ -93,13 +94,15 @@ def cost(job: Job) -> costs.Cost:
         SynthgenError: something is wrong with the recipe or the folder; one line says what.
     """
     check(job)
-    per, cells = job.recipe.quota.cell or ["class"], dict[str, Counter[str]]()
-    for request in job.requests:
+    per, cells, requests = job.recipe.quota.cell or ["class"], dict[str, Counter[str]](), job.requests
+    for request in requests:
         words = {**request.axes, "class": request.class_name}
         cells.setdefault(" | ".join(words[axis] for axis in per), Counter())[request.model] += 1
     planned, made = planned_and_new(job), costs.measure(job.root)
     models = [
-        _model_cost(job, table, planned.get(table.id, costs.Planned(0, 0)), cells, made.get(table.id))
+        _model_cost(
+            job, table, requests, planned.get(table.id, costs.Planned(0, 0)), cells, made.get(table.id)
+        )
         for table in job.recipe.models
     ]
     total = sum(model.requests for model in models)
@@ -125,6 +128,7 @@ def cost(job: Job) -> costs.Cost:
 def _model_cost(
     job: Job,
     table: ModelTable,
+    requests: Sequence[Request],
     planned: costs.Planned,
     cells: Mapping[str, Mapping[str, int]],
     made: costs.Made | None,
@@ -132,7 +136,7 @@ def _model_cost(
     from synthgen.generation.flops import count_flops
     from synthgen.generation.tokens import Lost, lost_ends
 
-    own = [request for request in job.requests if request.model == table.id]
+    own = [request for request in requests if request.model == table.id]
     texts = list(dict.fromkeys(request.text for request in own))
     flops, lost, unknown, hours = None, list[Lost](), "", None
     width, height = job.generators[table.id].image_size()
@@ -260,12 +264,12 @@ def _embed(job: Job, name: str) -> diversity.Embed:
     return text_encoder(device="cpu", model=table.keys["model"], pretrained=table.keys["pretrained"])
 
 
-def _groups(job: Job) -> str:
+def _groups(job: Job, requests: Sequence[Request]) -> str:
     """How many groups of a grid there are, and of how many prompts; "" without a grid."""
     crossed = dict.fromkeys(axis for table in job.recipe.prompts for axis in table.keys.get("grid", ()))
     if not crossed:
         return ""
-    sizes = Counter(Counter(request.group for request in job.requests).values())
+    sizes = Counter(Counter(request.group for request in requests).values())
     counts = " and ".join(f"{number} of {size}" for size, number in sorted(sizes.items(), reverse=True)[:3])
     same = all(table.keys.get("same_noise", False) for table in job.recipe.prompts)
     return f"{counts} prompts (grid: {', '.join(crossed)}){', each from one noise' if same else ''}"
