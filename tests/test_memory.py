@@ -1,5 +1,6 @@
 """What a model needs is counted from its files, and what does not fit is refused with the lines that help."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ def test_a_second_stage_is_counted(tiny_model: TinyModel) -> None:
     both = need(tiny_model("if1"), upscaler=models.Upscaler(tiny_model("second-stage"))).parts
     assert both.items() > one.items()
     assert set(both) - set(one) == {"upscaler.unet"}
+
+
+def test_a_second_stage_as_it_is_downloaded(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """Without the text encoder, which its index names all the same."""
+    second = Path(shutil.copytree(tiny_model("second-stage"), tmp_path / "second"))
+    for part in models.ENCODER:
+        shutil.rmtree(second / part, ignore_errors=True)
+    both = need(tiny_model("if1"), upscaler=models.Upscaler(second)).parts
+    assert both == need(tiny_model("if1"), upscaler=models.Upscaler(tiny_model("second-stage"))).parts
 
 
 def test_a_safety_checker_that_is_not_loaded_is_not_counted(tiny_model: TinyModel, tmp_path: Path) -> None:

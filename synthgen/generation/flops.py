@@ -16,7 +16,7 @@ from synthgen.data import Request
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import components, index, own_size, parts_given, pipeline_class
 from synthgen.generation.conditioning import changing
-from synthgen.generation.models import ENCODER
+from synthgen.generation.models import ENCODER, silence
 from synthgen.generation.sampling import call
 from synthgen.generation.schedulers import set_scheduler
 
@@ -75,13 +75,9 @@ def _hollow(folder: Path, given: Mapping[str, object]) -> "DiffusionPipeline":
     """The pipeline of a folder with fake weights: they say that they are on the CPU, and hold nothing."""
     import torch
     from diffusers import ModelMixin
-    from diffusers.utils import logging as diffusers_logging
     from torch._subclasses import FakeTensorMode
-    from transformers.utils import logging as transformers_logging
 
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    silence()
     parts, fake = dict(given), FakeTensorMode(allow_non_fake_inputs=True)
     for name, own in _part_classes(folder).items():
         if name not in parts and issubclass(own, torch.nn.Module):

@@ -8,16 +8,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from synthgen.errors import ModelError
-from synthgen.generation.checkpoints import config, own_size, pipeline_class, used, weight_files
+from synthgen.generation.checkpoints import config, own_size, pipeline_class, weights
 from synthgen.generation.families import family
-
-if TYPE_CHECKING:
-    from synthgen.generation.models import Upscaler
+from synthgen.generation.models import ENCODER, Upscaler
 
 VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DECODER = 6
@@ -69,7 +67,7 @@ def need(
     *,
     variant: str = "",
     safety_checker: bool = True,
-    upscaler: "Upscaler | None" = None,
+    upscaler: Upscaler | None = None,
     width: int = 0,
     height: int = 0,
 ) -> Need:
@@ -81,10 +79,11 @@ def need(
     Raises:
         ModelError: a part has no safetensors weights.
     """
-    tensors = _tensors(folder, variant, safety_checker)
+    without = () if safety_checker else ("safety_checker",)
+    tensors = _tensors(folder, variant, without)
     if upscaler:
-        second = _tensors(upscaler.folder, upscaler.variant, safety_checker)
-        tensors |= {f"upscaler.{part}": sizes for part, sizes in second.items() if "encoder" not in part}
+        second = _tensors(upscaler.folder, upscaler.variant, (*ENCODER, *without))
+        tensors |= {f"upscaler.{part}": sizes for part, sizes in second.items()}
     own_width, own_height = own_size(folder)
     pixels = (width or own_width) * (height or own_height)
     channels = config(folder, "vae").get("block_out_channels", [CHANNELS])[0]
@@ -211,12 +210,11 @@ def _kernel_says(file: str, what: str) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _tensors(folder: Path, variant: str, safety_checker: bool) -> dict[str, list[int]]:
+def _tensors(folder: Path, variant: str, without: Collection[str]) -> dict[str, list[int]]:
     """How many values each tensor of each part that is loaded has."""
     found = {
-        part: [count for file in weight_files(folder, part, variant) for count in _values(file)]
-        for part in used(folder)
-        if safety_checker or part != "safety_checker"
+        part: [count for file in files for count in _values(file)]
+        for part, files in weights(folder, variant, without).items()
     }
     return {part: sizes for part, sizes in found.items() if sizes}
 

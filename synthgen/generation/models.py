@@ -345,12 +345,7 @@ def load(
     Raises:
         ModelError: it does not make images from text, or diffusers cannot load it.
     """
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    silence()
     check(folder, variant=variant)
     check_options(folder, options)
     kind = pipeline_class(folder)
@@ -374,6 +369,16 @@ def load(
     if not own.tested and not changes:
         pipeline.alone = probe(pipeline)
     return pipeline
+
+
+def silence() -> None:
+    """Lets diffusers and transformers say errors alone, and draw no bars."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def _from_pretrained(
