@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from synthgen import display
+from synthgen import display, progress
 from synthgen.arguments import MAKE, parser
 from synthgen.engine import Stopped, listen
 from synthgen.errors import DeviceError, FolderError, RecipeError, SynthgenError, nearest
@@ -61,7 +61,7 @@ def _make(options: argparse.Namespace) -> int:
         return _dry_run(options)
     stages = MAKE[options.command][1] or options.stages or tuple(STAGES)
     job = pipeline.open_job(options.recipe, options.output, settings=options.set, subset=options.subset)
-    with display.progress(job.root, stages, quiet=_is_quiet()):
+    with progress.progress(job.root, stages, quiet=_is_quiet()):
         root = pipeline.run(
             options.recipe,
             options.output,
@@ -182,7 +182,7 @@ def _doctor(options: argparse.Namespace) -> int:
         threads=options.threads,
         offload=options.offload,
     )
-    findings = examine(job, most=options.most, on_trial=display.say_trial)
+    findings = examine(job, most=options.most, on_trial=progress.say_trial)
     lines = lines_to_paste(job, findings)
     if options.json:
         print(json.dumps({"models": [one.as_dict() for one in findings], "lines": lines}, indent=1))
@@ -222,7 +222,7 @@ def _prompts(options: argparse.Namespace) -> int:
     )
     counts = None
     if not options.show:
-        with display.asking(str(job.recipe_path), options.local) as (on_questions, on_progress):
+        with progress.asking(str(job.recipe_path), options.local) as (on_questions, on_progress):
             counts = pipeline.ask(
                 job,
                 local=options.local,

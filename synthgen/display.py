@@ -1,25 +1,14 @@
-"""What a terminal shows of a run: lines of text, and progress while something is made. For `cli`."""
+"""What a terminal shows of a run, as lines of text. For `cli`."""
 
-import contextlib
 import math
-import os
-import shutil
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from synthgen.costs import spell_bytes
-from synthgen.errors import SynthgenError
-from synthgen.language_models import plain_address
 
 if TYPE_CHECKING:
-    from synthgen.asking import Counts
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
-    from synthgen.generation.trials import Trial
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet, Terms
     from synthgen.provenance import Found
@@ -84,64 +73,6 @@ def short_lines(
     return lines
 
 
-@contextlib.contextmanager
-def progress(root: Path, stages: tuple[str, ...], *, quiet: bool) -> Iterator[None]:
-    """Shows how far the folder is while the block runs: one live line on a terminal, else a line now and
-    then.
-    """
-    stopped = threading.Event()
-    live = sys.stderr.isatty()
-
-    def show() -> None:
-        from synthgen.inspection import status
-
-        last, cache, pause = "", dict[str, object](), 0.0
-        while not stopped.wait(max(pause, 0.5 if live else 2.0)):
-            begun = time.monotonic()
-            try:
-                found = status(root, cache)
-            except (SynthgenError, OSError):
-                continue  # not made yet, or a file is being replaced
-            pause = 20 * (time.monotonic() - begun)  # a large folder is looked at less often
-            line = _progress_line(found, stages)
-            if live:
-                print(
-                    f"\r\033[2K{line}"[: shutil.get_terminal_size().columns + 4],
-                    end="",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            elif line.partition(",")[0] != last and (last or line != "finishing"):
-                print(line, file=sys.stderr, flush=True)
-            last = line.partition(",")[0]
-        if live:
-            print("\r\033[2K", end="", file=sys.stderr, flush=True)
-
-    if quiet:
-        yield
-        return
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _progress_line(found: "Status", stages: tuple[str, ...]) -> str:
-    """The first unfinished stage in words; images of unfinished shards count."""
-    for stage, count in found["stages"].items():
-        if stage.partition(" ")[0] in stages and count["done"] < count["total"]:
-            line = f"{stage}: {count['done']} of {count['total']} shards"
-            if stage == "generate":
-                pool = [lease["done"] for unit, lease in found["claimed"].items() if unit.startswith("pool/")]
-                made = found["written"] + found["failed"] + sum(pool)
-                line += f" ({made} of {found['requests']} images)" + pace(found)
-            return line
-    return "finishing"
-
-
 def pace(found: "Status") -> str:
     if found["images_per_second"] is None or found["seconds_left"] is None:
         return ""
@@ -151,27 +82,6 @@ def pace(found: "Status") -> str:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-@contextlib.contextmanager
-def asking(recipe: str, local: str) -> "Iterator[tuple[Callable[[int], None], Callable[[Counts], None]]]":
-    """Says how many questions there are, and, on a terminal, how many are answered."""
-    live = sys.stderr.isatty()
-
-    def begin(number: int) -> None:
-        where = local or plain_address(os.environ.get("OPENAI_BASE_URL", "")) or "OpenAI"
-        print(f"{recipe}: {number} questions to {where}; Ctrl-C stops, answers stay", file=sys.stderr)
-
-    def show(counts: "Counts") -> None:
-        if live:
-            done = f"{counts.answered} of {counts.asked} questions answered, {counts.failed} failed"
-            print(f"\r\033[2K{done}", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield begin, show
-    finally:
-        if live:
-            print("\r\033[2K", end="", file=sys.stderr, flush=True)
 
 
 def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
@@ -384,15 +294,6 @@ def sheet_lines(sheets: "Sequence[Sheet]", *, everything: bool) -> list[str]:
     if len(sheets) > SHOWN and not everything:
         lines.append(f"{len(sheets) - SHOWN} more classes; --all shows all prompts of all")
     return lines
-
-
-def say_trial(model: str, trial: "Trial") -> None:
-    """Shows that another batch size was tried; a trial may take minutes."""
-    print(
-        f"{model}: {trial.batch_size} at once, {trial.images_per_second:.2f} images/s",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 def doctor_lines(findings: "Sequence[Finding]", lines: Sequence[str]) -> list[str]:

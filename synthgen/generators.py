@@ -115,9 +115,9 @@ class Generator:
             return self._locate(self.table.upscaler) if self.table.upscaler else None
 
     def _locate(self, table: ModelTable | UpscalerTable) -> Path:
-        from synthgen.generation import models
+        from synthgen.generation import locating, models
 
-        return models.locate(
+        return locating.locate(
             table.path,
             folder=self._recipe.parent,
             revision=table.revision,
@@ -128,22 +128,24 @@ class Generator:
 
     def _added(self) -> dict[str, Any]:
         """What is added to a model: LoRAs, a second stage, an IP-Adapter."""
-        from synthgen.generation import models
+        from synthgen.generation import locating
 
         table = self.table
         place: dict[str, Any] = {"folder": self._recipe.parent, "fetch": self._fetch}
         with self.where():
             loras = [
-                models.Lora(
-                    models.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
+                locating.Lora(
+                    locating.locate_lora(lora.path, file=lora.file, revision=lora.revision, **place),
                     lora.weight,
                 )
                 for lora in table.loras
             ]
-            adapter = models.locate_adapter(**table.adapter.model_dump(), **place) if table.adapter else None
+            adapter = (
+                locating.locate_adapter(**table.adapter.model_dump(), **place) if table.adapter else None
+            )
         with self.where(".upscaler"):
             second = table.upscaler
-            upscaler = models.Upscaler(self._locate(second), second.variant) if second else None
+            upscaler = locating.Upscaler(self._locate(second), second.variant) if second else None
         return {"loras": loras, "upscaler": upscaler, "adapter": adapter}
 
     def image_size(self) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from synthgen import recipe, sources, tars
 from synthgen.data import Request
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError, RecipeError, SynthgenError
-from synthgen.generation import checkpoints, conditioning, models
+from synthgen.generation import checkpoints, conditioning, locating, models
 from synthgen.generation.sampling import Sampled, picture, sample
 from synthgen.inspection import verify
 from synthgen.pipeline import open_job
@@ -185,8 +185,8 @@ def adapter_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callabl
     return folder
 
 
-def adapter(folder: Path, scale: float = 0.8) -> models.Adapter:
-    return models.locate_adapter(str(folder), folder=folder, scale=scale, **PARTS)
+def adapter(folder: Path, scale: float = 0.8) -> locating.Adapter:
+    return locating.locate_adapter(str(folder), folder=folder, scale=scale, **PARTS)
 
 
 def test_an_adapter_looks_at_one_real_image_a_call(
@@ -239,7 +239,7 @@ def test_an_adapter_is_known_by_its_weights_and_scale(
 ) -> None:
     copy = Path(shutil.copytree(adapter_folder, tmp_path / "copy"))
 
-    def prints(*some: models.Adapter | None) -> list[str]:
+    def prints(*some: locating.Adapter | None) -> list[str]:
         return [models.fingerprint(tiny_model("sd1"), adapter=one) for one in some]
 
     one, same, stronger, none = prints(adapter(adapter_folder), adapter(copy), adapter(copy, 1.0), None)
@@ -250,8 +250,8 @@ def test_an_adapter_is_known_by_its_weights_and_scale(
 
 
 def test_what_is_no_adapter(adapter_folder: Path, tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
-    def locate(path: str = str(adapter_folder), **more: str) -> models.Adapter:
-        return models.locate_adapter(path, folder=tmp_path, scale=1.0, fetch=False, **{**PARTS, **more})
+    def locate(path: str = str(adapter_folder), **more: str) -> locating.Adapter:
+        return locating.locate_adapter(path, folder=tmp_path, scale=1.0, fetch=False, **{**PARTS, **more})
 
     with pytest.raises(ModelError, match=r"ip-adapter.bin: not .safetensors; others are not loaded"):
         locate(file="ip-adapter.bin")

@@ -21,7 +21,7 @@ from synthgen.cli import main
 from synthgen.data import Request
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import FolderError, ModelError
-from synthgen.generation import checkpoints, conditioning, flops, models, sampling, tokens
+from synthgen.generation import checkpoints, conditioning, flops, locating, models, sampling, tokens
 
 TERA = 1e12
 REQUEST = Request(
@@ -94,7 +94,7 @@ def test_fewer_steps_from_a_real_image(name: str, tiny_model: Callable[[str], Pa
 def _extra(folder: Path, request: Request, upscaler: Path | None = None) -> float:
     """What a real call makes more than was counted, in prompts: it reads the negative prompt too."""
     counted = flops.count_flops(folder, request, upscaler=upscaler)
-    second = {"upscaler": models.Upscaler(upscaler, "")} if upscaler else {}
+    second = {"upscaler": locating.Upscaler(upscaler, "")} if upscaler else {}
     pipeline = models.load(folder, device="cpu", dtype="float32", **second)  # type: ignore[arg-type]
     for one in (pipeline, pipeline.upscaler) if upscaler else (pipeline,):
         for part in one.components.values():

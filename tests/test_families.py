@@ -19,7 +19,7 @@ from test_generation import REQUEST
 
 from synthgen.data import Request
 from synthgen.errors import ModelError
-from synthgen.generation import models
+from synthgen.generation import locating, models
 from synthgen.generation.sampling import Sampled, picture, sample
 from synthgen.generation.tokens import token_counter
 
@@ -284,10 +284,10 @@ def test_a_lora_changes_images_as_much_as_its_weight_says(
     name: str, tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:
     tiny_models.lora(tmp_path, tiny_model(name))
-    file = models.locate_lora(str(tmp_path), folder=tmp_path)
+    file = locating.locate_lora(str(tmp_path), folder=tmp_path)
 
     def made(*weights: float) -> npt.NDArray[np.float32]:
-        loras = [models.Lora(file, weight) for weight in weights]
+        loras = [locating.Lora(file, weight) for weight in weights]
         pipeline = models.load(tiny_model(name), device="cpu", dtype="float32", loras=loras)
         return sample(pipeline, asked(2), batch_size=2)[0].image
 
@@ -295,12 +295,12 @@ def test_a_lora_changes_images_as_much_as_its_weight_says(
     assert np.abs(zero - none).max() < 1e-5
     assert np.abs(half - none).max() > 1 / 255
     assert np.abs(full - half).max() > 1 / 255
-    prints = {models.fingerprint(tiny_model(name), loras=[models.Lora(file, w)]) for w in (0.5, 1.0)}
+    prints = {models.fingerprint(tiny_model(name), loras=[locating.Lora(file, w)]) for w in (0.5, 1.0)}
     assert len({*prints, models.fingerprint(tiny_model(name))}) == 3
 
 
 def test_both_stages_of_deepfloyd(tiny_model: Callable[[str], Path]) -> None:
-    second = models.Upscaler(tiny_model("second-stage"))
+    second = locating.Upscaler(tiny_model("second-stage"))
     pipeline = models.load(tiny_model("if1"), device="cpu", dtype="float32", upscaler=second)
     call = '{"upscaler": {"num_inference_steps": 2, "guidance_scale": 4.0}}'
     four = [replace(each, width=128, height=64, call=call) for each in asked()]

@@ -22,7 +22,7 @@ from synthgen import recipe, tars
 from synthgen.data import Request
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError, OutOfMemoryError
-from synthgen.generation import checkpoints, models
+from synthgen.generation import checkpoints, locating, models
 from synthgen.generation.encoding import encode
 from synthgen.generation.memory import need
 from synthgen.generation.sampling import make_generator, picture, sample
@@ -246,7 +246,7 @@ def test_too_many_failures_are_an_exit_status(
 def test_a_fingerprint_knows_the_weights_and_not_the_place(tmp_path: Path) -> None:
     copy = Path(shutil.copytree(pipeline_folder(), tmp_path / "copy"))
     assert models.fingerprint(copy) == models.fingerprint(pipeline_folder())
-    assert models.locate(str(copy), folder=tmp_path) == models.locate("copy", folder=tmp_path) == copy
+    assert locating.locate(str(copy), folder=tmp_path) == locating.locate("copy", folder=tmp_path) == copy
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -347,12 +347,12 @@ def test_only_safetensors(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no model_index\.json"):
-        models.locate(str(tmp_path), folder=tmp_path)
+        locating.locate(str(tmp_path), folder=tmp_path)
     (tmp_path / "all.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"is one file; a diffusers .*from_single_file\(FILE\)\.save_pretr"):
-        models.locate("./all.safetensors", folder=tmp_path)
+        locating.locate("./all.safetensors", folder=tmp_path)
     with pytest.raises(ModelError, match="no such model; "):
-        models.locate("checkpoints/all.safetensors", folder=tmp_path)
+        locating.locate("checkpoints/all.safetensors", folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_a_model_beside_the_user_and_not_the_recipe(tmp_path: Path, monkeypatch:
     shutil.copytree(pipeline_folder(), tmp_path / "my" / "model")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=f"relative to the folder of the recipe.*say {tmp_path}/my/model"):
-        models.locate("my/model", folder=tmp_path / "prompts")
+        locating.locate("my/model", folder=tmp_path / "prompts")
 
 
 def test_a_scheduler_by_name(pipeline) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ import torch
 import synthgen
 from synthgen.embedded import pipeline_folder
 from synthgen.errors import ModelError
-from synthgen.generation import memory, models
+from synthgen.generation import locating, memory, models
 from synthgen.generation.memory import Need, Setup, check, fitting, need, use
 
 TinyModel = Callable[[str], Path]
@@ -52,7 +52,7 @@ def test_the_size_of_images_is_the_model_s_own(tiny_model: TinyModel) -> None:
 
 def test_a_second_stage_is_counted(tiny_model: TinyModel) -> None:
     one = need(tiny_model("if1")).parts
-    both = need(tiny_model("if1"), upscaler=models.Upscaler(tiny_model("second-stage"))).parts
+    both = need(tiny_model("if1"), upscaler=locating.Upscaler(tiny_model("second-stage"))).parts
     assert both.items() > one.items()
     assert set(both) - set(one) == {"upscaler.unet"}
 
@@ -62,8 +62,8 @@ def test_a_second_stage_as_it_is_downloaded(tiny_model: TinyModel, tmp_path: Pat
     second = Path(shutil.copytree(tiny_model("second-stage"), tmp_path / "second"))
     for part in models.ENCODER:
         shutil.rmtree(second / part, ignore_errors=True)
-    both = need(tiny_model("if1"), upscaler=models.Upscaler(second)).parts
-    assert both == need(tiny_model("if1"), upscaler=models.Upscaler(tiny_model("second-stage"))).parts
+    both = need(tiny_model("if1"), upscaler=locating.Upscaler(second)).parts
+    assert both == need(tiny_model("if1"), upscaler=locating.Upscaler(tiny_model("second-stage"))).parts
 
 
 def test_a_safety_checker_that_is_not_loaded_is_not_counted(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from test_generation import REQUEST
 import synthgen
 from synthgen.data import Request
 from synthgen.errors import ModelError, SynthgenError
-from synthgen.generation import checkpoints, families, models
+from synthgen.generation import checkpoints, families, locating, models
 from synthgen.generation.sampling import make_generator, sample
 from synthgen.generation.tokens import token_counter
 
@@ -328,26 +328,28 @@ def test_every_family_of_the_table_is_one_of_diffusers() -> None:
 def test_loras_that_are_refused(tiny_model: Find, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     tiny_models.lora(tmp_path / "one", tiny_model("sd1"))
-    file = models.locate_lora("one", folder=tmp_path)
+    file = locating.locate_lora("one", folder=tmp_path)
     assert file.parent == tmp_path / "one"
-    assert models.locate_lora(f"one/{file.name}", folder=tmp_path) == file
+    assert locating.locate_lora(f"one/{file.name}", folder=tmp_path) == file
     with pytest.raises(ModelError, match=r"does not fit StableDiffusionXLPipeline|changes nothing in"):
-        loaded(tiny_model("sdxl"), loras=[models.Lora(file)])
+        loaded(tiny_model("sdxl"), loras=[locating.Lora(file)])
     with pytest.raises(ModelError, match="loras: KandinskyV22CombinedPipeline takes none"):
-        loaded(tiny_model("kandinsky22"), loras=[models.Lora(file)])
+        loaded(tiny_model("kandinsky22"), loras=[locating.Lora(file)])
     (tmp_path / "one" / "second.safetensors").write_bytes(file.read_bytes())
     with pytest.raises(
         ModelError, match=r"one \.safetensors file is wanted; there is .*name one with file = "
     ):
-        models.locate_lora("one", folder=tmp_path)
-    assert models.locate_lora("one", folder=tmp_path, file="second.safetensors").name == "second.safetensors"
+        locating.locate_lora("one", folder=tmp_path)
+    assert (
+        locating.locate_lora("one", folder=tmp_path, file="second.safetensors").name == "second.safetensors"
+    )
     with pytest.raises(ModelError, match=r"no third; there is"):
-        models.locate_lora("one", folder=tmp_path, file="third")
+        locating.locate_lora("one", folder=tmp_path, file="third")
     (tmp_path / "old.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"old\.bin: not \.safetensors; others are not loaded"):
-        models.locate_lora("old.bin", folder=tmp_path)
+        locating.locate_lora("old.bin", folder=tmp_path)
     with pytest.raises(ModelError, match=r'path = "none\.safetensors": no such file'):
-        models.locate_lora("none.safetensors", folder=tmp_path)
+        locating.locate_lora("none.safetensors", folder=tmp_path)
 
 
 def test_of_a_hub_s_loras_one_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,12 +369,12 @@ def test_of_a_hub_s_loras_one_is_downloaded(tmp_path: Path, monkeypatch: pytest.
         ModelError,
         match=r"is wanted; there is one\.safetensors, sub/three\.safetensors, two\.safetensors; name",
     ):
-        models.locate_lora("org/name", folder=tmp_path)
+        locating.locate_lora("org/name", folder=tmp_path)
     with pytest.raises(ModelError, match=r"no four\.safetensors; there is one"):
-        models.locate_lora("org/name", folder=tmp_path, file="four.safetensors")
+        locating.locate_lora("org/name", folder=tmp_path, file="four.safetensors")
     assert asked == []
     there.remove("two.safetensors")
-    assert models.locate_lora("org/name", folder=tmp_path).name == "one.safetensors"
+    assert locating.locate_lora("org/name", folder=tmp_path).name == "one.safetensors"
     assert asked == ["one.safetensors"]
 
 
@@ -436,7 +438,7 @@ def test_each_stage_has_its_part_of_an_image_and_of_the_fingerprint(tiny_model: 
     import shutil
 
     folder, second = tiny_model("if1"), Path(shutil.copytree(tiny_model("second-stage"), tmp_path / "second"))
-    upscaler = models.Upscaler(second)
+    upscaler = locating.Upscaler(second)
     pipeline = loaded(folder, upscaler=upscaler)
     assert pipeline.upscaler.text_encoder is None  # T5 is loaded once
     plain, *_ = asked("a cat")

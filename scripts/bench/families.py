@@ -32,7 +32,7 @@ import torch
 from diffusers.pipelines import auto_pipeline
 
 from synthgen.errors import ModelError
-from synthgen.generation import models
+from synthgen.generation import locating, models
 from synthgen.generation.families import family, taken
 from synthgen.generation.probing import PICTURE
 from synthgen.generation.sampling import call, picture, sample
@@ -82,7 +82,7 @@ def negative(pipeline: Any, one: Any) -> str:
 
 def measure(name: str, folder: Path, second: Path | None) -> dict[str, object]:
     """A row of the table."""
-    upscaler = models.Upscaler(second) if second else None
+    upscaler = locating.Upscaler(second) if second else None
     pipeline, low = (
         models.load(folder, device="cpu", dtype=dtype, upscaler=upscaler) for dtype in ("float32", "bfloat16")
     )

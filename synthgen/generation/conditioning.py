@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
-    from synthgen.generation.models import Adapter
+    from synthgen.generation.locating import Adapter
 
 ReadImage = Callable[[Request], npt.NDArray[np.uint8] | None]
 """Gives the real image of a request, uint8 of shape (height, width, 3); None where it is damaged."""

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from synthgen.errors import ModelError
 from synthgen.generation.checkpoints import config, own_size, pipeline_class, weights
 from synthgen.generation.families import family
-from synthgen.generation.models import ENCODER, Upscaler
+from synthgen.generation.locating import Upscaler
+from synthgen.generation.models import ENCODER
 
 VALUE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 DECODER = 6
