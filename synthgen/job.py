@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, resharding, selection, shards, sources, storage
+from synthgen import planning, pools, resharding, selection, shards, sources, storage
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
@@ -415,17 +415,15 @@ class Job:
     def pool_stems(self) -> list[str]:
         return shards.pool_stems(self.root)
 
-    def columns(self, stems: Sequence[str] | None = None) -> shards.PoolColumns:
+    def columns(self, stems: Sequence[str] | None = None) -> pools.PoolColumns:
         """The columns of all that is planned, or of these pool shards."""
         stems = self.pool_stems() if stems is None else stems
-        return shards.PoolColumns(self.root, stems, [table.name for table in self.recipe.annotate])
+        return pools.PoolColumns(self.root, stems, [table.name for table in self.recipe.annotate])
 
     def output_shards(self) -> list[resharding.OutputShard]:
         columns = self.columns()
         uids = shards.uid_strings(shards.read_npy(self.root / shards.SUBSETS / f"{self.subset}.npy"))
-        where = {
-            place.uid: place for stem in self.pool_stems() for place in resharding.places(self.root, stem)
-        }
+        where = {place.uid: place for stem in self.pool_stems() for place in pools.places(self.root, stem)}
         groups = dict(zip(columns["uid"].tolist(), columns["group"].tolist(), strict=True))
         reshard = self.recipe.reshard
         return resharding.cut(uids, groups, where, split=reshard.split, shard_size=reshard.shard_size)

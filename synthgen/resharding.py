@@ -16,17 +16,7 @@ import numpy.typing as npt
 from synthgen import shards, storage, tars
 from synthgen.claims import Claim
 from synthgen.errors import WorkError
-
-
-class Place(NamedTuple):
-    """Where a sample of the pool lies: its shard, and its bytes there (`size` may reach into the archive's
-    end).
-    """
-
-    uid: str
-    stem: str
-    start: int
-    size: int
+from synthgen.pools import Place
 
 
 class OutputShard(NamedTuple):
@@ -37,18 +27,6 @@ class OutputShard(NamedTuple):
     split: str
     stem: str
     samples: list[tuple[Place, int]]
-
-
-def places(root: Path, stem: str) -> list[Place]:
-    """The written samples of a pool shard. A sample runs from its image's header to the next sample's."""
-    rows = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "image_offset"]).to_pydict()
-    found = [
-        (uid, at - tars.BLOCK)
-        for uid, at in zip(rows["uid"], rows["image_offset"], strict=True)
-        if at is not None
-    ]
-    bounds = [*(start for _, start in found), storage.size(root / shards.POOL / f"{stem}.tar")]
-    return [Place(uid, stem, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
 
 
 def split_of(key: str, split: Mapping[str, float]) -> str:
@@ -106,12 +84,10 @@ def write_shard(
     with shards.new_unit(root, folder / shard.split, shard.stem, record, claim) as create:
         tar = create(".tar")
         for place, copy in shard.samples:
-            piece = storage.read(root / shards.POOL / f"{place.stem}.tar", place.start, place.size)
+            piece = storage.read(place.file, place.start, place.size)
             key, members = next(tars.samples(piece), ("", {}))
             if key != place.uid:
-                raise WorkError(
-                    f"{root / shards.POOL / place.stem}.tar: {place.uid} is not at byte {place.start}"
-                )
+                raise WorkError(f"{place.file}: {place.uid} is not at byte {place.start}")
             tars.add_sample(tar, f"{key}-{copy}" if copy else key, members)
         tars.finish(tar)
         count = len(shard.samples)

@@ -165,10 +165,23 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise WorkError(f"{path}: damaged ({reason}); `synthgen verify` lists what else is") from None
 
 
+def rows(path: Path) -> int:
+    """How many rows a parquet file of the run has."""
+    return int(pq.read_metadata(pa.BufferReader(storage.read(path))).num_rows)
+
+
 def to_npz(arrays: dict[str, npt.NDArray[np.float16]]) -> bytes:
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # type: ignore[arg-type]
     return sink.getvalue()
+
+
+def read_npz(path: Path) -> dict[str, npt.NDArray[np.float16]]:
+    """The features of a shard; nothing where it has none, as all of its images failed."""
+    if not storage.exists(path):
+        return {}
+    with np.load(io.BytesIO(storage.read(path)), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def to_npy(array: npt.NDArray[np.void]) -> bytes:
@@ -350,48 +363,3 @@ def planned_rows(shard: PlannedShard) -> int:
 def _plan_file(path: Path) -> pq.ParquetFile:
     """A part of the plan, read once for all its row groups: published parts never change."""
     return pq.ParquetFile(pa.BufferReader(storage.read(path)))
-
-
-def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes]:
-    """The stored image of each row, in order, of a pool shard's written rows; read as the one run that they
-    span.
-    """
-    spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
-    if not spans:
-        return []
-    start, end = spans[0][0], sum(spans[-1])
-    data = storage.read(root / POOL / f"{stem}.tar", start, end - start)
-    return [data[at - start : at - start + size] for at, size in spans]
-
-
-class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
-    """The columns of the whole pool and of its annotations, each read from all shards when it is asked for.
-
-    Shape (rows,) in plan order. A missing text is "", a missing float NaN; whole numbers and bools are only
-    meaningful where `error` is "".
-    """
-
-    def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
-        self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
-        self._folders: dict[str, Path] = {}
-        for folder in [root / POOL, *(root / ANNOTATIONS / name for name in annotations)]:
-            schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
-            self._folders = {**dict.fromkeys(schema.names, folder), **self._folders}
-
-    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
-        if name not in self._read:
-            parts = [
-                read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
-            ]
-            column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
-            fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
-            if pa.types.is_boolean(column.type):
-                fill = False
-            self._read[name] = (column if fill is None else column.fill_null(fill)).to_numpy()
-        return self._read[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._folders)
-
-    def __len__(self) -> int:
-        return len(self._folders)

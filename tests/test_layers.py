@@ -30,6 +30,7 @@ LOW = {
     "claims": {"errors", "storage"},
     "engine": {"claims", "errors", "storage"},
     "shards": {"claims", "data", "errors", "storage"},
+    "pools": {"shards", "storage", "tars"},
     "language_models": {"errors"},
     "asking": {"shards", "claims", "errors", "prompts", "storage"},
 }

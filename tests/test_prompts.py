@@ -17,8 +17,9 @@ from synthgen.cli import main
 from synthgen.diversity import cramers_v
 from synthgen.errors import RecipeError
 from synthgen.pipeline import open_job, run
+from synthgen.pools import PoolColumns
 from synthgen.preview import preview
-from synthgen.shards import PoolColumns, load_plan, read_plan_shard
+from synthgen.shards import load_plan, read_plan_shard
 from synthgen.tables import Recipe
 from synthgen.tars import samples
 

@@ -22,3 +22,5 @@ ORIGINS: dict[str, Callable[..., str]] = {"clip": clip_origin}
 
 COLUMNS = {"clip": CLIP_COLUMNS, "hashes": HASHES_COLUMNS, "image": IMAGE_COLUMNS}
 """Columns of each annotator, without its name before them, and their types in parquet."""
+FEATURES: dict[str, tuple[str, ...]] = {"clip": ("img", "txt")}
+"""Features of each annotator that has some, without its name before them: rows of float16 in npz."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from synthgen import shards
+from synthgen import pools, shards
 from synthgen.claims import Claim
 from synthgen.data import Sample
 from synthgen.errors import WorkError
@@ -131,7 +131,7 @@ def _read_samples(root: Path, stem: str, written: pa.Table) -> Iterator[list[Sam
         def begin(start: int) -> Iterator[Sample]:
             rows = written.slice(start, CHUNK)
             columns = [rows[name].to_pylist() for name in ("uid", "class_id", "class_name", "text")]
-            return decoders.map(_sample, *columns, shards.read_images(root, stem, rows))
+            return decoders.map(_sample, *columns, pools.read_images(root, stem, rows))
 
         chunk = begin(0)
         for start in range(CHUNK, len(written) + CHUNK, CHUNK):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from synthgen import shards, storage
+from synthgen import pools, shards, storage
 from synthgen.diversity import measure
 
 SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, SHOWN_GROUPS, THUMBNAIL, BINS = 64, 8, 16, 12, 96, 40
@@ -56,7 +56,7 @@ def page(root: Path, subset: str) -> bytes:
     recipe = entry["recipe"]
     stems = shards.pool_stems(root)
     annotations = [table["name"] for table in recipe["annotate"]]
-    columns = shards.PoolColumns(root, stems, annotations)
+    columns = pools.PoolColumns(root, stems, annotations)
     verdicts = _verdicts(root, subset, columns["uid"])
     images = _Images(root, stems, columns)
     kept = verdicts == "kept"
@@ -100,7 +100,7 @@ def page(root: Path, subset: str) -> bytes:
 def contact_sheet(root: Path, subset: str, *, columns: int = 16, rows: int = 8, side: int = 64) -> bytes:
     """A JPEG of kept images, class after class in turn, `columns` x `rows` cells of `side` pixels."""
     stems = shards.pool_stems(root)
-    pool = shards.PoolColumns(root, stems, [])
+    pool = pools.PoolColumns(root, stems, [])
     chosen = np.flatnonzero(_verdicts(root, subset, pool["uid"]) == "kept")[: columns * rows]
     sheet = Image.new("RGB", (columns * (side + 2), max(1, -(-len(chosen) // columns)) * (side + 2)), "white")
     for cell, image in enumerate(_Images(root, stems, pool).open(chosen)):
@@ -124,7 +124,7 @@ def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
     return {str(found[k]): int(counts[k]) for k in np.argsort(first)}
 
 
-def _groups(columns: shards.PoolColumns, images: "_Images") -> list[list[Thumbnail]]:
+def _groups(columns: pools.PoolColumns, images: "_Images") -> list[list[Thumbnail]]:
     """The pictures of the first groups of a grid: the same but for what is crossed."""
     group = columns["group"]
     from_one_image = group == columns["source_uid"].astype("U16")
@@ -136,7 +136,7 @@ def _groups(columns: shards.PoolColumns, images: "_Images") -> list[list[Thumbna
 def _diversity(
     recipe: dict[str, Any],
     measured_axes: Sequence[str],
-    columns: shards.PoolColumns,
+    columns: pools.PoolColumns,
     kept: npt.NDArray[np.bool_],
 ) -> list[tuple[str, str, str]]:
     """The figures of the prompts, planned and kept, as the page shows them. `coverage` is of the planned."""
@@ -170,7 +170,7 @@ def _row(funnel: dict[str, Any], class_name: str) -> list[int]:
     return [stage["after_by_class"].get(class_name, 0) for stage in funnel["funnel"]]
 
 
-def _scores(columns: shards.PoolColumns, annotations: Sequence[str]) -> list[str]:
+def _scores(columns: pools.PoolColumns, annotations: Sequence[str]) -> list[str]:
     """The float columns of the annotations."""
     return [
         name
@@ -191,7 +191,7 @@ def _histogram(
     return Histogram(name, low, high, *counts)
 
 
-def _models(columns: shards.PoolColumns) -> list[tuple[str, ...]]:
+def _models(columns: pools.PoolColumns) -> list[tuple[str, ...]]:
     names = ("model", "fingerprint", "scheduler", "steps", "guidance", "dtype", "license")
     rows = zip(*(columns[name].astype(str).tolist() for name in names), strict=True)
     return list(dict.fromkeys(rows))
@@ -200,7 +200,7 @@ def _models(columns: shards.PoolColumns) -> list[tuple[str, ...]]:
 class _Images:
     """The stored images of the pool by row."""
 
-    def __init__(self, root: Path, stems: Sequence[str], columns: shards.PoolColumns) -> None:
+    def __init__(self, root: Path, stems: Sequence[str], columns: pools.PoolColumns) -> None:
         self._root, self._columns = root, columns
         lengths = [len(shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])) for stem in stems]
         self._stems = np.repeat(np.array(stems), lengths)

@@ -1,0 +1,107 @@
+"""A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from synthgen import shards, storage, tars
+
+
+class Place(NamedTuple):
+    """Where a sample of a pool lies: in which file, and which bytes of it.
+
+    In a tar of our own `members` is empty: from `start` on, `size` bytes are the sample's blocks with their
+    headers (the last one of a tar may reach into the archive's end). In another archive, or in files of
+    their own, `members` has the suffix, offset and size of each member's data, and `start` and `size` span
+    them.
+    """
+
+    uid: str
+    file: Path
+    start: int
+    size: int
+    members: tuple[tuple[str, int, int], ...] = ()
+
+
+def places(root: Path, stem: str) -> list[Place]:
+    """The written samples of a pool shard. A sample runs from its image's header to the next sample's."""
+    tar = root / shards.POOL / f"{stem}.tar"
+    rows = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
+    found = [
+        (uid, at - tars.BLOCK)
+        for uid, at in zip(rows["uid"], rows["image_offset"], strict=True)
+        if at is not None
+    ]
+    bounds = [*(start for _, start in found), storage.size(tar)]
+    return [Place(uid, tar, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
+
+
+def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes]:
+    """The stored image of each row, in order, of a pool shard's written rows; read as the one run that they
+    span.
+    """
+    spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
+    if not spans:
+        return []
+    start, end = spans[0][0], sum(spans[-1])
+    data = storage.read(root / shards.POOL / f"{stem}.tar", start, end - start)
+    return [data[at - start : at - start + size] for at, size in spans]
+
+
+class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
+    """The columns and features of the whole pool and of its annotations, each read from all shards when it is
+    asked for.
+
+    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing float or feature NaN;
+    whole numbers and bools are only meaningful where `error` is "".
+    """
+
+    def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
+        self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
+        self._folders: dict[str, Path] = {}
+        self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
+        for folder in [root / shards.POOL, *self._annotations.values()]:
+            schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
+            self._folders = {**dict.fromkeys(schema.names, folder), **self._folders}
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+        if name not in self._read:
+            self._read[name] = self._column(name) if name in self._folders else self._features(name)
+        return self._read[name]
+
+    def _column(self, name: str) -> npt.NDArray[np.generic]:
+        parts = [
+            shards.read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
+        ]
+        column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
+        fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
+        if pa.types.is_boolean(column.type):
+            fill = False
+        return (column if fill is None else column.fill_null(fill)).to_numpy()
+
+    def _features(self, name: str) -> npt.NDArray[np.float16]:
+        """Raises KeyError where no annotation has features of that name."""
+        folder = next((own for key, own in self._annotations.items() if name.startswith(f"{key}_")), None)
+        if folder is None:
+            raise KeyError(name)
+        found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]
+        width = next((part.shape[1] for part in found if part is not None), 0)
+        if not width and len(self["uid"]):
+            raise KeyError(name)
+        ends = np.cumsum([shards.rows(folder / f"{stem}.parquet") for stem in self._stems])
+        whole = np.full((int(ends[-1]), width), np.nan, np.float16)
+        for part, end in zip(found, ends.tolist(), strict=True):
+            if part is not None:  # a shard in which all images failed has none
+                whole[end - len(part) : end] = part
+        return whole
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
