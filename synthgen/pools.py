@@ -82,7 +82,8 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
         if pa.types.is_boolean(column.type):
             fill = False
-        return (column if fill is None else column.fill_null(fill)).to_numpy()
+        values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
+        return values
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
