@@ -240,6 +240,18 @@ def _check(recipe: Recipe) -> None:
             if name not in known:
                 what = "features" if known is features else "column or features"
                 raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+        rules = recipe.rules_of(one.on)
+        if one.on and recipe.quota.accepted and not rules:
+            raise RecipeError(
+                f'annotate.{number}.on: no rule has subset = "{one.on}"; with quota.accepted the samples are '
+                "not all there yet, so rules have to say which are annotated"
+            )
+        for rule in rules:
+            if not Rule(rule.use, rule.keys).judges_alone:
+                raise RecipeError(
+                    f'annotate.{number}.on: "{one.on}" has the rule {rule.use}, which compares samples; only '
+                    "rules that judge a sample by itself can say which are annotated"
+                )
     _ = recipe.annotations  # refuses a circle
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
