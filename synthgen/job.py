@@ -250,11 +250,8 @@ class Job:
 
     @functools.cached_property
     def rules(self) -> list[selection.Rule]:
-        return self.rules_of(self.subset if self.recipe.rules_of(self.subset) else "main")
-
-    def rules_of(self, subset: str) -> list[selection.Rule]:
-        """The rules of a named subset."""
-        return [selection.Rule(table.use, table.keys) for table in self.recipe.rules_of(subset)]
+        """Those of the subset; of another name than the recipe's, those of `main`."""
+        return self.recipe.rules(self.subset) or self.recipe.rules("main")
 
     def selected(self, columns: Columns) -> selection.Selection:
         """What the recipe's rules say of the pool."""
@@ -359,7 +356,10 @@ class Job:
         return flat(f"annotate.{table.name}", inputs)
 
     def selection_inputs(self) -> dict[str, object]:
-        rules = [{"use": rule.use, **rule.keys} for rule in self.rules]
+        rules = [
+            {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
+            for rule in self.rules
+        ]
         planned = shards.planned_requests(self.root)
         if self.quota:
             return {"requests": planned, "select": rules, **flat("quota", self.quota._asdict())}

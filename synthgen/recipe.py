@@ -15,7 +15,7 @@ from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
-from synthgen.selection import RULES, Quota, Rule, check_quota, columns_read
+from synthgen.selection import RULES, Quota, check_quota, columns_read
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
 
@@ -258,8 +258,7 @@ def _check(recipe: Recipe) -> None:
         except RecipeError as error:
             raise RecipeError(f"select.{number}: {error}") from None
     if recipe.quota.accepted:
-        rules = [Rule(table.use, table.keys) for table in recipe.select]
-        check_quota(rules, Quota(recipe.quota.accepted, recipe.quota.cell))
+        check_quota(recipe.rules("main"), Quota(recipe.quota.accepted, recipe.quota.cell))
 
 
 @contextlib.contextmanager
