@@ -251,11 +251,8 @@ class Job:
 
     @functools.cached_property
     def rules(self) -> list[selection.Rule]:
-        return self.rules_of(self.subset if self.recipe.rules_of(self.subset) else "main")
-
-    def rules_of(self, subset: str) -> list[selection.Rule]:
-        """The rules of a named subset."""
-        return [selection.Rule(table.use, table.keys) for table in self.recipe.rules_of(subset)]
+        """Those of the subset; of another name than the recipe's, those of `main`."""
+        return self.recipe.rules(self.subset) or self.recipe.rules("main")
 
     def selected(self, columns: Columns) -> selection.Selection:
         """What the recipe's rules say of the pool."""
@@ -365,9 +362,9 @@ class Job:
         """What decides which samples are annotated: rules, or a subset that is there."""
         if not table.on:
             return {}
-        rules = [{"use": rule.use, **rule.keys} for rule in self.rules_of(table.on)]
+        rules = self.recipe.rules(table.on)
         if rules:
-            return {"on": table.on, "on.rules": rules}
+            return {"on": table.on, "on.rules": [{"use": rule.use, **rule.keys} for rule in rules]}
         return {"on": table.on, "on.sha256": storage.checksum(self._subset_of(table))["sha256"]}
 
     def _subset_of(self, table: AnnotateTable) -> Path:
@@ -385,7 +382,7 @@ class Job:
         table = next(table for table in self.recipe.annotate if table.name == name)
         if not table.on:
             return None, []
-        rules = self.rules_of(table.on)
+        rules = self.recipe.rules(table.on)
         if rules:
             read = ["uid", *self.recipe.judged_by(table).values()]
             return partial(selection.passing, rules=rules), list(dict.fromkeys(read))
@@ -393,7 +390,10 @@ class Job:
         return lambda columns: np.array([uid in uids for uid in columns["uid"].tolist()], bool), ["uid"]
 
     def selection_inputs(self) -> dict[str, object]:
-        rules = [{"use": rule.use, **rule.keys} for rule in self.rules]
+        rules = [
+            {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
+            for rule in self.rules
+        ]
         planned = shards.planned_requests(self.root)
         if self.quota:
             return {"requests": planned, "select": rules, **flat("quota", self.quota._asdict())}

@@ -71,12 +71,16 @@ def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
 
 
 def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """A column as rules see it: a missing text is "", a missing number or bool NaN."""
+    """A column as rules see it: a missing text is "", a missing number or bool NaN; whole numbers of 64 bits,
+    which no float holds, stay masked.
+    """
     missing, plain = is_missing(values), np.ma.getdata(values)
     if values.ndim > 1 or not missing.any():
         return plain
     if plain.dtype.kind in "OU":
         return np.where(missing, "", plain)
+    if plain.dtype.itemsize == 8 and plain.dtype.kind in "iu":
+        return values
     numbers = plain.astype(np.result_type(plain, np.float32))
     numbers[missing] = np.nan
     return numbers
@@ -111,9 +115,8 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         column = to_masked(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
         if column.dtype.kind in "OUf":
             return filled(column)
-        if not (np.ma.getmaskarray(column) & (self["error"] == "")).any():
-            return np.ma.getdata(column)
-        return column if column.dtype.itemsize == 8 else filled(column)
+        is_whole = not (np.ma.getmaskarray(column) & (self["error"] == "")).any()
+        return np.ma.getdata(column) if is_whole else filled(column)
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
