@@ -8,11 +8,12 @@ fixed number of samples, so a score never depends on how a shard was cut.
 
 An annotator reads what others made by naming it in a key that `READS` lists, such as
 `features = "clip_img"`: then each sample has it as `sample.read["clip_img"]`. A sample that lacks any of it
-is not shown to the annotator, and is null in its columns too. The callable may have three attributes:
+is not shown to the annotator, and is null in its columns too. The callable may have attributes:
 
 - `fingerprint`, a hash of the weights that it looks with;
 - `needs_pixels = False`: it works from text, label and what it reads, so nothing is decoded for it;
-- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as `sample.prepared`.
+- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as `sample.prepared`;
+- `start()`, called before a shard, where it keeps anything between calls.
 """
 
 from collections.abc import Callable
