@@ -92,7 +92,6 @@ def clip(
             known.update(zip(some, encoded, strict=False))
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        has_text = np.array([bool(sample.text) for sample in samples])
         with torch.inference_mode():
             made = [prepare(one) if one.prepared is None else one.prepared for one in samples]
             images = network.encode_image(finish(np.stack(made), device), normalize=True)
@@ -105,7 +104,7 @@ def clip(
             "similarity": similarity,
             **_zero_shot(logits, ids, np.array([place.get(one.class_name or "", -1) for one in samples])),
             "img": images.cpu().numpy().astype(np.float16),
-            "txt": np.where(has_text[:, None], texts.cpu().numpy(), np.nan).astype(np.float16),
+            "txt": texts.cpu().numpy().astype(np.float16),
         }
 
     annotate.prepare = prepare  # type: ignore[attr-defined]
@@ -145,7 +144,8 @@ def _split(preprocess: Any) -> tuple[Any, "Callable[[npt.NDArray[np.uint8], str]
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (normalize.mean, normalize.std))
 
     def finish(pixels: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
-        batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).contiguous().float()
+        batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+        batch = batch.to(torch.float32, memory_format=torch.contiguous_format)
         return batch.div_(255).sub_(mean.to(device)).div_(std.to(device))
 
     return type(preprocess)(shrink), finish
