@@ -357,6 +357,13 @@ class Job:
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
             inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.recipe.classes]
+        makers = {name: self.recipe.made_by.get(name) for name in table.reads.values()}
+        inputs |= {
+            f"reads.{name}": shards.digest(self.annotation_inputs(other))[:32]
+            for name, maker in makers.items()
+            for other in self.recipe.annotate
+            if other.name == maker
+        }
         return flat(f"annotate.{table.name}", inputs)
 
     def selection_inputs(self, subset: str) -> dict[str, object]:

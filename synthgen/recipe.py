@@ -233,6 +233,14 @@ def _check(recipe: Recipe) -> None:
             f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
         )
     columns = known_columns(recipe)
+    features = [name for name in recipe.made_by if name not in columns]
+    for number, one in enumerate(recipe.annotate):
+        for key, name in one.reads.items():
+            known = features if key.split(".")[0] == "features" else [*columns, *features]
+            if name not in known:
+                what = "features" if known is features else "column or features"
+                raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+    _ = recipe.annotations  # refuses a circle
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
             if column not in columns:
