@@ -66,7 +66,7 @@ def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """Which rows have no value: masked, or NaN, of features NaN anywhere."""
     missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
     if values.dtype.kind == "f":
-        missing = missing | np.isnan(np.ma.getdata(values))
+        missing = np.logical_or(missing, np.isnan(np.ma.getdata(values)))
     if values.ndim > 1:
         missing = missing.any(axis=1)
     return missing
@@ -117,9 +117,8 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             if name in self._folders and name not in self._stored:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            table = pa.concat_tables(
-                shards.read_table(folder / f"{stem}.parquet", own) for stem in self._stems
-            )
+            parts = [shards.read_table(folder / f"{stem}.parquet", own) for stem in self._stems]
+            table = pa.concat_tables(parts, promote_options="default")
             self._stored |= {name: table[name] for name in own}
 
     def _column(self, name: str) -> npt.NDArray[np.generic]:
