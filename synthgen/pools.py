@@ -74,6 +74,12 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             self._read[name] = self._column(name) if name in self._folders else self._features(name)
         return self._read[name]
 
+    def folder(self, name: str) -> Path | None:
+        """Where a column's or a feature's files are; None where nothing is called so."""
+        owns = [key for key in self._annotations if name.startswith(f"{key}_")]
+        own = self._annotations[max(owns, key=len)] if owns else None
+        return self._folders.get(name, own)
+
     def _column(self, name: str) -> npt.NDArray[np.generic]:
         parts = [
             shards.read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
@@ -87,7 +93,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
-        folder = next((own for key, own in self._annotations.items() if name.startswith(f"{key}_")), None)
+        folder = self.folder(name)
         if folder is None:
             raise KeyError(name)
         found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]
