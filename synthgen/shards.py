@@ -114,7 +114,13 @@ def uid_array(uids: Sequence[str]) -> npt.NDArray[np.void]:
 
 def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
     """The hex uids of an array made by `uid_array`."""
-    return [f"{int(high):016x}{int(low):016x}" for high, low in zip(pairs["f0"], pairs["f1"], strict=True)]
+    text = uid_hex(pairs)
+    return [text[at : at + 32] for at in range(0, len(text), 32)]
+
+
+def uid_hex(pairs: npt.NDArray[np.void]) -> str:
+    """The same as one string."""
+    return np.stack([pairs["f0"], pairs["f1"]], axis=1).astype(">u8").tobytes().hex()
 
 
 def requests_table(requests: Sequence[Request], axes: Sequence[str]) -> pa.Table:

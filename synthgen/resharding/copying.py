@@ -17,8 +17,8 @@ from synthgen.errors import FolderError, WorkError
 from synthgen.resharding.choosing import Chosen, Numbers
 from synthgen.resharding.cutting import OutputShard
 
-WINDOW = 2**24
-"""Bytes of output that are in memory at a time, and as many are read ahead."""
+WINDOW = 2**22
+"""Bytes of output that are in memory at a time, and as many are read ahead: few enough for a cache."""
 
 
 class Feature(NamedTuple):
@@ -162,7 +162,7 @@ class _Window(NamedTuple):
 
 def _windows(
     files: storage.OpenFiles, chosen: Chosen, added: Added, shard: OutputShard, keys: Sequence[str]
-) -> Iterator[tuple[int, bytearray]]:
+) -> Iterator[tuple[int, memoryview | bytearray]]:
     """The shard's samples as they lie in its archive, some at a time: how many, and their bytes."""
     every_file = [*chosen.files, *(file for one in added.features for file in one.files)]
 
@@ -180,34 +180,37 @@ def _windows(
             yield _Window(start, end, to, own[part], int(ends[end - 1]) - before, *laid)
             start = end
 
+    room = bytearray()
     for window in _one_ahead(plan()):
-        part, data = slice(window.start, window.end), bytearray(window.size)
-        view = memoryview(data)
+        part = slice(window.start, window.end)
+        if window.size > len(room) or window.headers:  # between what is copied, zeros
+            room = bytearray(max(window.size, len(room)))
+        data = memoryview(room)[: window.size]
         for file, at, size, to in zip(*(column.tolist() for column in window.pieces), strict=True):
-            files.read_into(every_file[file], at, view[to : to + size])
+            files.read_into(every_file[file], at, data[to : to + size])
         for to, header in window.headers:
-            view[to : to + len(header)] = header
+            data[to : to + len(header)] = header
         _check(chosen, shard.rows[part], data, window.to)
         _rename(data, window.to, window.own, keys[part], shard.copies[part])
         _check_features(data, added, window.to + window.own, keys[part])
         if added.json_keys is not None:
-            data = _with_keys(data, added.json_keys)
-        yield window.end - window.start, data
+            yield window.end - window.start, _with_keys(data, added.json_keys)
+        else:
+            yield window.end - window.start, data
 
 
-def _with_keys(data: bytearray, keys: Mapping[str, type]) -> bytearray:
+def _with_keys(data: memoryview, keys: Mapping[str, type]) -> bytearray:
     """Samples as they lie in an archive, with these keys in each json.
 
     Raises:
         FolderError: a number is missing.
     """
-    found = bytearray()
-    for member in tars.index(bytes(data)):
-        body = data[member.offset : member.offset + member.size]
+    found, archive = bytearray(), bytes(data)
+    for member in tars.index(archive):
+        body = archive[member.offset : member.offset + member.size]
         if member.suffix != "json":
-            found += (
-                data[member.offset - tars.BLOCK : member.offset] + body + b"\0" * (-member.size % tars.BLOCK)
-            )
+            start = member.offset - tars.BLOCK
+            found += archive[start : start + tars.padded(member.size)]
             continue
         values = json.loads(body)
         known = {key: "" if kind is str else None for key, kind in keys.items()}
@@ -301,10 +304,10 @@ def _merge(pieces: Numbers) -> _Pieces:
     return _Pieces(file[firsts], start[firsts], sizes, to[firsts])
 
 
-def _check(chosen: Chosen, rows: Numbers, data: bytearray, to: Numbers) -> None:
+def _check(chosen: Chosen, rows: Numbers, data: memoryview, to: Numbers) -> None:
     """Raises WorkError where the first header of a sample does not have its uid."""
     found = np.frombuffer(data, np.uint8)[to[:, None] + np.arange(32)]
-    wanted = np.frombuffer("".join(shards.uid_strings(chosen.uids[rows])).encode(), np.uint8)
+    wanted = np.frombuffer(shards.uid_hex(chosen.uids[rows]).encode(), np.uint8)
     wrong = np.flatnonzero((found != wanted.reshape(-1, 32)).any(axis=1))
     if len(wrong):
         row = int(rows[wrong[0]])
@@ -314,7 +317,7 @@ def _check(chosen: Chosen, rows: Numbers, data: bytearray, to: Numbers) -> None:
         )
 
 
-def _rename(data: bytearray, to: Numbers, own: Numbers, keys: Sequence[str], copies: Numbers) -> None:
+def _rename(data: memoryview, to: Numbers, own: Numbers, keys: Sequence[str], copies: Numbers) -> None:
     """Gives the members of repeats their keys."""
     for k in np.flatnonzero(copies).tolist():
         start, end = int(to[k]), int(to[k] + own[k])
@@ -323,7 +326,7 @@ def _rename(data: bytearray, to: Numbers, own: Numbers, keys: Sequence[str], cop
             data[place : place + tars.BLOCK] = tars.header(f"{keys[k]}.{member.suffix}", member.size)
 
 
-def _check_features(data: bytearray, added: Added, after: Numbers, keys: Sequence[str]) -> None:
+def _check_features(data: memoryview, added: Added, after: Numbers, keys: Sequence[str]) -> None:
     """Raises FolderError where a sample was not annotated: all of its feature is NaN then."""
     for one in added.features:
         first = after + tars.BLOCK + len(one.npy_header)
