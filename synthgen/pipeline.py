@@ -230,7 +230,7 @@ def run(
         offload=offload,
         add=add,
     )
-    checks.check(job)
+    checks.check(job, joins="reshard" in stages)
     if _makes_rounds(job, stages):
         checks.check_growth(job)
     for stage in list(STAGES)[: list(STAGES).index(stages[0])]:

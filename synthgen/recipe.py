@@ -270,7 +270,8 @@ def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
             [named] if isinstance(named, str) else named, cell_columns(named), strict=True
         ):
             if column not in columns:
-                raise RecipeError(f'reshard.{key}: unknown column "{name}"{nearest(column, list(columns))}')
+                known = ["class", "model", *recipe.axes]
+                raise RecipeError(f'reshard.{key}: unknown "{name}"{nearest(name, known)}')
             if columns[column] in ("float", "double"):
                 raise RecipeError(
                     f'reshard.{key}: "{name}" holds measured numbers; names or whole numbers are wanted'

@@ -168,8 +168,10 @@ def selection_units(job: Job) -> list[Unit]:
 
 def replace_units(job: Job) -> list[Unit]:
     """With --replace: removes what `final/<subset>` holds of other rules, now that the new selection is
-    there.
+    there, and what is to come in its place can be made.
     """
+    if job.replace:
+        job.output()
 
     def done() -> bool:
         try:

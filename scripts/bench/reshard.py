@@ -3,9 +3,10 @@
     python scripts/bench/reshard.py                        # 20,000 samples of about 4 kB, 30 s
     python scripts/bench/reshard.py --rows 1000000         # only the cut of so many rows: seconds, memory
 
-The plain way is what DataComp's resharder does: webdataset reads every member of every sample of the pool, the
-json says the uid, a binary search in the subset how often it is wanted, and webdataset's TarWriter writes it.
-Ours has fsync and sha256 of what it writes in its time. Both keep the same half of the pool, and all of it.
+The plain way is what DataComp's resharder does: webdataset reads every member of every sample of the pool,
+the json says the uid, a binary search in the subset how often it is wanted, and webdataset's TarWriter
+writes it. Ours has fsync and sha256 of what it writes in its time. Both keep the same half of the pool, and
+all of it.
 """
 
 import argparse
@@ -19,9 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from synthgen import claims, resharding, shards, storage, tars
@@ -73,9 +76,7 @@ def write_rows(root: Path, stem: str, uids: list[str], offsets: list[int]) -> No
     storage.write(root / shards.POOL / f"{stem}.parquet", shards.to_parquet([table]))
 
 
-def ours(
-    root: Path, stems: list[str], subset: "np.ndarray[tuple[int], np.dtype[np.void]]", out: Path, order: str
-) -> int:
+def ours(root: Path, stems: list[str], subset: npt.NDArray[np.void], out: Path, order: str) -> int:
     settings = Settings({"train": 1.0}, order=order, shard_size=10_000)  # type: ignore[arg-type]
     part = Part("bench", root, stems, [], subset)
     output = resharding.cut_parts([part], {}, settings)
@@ -90,9 +91,7 @@ def ours(
     )
 
 
-def plain(
-    root: Path, stems: list[str], subset: "np.ndarray[tuple[int], np.dtype[np.void]]", out: Path
-) -> int:
+def plain(root: Path, stems: list[str], subset: npt.NDArray[np.void], out: Path) -> int:
     """What the reference does, with webdataset's reader and writer."""
     import webdataset
 
@@ -117,8 +116,15 @@ def plain(
     return count
 
 
-def measure(name: str, samples: int, function: Callable[[], int]) -> tuple[float, float]:
-    """Samples a second of wall and of CPU time."""
+WAYS: dict[str, Callable[..., int]] = {
+    "shuffle": partial(ours, order="shuffle"),
+    "blocks": partial(ours, order="blocks"),
+    "plain (webdataset)": plain,
+}
+
+
+def measure(name: str, function: Callable[[], int]) -> None:
+    """Prints samples a second of wall and of CPU time."""
     wall, cpu = time.perf_counter(), time.process_time()
     count = function()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -128,7 +134,6 @@ def measure(name: str, samples: int, function: Callable[[], int]) -> tuple[float
         f"{count / cpu:10,.0f}/CPU-s, at most {memory:,.0f} MB",
         flush=True,
     )
-    return count / wall, count / cpu
 
 
 def digest(folder: Path) -> str:
@@ -153,25 +158,12 @@ def compare(samples: int, rounds: int) -> None:
         half = subset[: samples // 2]
         for part, chosen in (("all", subset), ("half", half)):
             for turn in range(rounds):
-                name = f"{part} {turn}"
-                measure(
-                    f"{part}: shuffle",
-                    samples,
-                    lambda: ours(root, stems, chosen, Path(folder) / f"shuffle {name}", "shuffle"),
-                )
-                measure(
-                    f"{part}: blocks",
-                    samples,
-                    lambda: ours(root, stems, chosen, Path(folder) / f"blocks {name}", "blocks"),
-                )
-                measure(
-                    f"{part}: plain (webdataset)",
-                    samples,
-                    lambda: plain(root, stems, chosen, Path(folder) / f"plain {name}"),
-                )
+                for kind, make in WAYS.items():
+                    out = Path(folder) / f"{kind} {part} {turn}"
+                    measure(f"{part}: {kind}", partial(make, root, stems, chosen, out))
             for order in ("shuffle", "blocks"):
                 found = {digest(Path(folder) / f"{order} {part} {turn}") for turn in range(rounds)}
-                print(f"{part}: {order}: {len(found)} distinct output in {rounds} rounds: {found}")
+                print(f"{part}: {order}: {len(found)} distinct output in {rounds} rounds")
         data = os.urandom(size)
         start = time.perf_counter()
         hashlib.sha256(data).hexdigest()
@@ -183,7 +175,7 @@ def compare(samples: int, rounds: int) -> None:
             os.fsync(file.fileno())
             synced = time.perf_counter() - start - written
         print(
-            f"of {size / 1e6:,.0f} MB alone: sha256 {hashed:.2f} s, write {written:.2f} s, fsync {synced:.2f} s"
+            f"{size / 1e6:,.0f} MB: sha256 {hashed:.2f} s, write {written:.2f} s, fsync {synced:.2f} s alone"
         )
 
 
@@ -220,8 +212,8 @@ def cut_once(root: Path, kind: str) -> None:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        f"cut of {len(subset):,} rows, {kind:10}: {wall:5.2f} s, {cpu:5.2f} CPU-s, {len(output.shards)} shards, "
-        f"at most {after:,.0f} MB ({before:,.0f} before)",
+        f"cut of {len(subset):,} rows, {kind:10}: {wall:5.2f} s, {cpu:5.2f} CPU-s, "
+        f"{len(output.shards)} shards, at most {after:,.0f} MB ({before:,.0f} before)",
         flush=True,
     )
 
