@@ -56,8 +56,10 @@ class Job:
         strict: bool = False,
         fetch: bool = True,
         offload: str = "",
+        add: Sequence[tuple[Path, str]] = (),
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
+        self.add = add
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
         self.generators = {
@@ -65,6 +67,7 @@ class Job:
         }
         self._pipelines: dict[str, DiffusionPipeline] = {}
         self._new: tuple[object, list[Request]] = (None, [])
+        self._output: tuple[object, resharding.Output | None] = (None, None)
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -418,10 +421,22 @@ class Job:
         reshard, inputs = self.recipe.reshard, self.selection_inputs(self.subset)
         if self.quota and subsets.told(self.root, self.subset).get("short") == []:
             inputs.pop("requests")  # a quota that is met is met by the same samples, however many are made
-        return inputs | {
-            "reshard.split": [list(part) for part in reshard.split.items()],
-            "reshard.shard_size": reshard.shard_size,
-        }
+        inputs |= flat(
+            "reshard", reshard.model_dump() | {"split": [list(one) for one in reshard.split.items()]}
+        )
+        return inputs | {f"reshard.add.{name}": digest for name, digest in self._added.items()}
+
+    @functools.cached_property
+    def _added(self) -> dict[str, str]:
+        """What other runs are joined, by their names, and a digest of what of them is: subset and pool."""
+        found = {}
+        for root, subset in self.add:
+            pool = [
+                shards.read_record(root / shards.POOL, stem).get("files") for stem in shards.pool_stems(root)
+            ]
+            chosen = storage.checksum(root / shards.SUBSETS / f"{subset}.npy")["sha256"]
+            found[f"{root.resolve().name}:{subset}"] = shards.digest([chosen, pool])[:16]
+        return found
 
     @functools.cached_property
     def recipe_digest(self) -> str:
@@ -479,13 +494,33 @@ class Job:
         stems = self.pool_stems() if stems is None else stems
         return pools.PoolColumns(self.root, stems, [table.name for table in self.recipe.annotate])
 
-    def output_shards(self) -> list[resharding.OutputShard]:
-        columns = self.columns()
-        uids = shards.uid_strings(shards.read_npy(self.root / shards.SUBSETS / f"{self.subset}.npy"))
-        where = {place.uid: place for stem in self.pool_stems() for place in pools.places(self.root, stem)}
-        groups = dict(zip(columns["uid"].tolist(), columns["group"].tolist(), strict=True))
-        reshard = self.recipe.reshard
-        return resharding.cut(uids, groups, where, split=reshard.split, shard_size=reshard.shard_size)
+    def output(self) -> resharding.Output:
+        """What `final/<subset>` is to hold; worked out once for a subset."""
+        parts = [
+            resharding.Part(
+                f"{root.resolve().name}:{subset}",
+                root,
+                shards.pool_stems(root),
+                storage.names(root / shards.ANNOTATIONS),
+                shards.read_npy(root / shards.SUBSETS / f"{subset}.npy"),
+            )
+            for root, subset in [(self.root, self.subset), *self.add]
+        ]
+        known = [[part.stems, part.subset.tobytes()] for part in parts]
+        if known != self._output[0] or self._output[1] is None:
+            classes = {category.name: category.id for category in self.recipe.classes}
+            with where(self.recipe_path, ""):
+                self._output = known, resharding.cut_parts(parts, classes, self._reshard_settings())
+        found = self._output[1]
+        assert found is not None
+        return found
+
+    def _reshard_settings(self) -> resharding.Settings:
+        values = self.recipe.reshard.model_dump()
+        if values["stratify"] is not None:
+            values["stratify"] = cell_columns(values["stratify"])
+        values["repeat"] = {cell_columns(name)[0]: count for name, count in values["repeat"].items()}
+        return resharding.Settings(**values)
 
     @functools.cached_property
     def device(self) -> str:

@@ -124,6 +124,12 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             table = pa.concat_tables(parts, promote_options="default")
             self._stored |= {name: table[name] for name in own}
 
+    def folder(self, name: str) -> Path | None:
+        """Where a column's or a feature's files are; None where nothing is called so."""
+        owns = [key for key in self._annotations if name.startswith(f"{key}_")]
+        own = self._annotations[max(owns, key=len)] if owns else None
+        return self._folders.get(name, own)
+
     def _column(self, name: str) -> npt.NDArray[np.generic]:
         stored = self.stored(name)
         if pa.types.is_string(stored.type):
@@ -136,7 +142,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
-        folder = next((own for key, own in self._annotations.items() if name.startswith(f"{key}_")), None)
+        folder = self.folder(name)
         if folder is None:
             raise KeyError(name)
         found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]
