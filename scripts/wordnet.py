@@ -1,4 +1,4 @@
-"""Makes synthgen/prompts/wordnet-3.0-nouns.parquet, the nouns of WordNet 3.0, and the licence beside it.
+"""Makes synthgen/wordnet-3.0-nouns.parquet, the nouns of WordNet 3.0, and the licence beside it.
 
     python scripts/wordnet.py /usr/share/wordnet
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TARGET = Path(__file__).parent.parent / "synthgen" / "prompts"
+TARGET = Path(__file__).parent.parent / "synthgen"
 NUMBER = re.compile(r"^ +\d+ ")  # of a line of the licence, which opens both files
 EXAMPLE = re.compile(r'(?<!e\.g\.)[;:,]\s*"')
 HYPERNYMS = ("@", "@i")  # of kinds, and of instances: NLTK's path similarity walks both

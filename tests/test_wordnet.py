@@ -13,8 +13,8 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synthgen import wordnet
 from synthgen.errors import RecipeError
-from synthgen.prompts import wordnet
 from synthgen.prompts.lists import read_list
 from synthgen.shards import make_seed
 
