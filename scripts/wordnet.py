@@ -66,10 +66,10 @@ def read_first_senses(folder: Path) -> list[dict[str, object]]:
         rows += [
             {"pos": pos, "word": word, "offset": offsets[0], "bases": []} for word, offsets in words.items()
         ]
-        forms = dict(
-            (form, bases)
+        forms = {
+            form: bases
             for form, *bases in map(str.split, (folder / f"{name}.exc").read_text("ascii").splitlines())
-        )  # of a form that is there twice the last line counts, as in NLTK
+        }  # of a form that is there twice the last line counts, as in NLTK
         rows += [{"pos": pos, "word": form, "offset": None, "bases": bases} for form, bases in forms.items()]
     return rows
 

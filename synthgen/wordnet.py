@@ -247,7 +247,7 @@ def _endings() -> dict[str, list[tuple[str, str]]]:
 
 @functools.cache
 def _first_senses() -> tuple[dict[str, dict[str, int]], dict[str, dict[str, list[str]]]]:
-    """By kind of word: the offset of each base form's first meaning; the base forms of each irregular form."""
+    """By kind of word: the offset of each base form's first meaning; the bases of each irregular form."""
     offsets = _nouns().offsets.tolist()
     first = {pos: dict[str, int]() for pos in ENDINGS}
     first["n"] = {word: offsets[rows[0]] for word, rows in _words().items()}
