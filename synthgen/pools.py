@@ -53,6 +53,37 @@ def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes]:
     return [data[at - start : at - start + size] for at, size in spans]
 
 
+def to_masked(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """A column as a `numpy.ma` array, masked where it is null; texts are of dtype object."""
+    kind = column.type
+    fill = "" if pa.types.is_string(kind) else False if pa.types.is_boolean(kind) else 0
+    mask = column.is_null().to_numpy()
+    masked: npt.NDArray[np.generic] = np.ma.array(column.fill_null(fill).to_numpy(), mask=mask)
+    return masked
+
+
+def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Which rows have no value: masked, or NaN, of features NaN anywhere."""
+    missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
+    if values.dtype.kind == "f":
+        missing = missing | np.isnan(np.ma.getdata(values))
+    if values.ndim > 1:
+        missing = missing.any(axis=1)
+    return missing
+
+
+def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """A column as rules see it: a missing text is "", a missing number or bool NaN."""
+    missing, plain = is_missing(values), np.ma.getdata(values)
+    if values.ndim > 1 or not missing.any():
+        return plain
+    if plain.dtype.kind in "OU":
+        return np.where(missing, "", plain)
+    numbers = plain.astype(np.result_type(plain, np.float32))
+    numbers[missing] = np.nan
+    return numbers
+
+
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
     asked for.

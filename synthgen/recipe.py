@@ -15,7 +15,7 @@ from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
-from synthgen.selection import RULES, Quota, Rule, check_quota, columns_read
+from synthgen.selection import RULES, Quota, check_quota, columns_read
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
 
@@ -233,6 +233,14 @@ def _check(recipe: Recipe) -> None:
             f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
         )
     columns = known_columns(recipe)
+    features = [name for name in recipe.made_by if name not in columns]
+    for number, one in enumerate(recipe.annotate):
+        for key, name in one.reads.items():
+            known = features if key.split(".")[0] == "features" else [*columns, *features]
+            if name not in known:
+                what = "features" if known is features else "column or features"
+                raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+    _ = recipe.annotations  # refuses a circle
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
             if column not in columns:
@@ -250,8 +258,7 @@ def _check(recipe: Recipe) -> None:
         except RecipeError as error:
             raise RecipeError(f"select.{number}: {error}") from None
     if recipe.quota.accepted:
-        rules = [Rule(table.use, table.keys) for table in recipe.select]
-        check_quota(rules, Quota(recipe.quota.accepted, recipe.quota.cell))
+        check_quota(recipe.rules("main"), Quota(recipe.quota.accepted, recipe.quota.cell))
 
 
 @contextlib.contextmanager
