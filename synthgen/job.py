@@ -21,7 +21,7 @@ from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import where
-from synthgen.selection.rules import Columns, cell_columns
+from synthgen.selection.columns import Columns, cell_columns
 from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
