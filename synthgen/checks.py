@@ -212,7 +212,7 @@ def check_selected(job: Job) -> None:
     """Raises FolderError where the subset is not this recipe's: another command has selected since."""
     path = job.root / shards.SUBSETS / f"{job.subset}.json"
     made = storage.read_json(path)["inputs"]
-    wanted = job.selection_inputs()
+    wanted = job.selection_inputs(job.subset)
     shards.require_equal(path, made, wanted, "another command has selected since; add --subset NEW")
 
 

@@ -130,7 +130,7 @@ def open_job(
     )
     if job.quota:
         with recipe.where(path, ""):
-            selection.check_quota(job.rules, job.quota)
+            selection.check_quota(job.rules_of(subset), job.quota)
     return job
 
 

@@ -1,6 +1,6 @@
 """A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +84,7 @@ def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
-    asked for.
+    asked for; `read` reads several of them at once.
 
     Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing float or feature NaN;
     whole numbers and bools are only meaningful where `error` is "".
@@ -92,7 +92,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
-        self._folders: dict[str, Path] = {}
+        self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
         for folder in [root / shards.POOL, *self._annotations.values()]:
             schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
@@ -103,14 +103,28 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             self._read[name] = self._column(name) if name in self._folders else self._features(name)
         return self._read[name]
 
+    def stored(self, name: str) -> pa.ChunkedArray:
+        """A column as parquet has it, null where there is nothing."""
+        self.read([name])
+        return self._stored[name]
+
+    def read(self, names: Iterable[str]) -> None:
+        """Reads those of the columns that are there and not read yet, each file once."""
+        wanted = dict[Path, list[str]]()
+        for name in dict.fromkeys(names):
+            if name in self._folders and name not in self._stored:
+                wanted.setdefault(self._folders[name], []).append(name)
+        for folder, own in wanted.items():
+            table = pa.concat_tables(
+                shards.read_table(folder / f"{stem}.parquet", own) for stem in self._stems
+            )
+            self._stored |= {name: table[name] for name in own}
+
     def _column(self, name: str) -> npt.NDArray[np.generic]:
-        parts = [
-            shards.read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
-        ]
-        column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
-        fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
-        if pa.types.is_boolean(column.type):
-            fill = False
+        column = self.stored(name)
+        if pa.types.is_string(column.type):
+            return _texts(column)
+        fill = None if pa.types.is_floating(column.type) else pa.scalar(0).cast(column.type)
         values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
         return values
 
@@ -135,3 +149,11 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def __len__(self) -> int:
         return len(self._folders)
+
+
+def _texts(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """Texts as an array of objects, one object for each value that is there several times; missing is ""."""
+    encoded = column.dictionary_encode().combine_chunks()
+    values = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)
+    found: npt.NDArray[np.generic] = values[encoded.indices.fill_null(len(values) - 1).to_numpy()]
+    return found
