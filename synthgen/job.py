@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, pools, resharding, selection, shards, sources, subsets
+from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
@@ -250,7 +250,8 @@ class Job:
 
     def rules_of(self, subset: str) -> list[selection.Rule]:
         """The rules of a subset; of another name than the recipe's, those of `main`."""
-        return self.recipe.rules(subset) or self.recipe.rules("main")
+        rules = self.recipe.rules(subset) or self.recipe.rules("main")
+        return [rule.found_in(self.recipe_path.parent) for rule in rules]
 
     def quota_of(self, subset: str) -> selection.Quota | None:
         """The quota, for the subset that is asked for, or was when it was chosen: it is about no other."""
@@ -265,7 +266,7 @@ class Job:
         """What the recipe's rules say of the pool."""
         rules = self.rules_of(subset)
         columns.read([*subsets.READ, "class_id", "turn"])
-        columns.read(name for rule in rules for name in selection.columns_read(rule.keys).values())
+        columns.read(name for rule in rules for name in selection.columns_read(rule, columns).values())
         with where(self.recipe_path, "select"):
             return selection.select(columns, rules, self.quota_of(subset))
 
@@ -372,13 +373,26 @@ class Job:
             inputs: dict[str, object] = subsets.told(self.root, subset)["inputs"]
             return inputs
         rules = [
-            {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
+            {
+                "use": rule.use,
+                **self._keys_by_content(rule),
+                **({} if rule.of == "survivors" else {"of": rule.of}),
+            }
             for rule in self.rules_of(subset)
         ]
         planned, quota = shards.planned_requests(self.root), self.quota_of(subset)
         if quota:
             return {"requests": planned, "select": rules, **flat("quota", quota._asdict())}
         return {"requests": planned + len(self.new_requests()), "select": rules}
+
+    def _keys_by_content(self, rule: selection.Rule) -> dict[str, object]:
+        """The keys of a rule, its files by what they hold: they may lie elsewhere."""
+        with where(self.recipe_path, f"select.{rule.number}"):
+            files = {key: Path(str(rule.keys[key])) for key in selection.FILES[rule.use]}
+            try:
+                return rule.keys | {key: storage.checksum(file)["sha256"] for key, file in files.items()}
+            except OSError as error:
+                raise RecipeError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
     def final_inputs(self) -> dict[str, object]:
         reshard, inputs = self.recipe.reshard, self.selection_inputs(self.subset)

@@ -81,8 +81,9 @@ def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
     floats = np.ma.getdata(values)
     if floats.dtype != np.float32:
         floats = floats.astype(np.float64)
-    missing = np.ma.getmask(values)
-    return floats if missing is np.ma.nomask else np.where(missing, floats.dtype.type(np.nan), floats)
+    if np.ma.getmaskarray(values).any():
+        floats = np.where(np.ma.getmaskarray(values), floats.dtype.type(np.nan), floats)
+    return floats  # type: ignore[return-value]
 
 
 def texts(columns: Columns, name: str) -> pa.Array:
@@ -172,7 +173,7 @@ def cell_columns(per: str | list[str], known: Container[str] | None = None) -> l
         if name not in CELL_COLUMNS and known is not None and name in known:
             if own in known:
                 raise RecipeError(
-                    f'per: "{name}" is a column and an axis; write "{own}" for the axis, or give it another name'
+                    f'per: "{name}" is a column and an axis; write "{own}" for the axis, or rename it'
                 )
             own = name
         found.append(own)

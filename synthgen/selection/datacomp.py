@@ -29,7 +29,7 @@ SPACE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 FASTTEXT_SPACE = " \n\r\t\v\f\\x00"
 IDS = "data/_info/imagenet21k_goog_synsets.txt"
 IDS_SHA256 = "66362bde"
-"""The beginning of the sha256 that DataComp demands of its file of ImageNet-21k's synsets; timm has the same."""
+"""The beginning of the sha256 that DataComp demands of its list of ImageNet-21k's synsets; timm has it."""
 ROWS = 2**17
 """Captions that are cut into words at a time."""
 
@@ -88,11 +88,14 @@ def datacomp_clip_score(
         raise RecipeError(f"datacomp_clip_score: fraction = {fraction}; 0 to 1 is allowed")
     score = numbers(columns, column).astype(np.float32)
     if fraction is None:
-        return score >= np.float32(threshold)  # type: ignore[arg-type]
-    rank = int(len(score) * fraction)
-    if rank >= len(score):
-        return ~np.isnan(score)
-    return score >= -np.partition(-score, rank)[rank]  # NaN comes last here too
+        least = np.float32(threshold or 0)
+    elif int(len(score) * fraction) < len(score):
+        rank = int(len(score) * fraction)
+        least = -np.partition(-score, rank)[rank]  # NaN comes last here too
+    else:
+        least = np.float32(-np.inf)
+    keep: Mask = score >= least
+    return keep
 
 
 def datacomp_laion2b(
@@ -142,8 +145,8 @@ def datacomp_image_based(
     """Keeps English captions of more than 1 word and more than 5 characters, of images whose nearest centroid
     is the nearest of some image of a target set.
 
-    Words are what fastText's `tokenize` gives: cut at ASCII white space, a line's end being a word. Nearest is
-    the greatest product with the features as they are stored; of equals the first. Deviates from
+    Words are what fastText's `tokenize` gives: cut at ASCII white space, a line's end being a word. Nearest
+    is the greatest product with the features as they are stored; of equals the first. Deviates from
     `image_based_filter` in the language; and the centroids are given: it makes 100,000 of them by k-means
     over the features of the pool, and takes ImageNet-1k's training images for targets.
 
@@ -162,7 +165,7 @@ def datacomp_image_based(
             f"has {images.shape[1]}"
         )
     words = _count(captions, f"[^{FASTTEXT_SPACE}]+") + pc.count_substring(captions, "\n").to_numpy()
-    keep = texts_equal(columns, language, "en") & (words > 1) & (_lengths(captions) > 5)
+    keep: Mask = texts_equal(columns, language, "en") & (words > 1) & (_lengths(captions) > 5)
     rows = np.flatnonzero(keep)
     keep[rows] = targets[nearest(images, rows, centroids)]
     for start in range(0, len(rows), ROWS):
@@ -182,8 +185,8 @@ def datacomp_image_based_intersect_clip_score(
     text: TextColumn = "text",
     language: TextColumn = LANGUAGE,
 ) -> Mask:
-    """Keeps what both `datacomp_image_based` and `datacomp_clip_score` keep, the threshold of a fraction being
-    that of all rows: with fraction = 0.3 the recipe of DataComp-1B.
+    """Keeps what both `datacomp_image_based` and `datacomp_clip_score` keep, the threshold of a fraction
+    being that of all rows: with fraction = 0.3 the recipe of DataComp-1B.
     """
     by_score = datacomp_clip_score(columns, column=column, threshold=threshold, fraction=fraction)
     return by_score & datacomp_image_based(
@@ -206,7 +209,7 @@ def imagenet_offsets() -> frozenset[int]:
 
 
 def read_centroids(file: Path) -> tuple[npt.NDArray[np.float32], Mask]:
-    """Centroids, shape (centroids, width), and which of them are targets, as `datacomp_image_based` has it."""
+    """Centroids, shape (n, width), and which of them are targets, as `datacomp_image_based` has it."""
     key = f"datacomp_image_based.file: {file.name}"
     try:
         with np.load(file, allow_pickle=False) as arrays:

@@ -19,9 +19,11 @@ from synthgen.selection.columns import (
     NumberColumn,
     cell_numbers,
     codes,
-    features as read_features,
     numbers,
     sequence,
+)
+from synthgen.selection.columns import (
+    features as read_features,
 )
 
 Rows = npt.NDArray[np.intp]

@@ -17,8 +17,8 @@ DIGITS = 10
 
 
 class Part(NamedTuple):
-    """Some of the rows: `score` float32, `uid` dtype "u8,u8", and the number of each row's `cell`, all of shape
-    (rows,).
+    """Some of the rows: `score` float32, `uid` dtype "u8,u8", `cell` the number of each row's cell; all of
+    shape (rows,).
     """
 
     score: npt.NDArray[np.float32]
@@ -57,7 +57,7 @@ def top_bound(
     fraction: float | None = None,
     count: int | None = None,
 ) -> Bound:
-    """The bound of the best `fraction` (rounded half up) or `count` of each cell, as the rule `top` keeps them.
+    """The bound of the best `fraction` (rounded half up) or `count` of each cell, as the rule `top` has it.
 
     Args:
         parts: gives all rows, the same each time it is called; it is called once for each digit that is
@@ -65,7 +65,7 @@ def top_bound(
         n_cells: half a megabyte of counters is held for each.
     """
     found = np.zeros((n_cells, 0), np.int64)
-    wanted = np.zeros(n_cells, np.int64)
+    wanted, is_empty = np.zeros(n_cells, np.int64), np.zeros(n_cells, bool)
     for place in range(DIGITS):
         counts, sizes = np.zeros(n_cells * BUCKETS, np.int64), np.zeros(n_cells, np.int64)
         for part in parts():
@@ -82,10 +82,7 @@ def top_bound(
             wanted = np.minimum(asked, table.sum(axis=1))
             is_empty = wanted == 0
         before = np.cumsum(table, axis=1)
-        last = np.array(
-            [np.searchsorted(row, max(1, need)) for row, need in zip(before, wanted, strict=True)], np.int64
-        )
-        last = np.minimum(last, BUCKETS - 1)
+        last = np.minimum((before < np.maximum(wanted, 1)[:, None]).sum(axis=1), BUCKETS - 1)
         own = table[np.arange(n_cells), last]
         wanted = wanted - (before[np.arange(n_cells), last] - own)
         found = np.hstack([found, last[:, None]])
@@ -110,6 +107,10 @@ def _still_open(
     """The rows whose first digits are those that were found, and the next digit of each."""
     rows = np.flatnonzero(~np.isnan(part.score))
     for place in range(found.shape[1]):
-        own = Part(*(values[rows] for values in part))
+        own = _at(part, rows)
         rows = rows[digit(own, place) == found[own.cell, place]]
-    return rows, digit(Part(*(values[rows] for values in part)), found.shape[1])
+    return rows, digit(_at(part, rows), found.shape[1])
+
+
+def _at(part: Part, rows: npt.NDArray[np.intp]) -> Part:
+    return Part(part.score[rows], part.uid[rows], part.cell[rows])

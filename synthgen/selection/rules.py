@@ -94,7 +94,8 @@ def adaptive_bar(
     best = np.full(int(cells.max(initial=-1)) + 1, -np.inf, values.dtype)
     np.maximum.at(best, cells, np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
     bars = np.minimum(values.dtype.type(bar), best - values.dtype.type(tolerance))
-    return ~np.isnan(values) & (values >= bars[cells])
+    keep: Mask = values >= bars[cells]
+    return keep
 
 
 def _one_of(rule: str, fraction: float | None, count: int | None) -> None:
