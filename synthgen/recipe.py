@@ -32,6 +32,8 @@ LEAST = {
     "max_unanswered": 0,
 }
 """The least value of keys of sources."""
+SPLIT_TOLERANCE = 0.0101
+"""Parts of a split are scaled to add up to 1 where they miss it by so little: 0.33 three times."""
 
 
 def find(recipe: str | Path) -> Path:
@@ -231,10 +233,6 @@ def _check(recipe: Recipe, folder: Path) -> None:
                 f"{model.batch_size}; choose "
                 f"{-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
             )
-    if abs(sum(recipe.reshard.split.values()) - 1) > 1e-9:
-        raise RecipeError(
-            f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
-        )
     columns = known_columns(recipe)
     features = [name for name in recipe.made_by if name not in columns]
     for number, one in enumerate(recipe.annotate):
@@ -243,7 +241,20 @@ def _check(recipe: Recipe, folder: Path) -> None:
             if name not in known:
                 what = "features" if known is features else "column or features"
                 raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+        rules = recipe.rules(one.on)
+        if one.on and recipe.quota.accepted and not rules:
+            raise RecipeError(
+                f'annotate.{number}.on: no rule has subset = "{one.on}"; with quota.accepted the samples are '
+                "not all there yet, so rules have to say which are annotated"
+            )
+        for rule in rules:
+            if not rule.judges_alone:
+                raise RecipeError(
+                    f'annotate.{number}.on: "{one.on}" has the rule {rule.use}, which compares samples; only '
+                    "rules that judge a sample by itself can say which are annotated"
+                )
     _ = recipe.annotations  # refuses a circle
+    _check_reshard(recipe, columns)
     _check_rules(recipe, columns, features, folder)
     if recipe.quota.accepted:
         cell_columns(recipe.quota.cell, columns)
@@ -260,13 +271,15 @@ def _check_rules(recipe: Recipe, columns: Mapping[str, str], features: Sequence[
         rule = Rule(table.use, table.keys, table.of, number).found_in(folder)
         try:
             for key, name in columns_read(rule, columns).items():
-                wanted = COLUMN_KINDS[rule.use].get(key, "numbers" if key != "per" else "column")
+                wanted = COLUMN_KINDS[rule.use].get(key, "cell" if key.startswith("per") else "numbers")
                 known = list(features if wanted == "features" else columns)
                 if name not in known:
                     what = "features" if wanted == "features" else "column"
                     raise RecipeError(f'{key}: unknown {what} "{name}"{nearest(name, known)}')
                 holds = "text" if columns.get(name) == "string" else "numbers"
-                if wanted in ("numbers", "text") and wanted != holds and not key.startswith("per."):
+                if wanted == "cell" and columns[name] in ("float", "double", "float32"):
+                    raise RecipeError(f'{key}: "{name}" holds fractions; texts or whole numbers are wanted')
+                if wanted in ("numbers", "text") and wanted != holds:
                     a = {"text": "a column of text", "numbers": "a column of numbers"}[wanted]
                     raise RecipeError(f'{key}: "{name}" holds {holds}; {a} is wanted')
             RULES[rule.use](empty, **rule.keys)
@@ -282,6 +295,39 @@ def _dtype(kind: str) -> "np.dtype[np.generic]":
         return found
     except (ValueError, NotImplementedError):  # texts, lists
         return np.dtype(object)
+
+
+def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
+    reshard = recipe.reshard
+    parts = [part for part in reshard.split.values() if part <= 1]
+    if abs(sum(parts) - 1) > SPLIT_TOLERANCE:
+        raise RecipeError(f"reshard.split: the parts add up to {sum(parts):g}; 1 is wanted")
+    for name, count in reshard.split.items():
+        if count > 1 and (count % 1 or reshard.stratify is None):
+            raise RecipeError(
+                f"reshard.split.{name}: {count:g} is a count of images; it is a whole number, and needs "
+                'stratify = "class" (so many of each class) or stratify = [] (so many in all)'
+            )
+    for key, named in (("stratify", reshard.stratify or []), ("repeat", list(reshard.repeat))):
+        for name, column in zip(
+            [named] if isinstance(named, str) else named, cell_columns(named), strict=True
+        ):
+            if column not in columns:
+                known = ["class", "model", *recipe.axes]
+                raise RecipeError(f'reshard.{key}: unknown "{name}"{nearest(name, known)}')
+            if columns[column] in ("float", "double"):
+                raise RecipeError(
+                    f'reshard.{key}: "{name}" holds measured numbers; names or whole numbers are wanted'
+                )
+    for name in reshard.members:
+        if name not in columns and not any(name.startswith(f"{table.name}_") for table in recipe.annotate):
+            raise RecipeError(
+                f'reshard.members: unknown column or feature "{name}"{nearest(name, list(columns))}'
+            )
+        if columns.get(name) == "uint64":
+            raise RecipeError(f"reshard.members: {name} is uint64, which readers of json members cannot hold")
+    if len(set(reshard.members)) < len(reshard.members):
+        raise RecipeError(f"reshard.members: {json.dumps(reshard.members)}: each may be there once")
 
 
 @contextlib.contextmanager

@@ -56,6 +56,18 @@ def sort(pairs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     return pairs[np.lexsort((pairs["f1"], pairs["f0"]))]
 
 
+def rows_of(pairs: npt.NDArray[np.void], pool: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
+    """The row of the pool that each uid is, -1 where it is none; the pool has no uid twice."""
+    both = np.concatenate([pool, pairs])
+    order = np.lexsort((both["f1"], both["f0"]))
+    number = np.empty(len(both), dtype=np.intp)
+    ordered = both[order]
+    number[order] = np.cumsum(np.r_[True, ordered[1:] != ordered[:-1]][: len(both)])
+    row = np.full(len(both) + 1, -1, dtype=np.intp)
+    row[number[: len(pool)]] = np.arange(len(pool))
+    return row[number[len(pool) :]]
+
+
 def publish(
     root: Path,
     name: str,

@@ -57,6 +57,8 @@ Rows = npt.NDArray[np.intp]
 Cell = tuple[str, ...]
 RELATIVE = {"adaptive_bar", "balance", "sample", "top"}
 """Rules whose verdict on a sample depends on those that were asked for after it; others do by their keys."""
+SEQUENTIAL = {"duplicates"}
+"""Rules whose verdict on a sample depends on those that were asked for before it."""
 
 
 def _column_kinds(rule: Callable[..., object]) -> dict[str, str]:
@@ -130,6 +132,11 @@ class Rule(NamedTuple):
         """
         is_semantic = self.use == "duplicates" and bool(self.keys.get("features"))
         return is_semantic and (self.keys.get("order") != "first" or self.keys.get("clusters") != 0)
+
+    @property
+    def judges_alone(self) -> bool:
+        """Whether no other sample can change a verdict."""
+        return not self.is_relative and self.use not in SEQUENTIAL
 
 
 class Quota(NamedTuple):
@@ -285,15 +292,27 @@ def _check_uids(pool: Survivors) -> None:
         )
 
 
+def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
+    """Which rows pass all of the rules, each of which judges a sample by itself."""
+    pool, keep = Survivors(columns), np.ones(len(columns["uid"]), np.bool_)
+    for place, rule in enumerate(rules):
+        keep[keep] = _apply(pool, np.flatnonzero(keep), key_of(rules, place), rule)
+    return keep
+
+
 def _apply(pool: Survivors, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows."""
-    keep = RULES[rule.use](pool.at(rows), **rule.keys)
-    if keep.shape != rows.shape or keep.dtype != np.bool_:
+    """What a rule says of some rows. Those where a whole number is missing that it reads, or that makes a
+    cell, are not shown to it, and not kept.
+    """
+    shown = pool.is_there(rows, columns_read(rule, pool))
+    keep = RULES[rule.use](pool.at(rows if shown.all() else rows[shown]), **rule.keys)
+    if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
         raise RecipeError(
             f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
-            f"a bool for each of the {len(rows)} rows is wanted"
+            f"a bool for each of the {shown.sum()} rows is wanted"
         )
-    return keep
+    shown[shown] = keep
+    return shown
 
 
 def _first(

@@ -42,8 +42,22 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         part._whole = self._whole
         return part
 
+    def is_there(self, rows: npt.NDArray[np.intp], read: Mapping[str, str]) -> Mask:
+        """Which of some rows have whole numbers in the columns that a rule reads, by its keys; what it cannot
+        see itself.
+        """
+        there = np.ones(len(rows), np.bool_)
+        for key, name in read.items():
+            values = self._columns[name]
+            if np.ma.is_masked(values):
+                there &= ~np.ma.getmaskarray(values)[rows]
+            elif key.startswith("per") and values.dtype.kind == "f":
+                there &= ~np.isnan(values[rows])
+        return there
+
     def _cut(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        return values if self._rows is None else values[self._rows]
+        plain = np.ma.getdata(values)
+        return plain if self._rows is None else plain[self._rows]
 
     def codes(self, name: str) -> tuple[Codes, Mask]:
         """See the function `codes`."""
@@ -78,12 +92,7 @@ def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
     if values.dtype.kind not in "biuf" or values.ndim > 1:
         what = "features" if values.ndim > 1 else "text"
         raise RecipeError(f'column "{name}" holds {what}; a rule that compares wants numbers')
-    floats = np.ma.getdata(values)
-    if floats.dtype != np.float32:
-        floats = floats.astype(np.float64)
-    if np.ma.getmaskarray(values).any():
-        floats = np.where(np.ma.getmaskarray(values), floats.dtype.type(np.nan), floats)
-    return floats  # type: ignore[return-value]
+    return values if values.dtype == np.float32 else values.astype(np.float64)  # type: ignore[return-value]
 
 
 def texts(columns: Columns, name: str) -> pa.Array:
@@ -117,15 +126,12 @@ def codes(columns: Columns, name: str) -> tuple[Codes, Mask]:
 def _encode(values: npt.NDArray[np.generic], name: str) -> tuple[Codes, Mask]:
     if values.ndim > 1:
         raise RecipeError(f'"{name}" are features; a column is wanted')
-    missing = (
-        np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else np.zeros(len(values), bool)
-    )
-    plain = np.ma.getdata(values)
+    plain, missing = np.ma.getdata(values), np.zeros(len(values), bool)
     if plain.dtype.kind == "f":
-        missing = missing | np.isnan(plain)
+        missing = np.isnan(plain)
         plain = plain + plain.dtype.type(0)  # -0.0 equals 0.0
     elif plain.dtype.kind in "OU":
-        missing = missing | is_missing_text(plain)
+        missing = is_missing_text(plain)
     encoded = pa.array(plain).dictionary_encode().indices
     return encoded.fill_null(-1).to_numpy().astype(np.int64), missing
 
@@ -181,18 +187,17 @@ def cell_columns(per: str | list[str], known: Container[str] | None = None) -> l
 
 
 def cell_numbers(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]:
-    """The number of each row's cell, from 0; a missing value is one of its own.
+    """The number of each row's cell, from 0; a missing text is a value like others.
 
     Raises:
         RecipeError: a column holds fractions or features.
     """
     cells = np.zeros(len(columns["uid"]), dtype=np.int64)
     for name in cell_columns(per, columns):
-        if columns[name].dtype.kind == "f":
+        values = columns[name]
+        if values.dtype.kind == "f" and (values.ndim > 1 or not (values == np.floor(values)).all()):
             raise RecipeError(f'per: "{name}" holds fractions; a cell is made of texts or of whole numbers')
-        ids, missing = codes(columns, name)
-        if columns[name].dtype.kind not in "OU" and missing.any():
-            ids = np.where(missing, -1, ids)
-        merged = cells * (int(ids.max(initial=0)) + 2) + ids + 1
+        ids, _ = codes(columns, name)
+        merged = cells * (int(ids.max(initial=0)) + 1) + ids
         cells = pa.array(merged).dictionary_encode().indices.to_numpy().astype(np.int64)
     return cells.astype(np.intp)

@@ -156,7 +156,7 @@ def _ranks(columns: Columns, best: str) -> Rows:
 
 
 def _hashes(columns: Columns, column: str) -> npt.NDArray[np.uint64]:
-    values = np.ma.getdata(columns[column])
+    values = columns[column]
     if values.dtype not in (np.uint64, np.int64):
         raise RecipeError(
             f'duplicates: distance compares bits, and "{column}" holds {values.dtype}; a column of whole '

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from synthgen import shards
 from synthgen.errors import RecipeError
-from synthgen.selection.columns import AnyColumn, Columns, Mask, uids
+from synthgen.selection.columns import AnyColumn, Columns, Mask, is_missing_text, texts, uids
 
 
 def listed(columns: Columns, *, file: Path, column: AnyColumn = "uid", field: str = "") -> Mask:
@@ -50,14 +50,14 @@ def _look_up(rule: str, columns: Columns, file: Path, column: str, field: str) -
         raise RecipeError(f"{key}: holds uids; leave `column` out")
     else:
         values = columns[column]
-        if values.ndim > 1 or values.dtype.kind == "f":
+        if values.ndim > 1 or (values.dtype.kind == "f" and (values % 1 > 0).any()):
             raise RecipeError(
                 f'{rule}.column: "{column}": texts or whole numbers are wanted, to be looked up'
             )
-        plain, missing = np.ma.getdata(values), np.ma.getmaskarray(values)
-        is_text = plain.dtype.kind in "OU"
-        own = pa.array(plain.astype(object), pa.large_string()) if is_text else pa.array(plain)
-        missing = missing | (plain == "") if is_text else missing
+        if values.dtype.kind in "OU":
+            own, missing = texts(columns, column), is_missing_text(values)
+        else:
+            own, missing = pa.array(values), np.isnan(values) if values.dtype.kind == "f" else values != values
         try:
             wanted = wanted.cast(own.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
