@@ -64,11 +64,11 @@ def to_masked(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
 
 def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """Which rows have no value: masked, or NaN, of features NaN anywhere."""
-    missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
+    missing = np.ma.getmaskarray(values)
     if values.dtype.kind == "f":
-        missing = np.logical_or(missing, np.isnan(np.ma.getdata(values)))
+        missing = missing | np.isnan(np.ma.getdata(values))
     if values.ndim > 1:
-        missing = missing.any(axis=1)
+        missing = np.asarray(missing.any(axis=1))
     return missing
 
 
