@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from synthgen.combining import Combined
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
+    from synthgen.explaining import Explained, Sample
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet, Terms
     from synthgen.provenance import Found
@@ -261,6 +262,39 @@ def status_lines(found: "Status") -> list[str]:
     hosts = {worker.rpartition(":")[0] for worker in found["workers"]}
     if hosts:
         lines.append(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
+    return lines
+
+
+def explained_lines(found: "Explained") -> list[str]:
+    """A subset's funnel, and the classes, models and templates of which least is kept."""
+    of = f" ({found.expression})" if found.expression else ""
+    rows = [["step", "before", "rejected", "left", "share"]]
+    for stage in found.funnel:
+        before, after = int(str(stage["before"])), int(str(stage["after"]))
+        numbers = str(before), str(before - after), str(after), _share(after, found.requested)
+        rows.append([str(stage["rule"]), *numbers])
+    lines = [f"subset {found.subset}: {found.kept} of {found.requested} kept{of}", *_table(rows)]
+    for what, groups in found.groups.items():
+        if len(groups) > 1:
+            lines.append(f"{what}, least kept of {len(groups)}:")
+            shown = groups[:SHOWN]
+            counts = [[f"{one.kept} of {one.requested}", _share(one.kept, one.requested)] for one in shown]
+            table = _table([[one.name or "(none)", *own] for one, own in zip(shown, counts, strict=True)])
+            by = ["; ".join(f"{n} {step}" for step, n in one.rejected.items()) for one in shown]
+            lines += [f"  {row}  {said}".rstrip() for row, said in zip(table, by, strict=True)]
+    return lines
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.0f}%"
+
+
+def sample_lines(found: "Sample") -> list[str]:
+    """What each rule saw in a sample."""
+    lines = [f"{found.uid}: {found.verdict}"]
+    lines += [f"  {name:24}{value}" for name, value in found.about.items() if value]
+    for look in found.looks:
+        lines.append(f"{look.verdict:12} {look.rule}" + (f": {look.saw}" if look.saw else ""))
     return lines
 
 

@@ -182,7 +182,7 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
 
 def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
     """What a rule says of some rows."""
-    keep = RULES[rule.use](_Survivors(columns, rows), **rule.keys)
+    keep = RULES[rule.use](Survivors(columns, rows), **rule.keys)
     if keep.shape != rows.shape or keep.dtype != np.bool_:
         raise RecipeError(
             f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
@@ -195,7 +195,7 @@ def _first(
     columns: Columns, rows: Rows, relative: Sequence[tuple[str, Rule]], quota: Quota
 ) -> npt.NDArray[np.bool_]:
     """The first K rows of each cell, as `select` has it."""
-    survivors = _Survivors(columns, rows)
+    survivors = Survivors(columns, rows)
     cells = cell_numbers(survivors, quota.per)
     order, sizes = np.lexsort((*sequence(survivors), cells)), np.bincount(cells)
     place = np.empty(len(rows), dtype=np.intp)
@@ -283,7 +283,7 @@ def short_cells(
     return sorted(short, key=lambda one: one.kept)
 
 
-class _Survivors(Mapping[str, npt.NDArray[np.generic]]):
+class Survivors(Mapping[str, npt.NDArray[np.generic]]):
     """The columns at some rows; a column is cut when a rule asks for it."""
 
     def __init__(self, columns: Columns, rows: npt.NDArray[np.intp]) -> None:
