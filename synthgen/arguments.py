@@ -91,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--dry-run", action="store_true", help="write nothing; say what would be made and its cost"
             )
+        if name in ("run", "reshard"):
+            command.add_argument(
+                "--add",
+                action="append",
+                default=[],
+                metavar="RUN[:SUBSET]",
+                help="join what another run has chosen (its subset; default: main)",
+            )
         if name in ("run", "generate"):
             command.add_argument(
                 "--force", action="store_true", help="start even where the disk has too little room"

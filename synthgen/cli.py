@@ -82,6 +82,7 @@ def _make(options: argparse.Namespace) -> int:
             deadline=options.deadline,
             offload=getattr(options, "offload", ""),
             force="force" in options and options.force,
+            add=getattr(options, "add", ()),
         )
     if _is_quiet():
         return 0

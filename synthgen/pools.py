@@ -64,21 +64,23 @@ def to_masked(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
 
 def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """Which rows have no value: masked, or NaN, of features NaN anywhere."""
-    missing = np.ma.getmaskarray(values)
+    missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
     if values.dtype.kind == "f":
-        missing = missing | np.isnan(np.ma.getdata(values))
-    if values.ndim > 1:
-        missing = np.asarray(missing.any(axis=1))
-    return missing
+        missing = np.logical_or(missing, np.isnan(np.ma.getdata(values)))
+    return missing if values.ndim == 1 else np.logical_or.reduce(missing, axis=1)
 
 
 def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """A column as rules see it: a missing text is "", a missing number or bool NaN."""
+    """A column as rules see it: a missing text is "", a missing number or bool NaN; whole numbers of 64 bits,
+    which no float holds, stay masked.
+    """
     missing, plain = is_missing(values), np.ma.getdata(values)
     if values.ndim > 1 or not missing.any():
         return plain
     if plain.dtype.kind in "OU":
         return np.where(missing, "", plain)
+    if plain.dtype.itemsize == 8 and plain.dtype.kind in "iu":
+        return values
     numbers = plain.astype(np.result_type(plain, np.float32))
     numbers[missing] = np.nan
     return numbers
@@ -88,8 +90,9 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
     asked for; `read` reads several of them at once.
 
-    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing float or feature NaN;
-    whole numbers and bools are only meaningful where `error` is "".
+    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing number or feature
+    NaN. Whole numbers and bools are kept as they are where only failed rows lack them, and are not meaningful
+    there; of 64 bits, which no float holds, a missing one is masked (`numpy.ma`).
     """
 
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
@@ -121,17 +124,25 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             table = pa.concat_tables(parts, promote_options="default")
             self._stored |= {name: table[name] for name in own}
 
+    def folder(self, name: str) -> Path | None:
+        """Where a column's or a feature's files are; None where nothing is called so."""
+        owns = [key for key in self._annotations if name.startswith(f"{key}_")]
+        own = self._annotations[max(owns, key=len)] if owns else None
+        return self._folders.get(name, own)
+
     def _column(self, name: str) -> npt.NDArray[np.generic]:
-        column = self.stored(name)
-        if pa.types.is_string(column.type):
-            return _texts(column)
-        fill = None if pa.types.is_floating(column.type) else pa.scalar(0).cast(column.type)
-        values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
-        return values
+        stored = self.stored(name)
+        if pa.types.is_string(stored.type):
+            return _texts(stored)
+        column = to_masked(stored)
+        if column.dtype.kind in "Of":
+            return filled(column)
+        is_whole = not (np.ma.getmaskarray(column) & (self["error"] == "")).any()
+        return np.ma.getdata(column) if is_whole else filled(column)
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
-        folder = next((own for key, own in self._annotations.items() if name.startswith(f"{key}_")), None)
+        folder = self.folder(name)
         if folder is None:
             raise KeyError(name)
         found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]

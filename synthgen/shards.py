@@ -130,8 +130,13 @@ def _pairs(text: str) -> npt.NDArray[np.void]:
 
 def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
     """The hex uids of an array made by `uid_array`."""
-    text = np.stack([pairs["f0"], pairs["f1"]], axis=1).astype(">u8").tobytes().hex()
-    return [text[start : start + 32] for start in range(0, len(text), 32)]
+    text = uid_hex(pairs)
+    return [text[at : at + 32] for at in range(0, len(text), 32)]
+
+
+def uid_hex(pairs: npt.NDArray[np.void]) -> str:
+    """The same as one string."""
+    return np.stack([pairs["f0"], pairs["f1"]], axis=1).astype(">u8").tobytes().hex()
 
 
 def requests_table(requests: Sequence[Request], axes: Sequence[str]) -> pa.Table:

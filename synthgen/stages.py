@@ -16,6 +16,7 @@ from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
 from synthgen.job import Job
+from synthgen.resharding.cutting import OutputShard
 from synthgen.tables import AnnotateTable
 
 
@@ -102,7 +103,15 @@ def annotation_units(job: Job) -> list[Unit]:
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
         reads = list(dict.fromkeys(table.reads.values()))
-        return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record, reads)
+        return Annotation(
+            table.name,
+            annotate,
+            COLUMNS[table.use],
+            table.batch_size,
+            record,
+            reads,
+            *job.keep_of(table.name),
+        )
 
     def make(stem: str, claim: Claim) -> None:
         missing = [
@@ -160,8 +169,10 @@ def selection_units(job: Job) -> list[Unit]:
 
 def replace_units(job: Job) -> list[Unit]:
     """With --replace: removes what `final/<subset>` holds of other rules, now that the new selection is
-    there.
+    there, and what is to come in its place can be made.
     """
+    if job.replace:
+        job.output()
 
     def done() -> bool:
         try:
@@ -180,19 +191,21 @@ def replace_units(job: Job) -> list[Unit]:
 def final_units(job: Job) -> list[Unit]:
     """The output shards; the last unit, made when all others are there, describes them."""
     checks.check_selected(job)
-    output, inputs = job.output_shards(), job.final_inputs()
+    output, inputs = job.output(), job.final_inputs()
     checks.check_selected(job)
     checks.check_final(job)
 
-    def unit(shard: resharding.OutputShard) -> Unit:
+    def unit(shard: OutputShard) -> Unit:
         def make(claim: Claim) -> None:
             record = job.record("reshard", inputs)
-            resharding.write_shard(job.root, job.final, shard, record=record, claim=claim)
+            resharding.write_shard(
+                job.root, job.final, shard, output.chosen, output.added, record=record, claim=claim
+            )
 
         folder = job.final / shard.split
         return _shard_unit(f"final/{job.subset}/{shard.split}/{shard.stem}", folder, shard.stem, make)
 
-    return [unit(shard) for shard in output]
+    return [unit(shard) for shard in output.shards]
 
 
 def card_units(job: Job) -> list[Unit]:
@@ -200,8 +213,11 @@ def card_units(job: Job) -> list[Unit]:
     from synthgen.reporting.card import card
 
     def make(claim: Claim) -> None:
-        output = job.output_shards()
-        names = {category.id: category.name for category in job.recipe.classes}
+        output = job.output()
+        written = resharding.check_written(
+            output, lambda shard: shards.read_record(job.final / shard.split, shard.stem)
+        )
+        classes = {number: name for name, number in output.classes.items()}
         info = resharding.info(job.recipe.name, output)
         models = [
             # where a folder lies is nobody else's business
@@ -214,19 +230,24 @@ def card_units(job: Job) -> list[Unit]:
             for one, call in zip(job.recipe.models, job.models.values(), strict=True)
         ]
         files = {
-            "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
+            "classes.txt": "".join(
+                f"{classes.get(k, '')}\n" for k in range(max(classes, default=-1) + 1)
+            ).encode(),
             "_info.json": storage.to_json(info),
             "README.md": card(
-                job.recipe.name, job.recipe.classes, info, models, marked=job.recipe.images.mark
+                job.recipe.name, sorted(classes.items()), info, models, marked=job.recipe.images.mark
             ).encode(),
         }
-        for split in dict.fromkeys(shard.split for shard in output):
+        for split in info["splits"]:
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
         for name, data in files.items():
             claim.check()
             storage.replace(job.root, job.final / name, data)
         record = job.record("card", job.final_inputs()) | {
-            "written": sum(len(shard.samples) for shard in output),
+            "written": written,
+            "keys": resharding.digest_of(
+                sorted(key for shard in output.shards for key in resharding.keys_of(output.chosen, shard))
+            ),
             "files": {name: storage.checksum(job.final / name) for name in files},
         }
         storage.replace(job.root, job.final / shards.RECORD_SUFFIX, storage.to_json(record))

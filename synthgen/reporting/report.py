@@ -64,7 +64,8 @@ def page(root: Path, subset: str) -> bytes:
     kept = verdicts == "kept"
     environment = jinja2.Environment(loader=jinja2.PackageLoader("synthgen.reporting", "."), autoescape=True)
     card = storage.exists(root / shards.FINAL / subset / "_info.json")
-    splits = storage.read_json(root / shards.FINAL / subset / "_info.json")["splits"] if card else {}
+    info = storage.read_json(root / shards.FINAL / subset / "_info.json") if card else {"splits": {}}
+    splits = info["splits"]
     text = environment.get_template("page.html").render(
         name=recipe["name"],
         subset=subset,
@@ -91,6 +92,7 @@ def page(root: Path, subset: str) -> bytes:
         ],
         groups=_groups(columns, images),
         diversity=_diversity(recipe, entry.get("measured_axes", []), columns, kept),
+        sources=info.get("sources", []),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
         recipe=storage.to_json(recipe).decode(),

@@ -37,6 +37,8 @@ Rows = npt.NDArray[np.intp]
 Cell = tuple[str, ...]
 RELATIVE = {"sample", "top"}
 """Rules whose verdict on a sample depends on those that were asked for after it."""
+SEQUENTIAL = {"duplicates"}
+"""Rules whose verdict on a sample depends on those that were asked for before it."""
 
 
 class Rule(NamedTuple):
@@ -67,6 +69,11 @@ class Rule(NamedTuple):
     def is_relative(self) -> bool:
         """Whether samples that are made later can change a verdict."""
         return self.use in RELATIVE or bool(self.keys.get("best"))
+
+    @property
+    def judges_alone(self) -> bool:
+        """Whether no other sample can change a verdict."""
+        return not self.is_relative and self.use not in SEQUENTIAL
 
 
 class Quota(NamedTuple):
@@ -180,15 +187,28 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     return Selection(verdict == KEPT, verdict, steps)
 
 
+def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
+    """Which rows pass all of the rules, each of which judges a sample by itself."""
+    keep = np.ones(len(columns["uid"]), np.bool_)
+    for place, rule in enumerate(rules):
+        keep[keep] = _apply(columns, np.flatnonzero(keep), key_of(rules, place), rule)
+    return keep
+
+
 def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows."""
-    keep = RULES[rule.use](Survivors(columns, rows), **rule.keys)
-    if keep.shape != rows.shape or keep.dtype != np.bool_:
+    """What a rule says of some rows; what is masked is not shown to it, and not kept."""
+    shown = np.ones(len(rows), np.bool_)
+    for name in columns_read(rule.keys).values():
+        if np.ma.is_masked(columns[name]):
+            shown &= ~np.ma.getmaskarray(columns[name])[rows]
+    keep = RULES[rule.use](Survivors(columns, rows[shown]), **rule.keys)
+    if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
         raise RecipeError(
             f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
-            f"a bool for each of the {len(rows)} rows is wanted"
+            f"a bool for each of the {shown.sum()} rows is wanted"
         )
-    return keep
+    shown[shown] = keep
+    return shown
 
 
 def _first(
@@ -290,7 +310,7 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         self._columns, self._rows = columns, rows
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
-        return self._columns[name][self._rows]
+        return np.ma.getdata(self._columns[name])[self._rows]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self._columns)
