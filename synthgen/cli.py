@@ -94,7 +94,7 @@ def _make(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**found, "short_cells": short}, indent=1))
     else:
-        print(display.summary(found, options.subset))
+        print(display.summary(found, job.subsets))
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")
     for line in display.short_lines(short, job.recipe.quota, requests, stages):

@@ -30,11 +30,10 @@ def counts(found: "Status") -> str:
     )
 
 
-def summary(found: "Status", subset: str) -> str:
-    """The lines that end a command: what there is now."""
-    lines = [counts(found)]
-    if subset in found["subsets"]:
-        lines.append(f"subset {subset}: {found['subsets'][subset]} kept")
+def summary(found: "Status", subsets: "Sequence[str]") -> str:
+    """The lines that end a command: what there is now of these subsets, and of the first one's final."""
+    lines = [counts(found), *(_kept(found, name) for name in subsets if name in found["subsets"])]
+    subset = subsets[0]
     if subset in found["final"]:
         splits = [f"{split} {count}" for split, count in found["final"][subset].items()]
         lines.append(f"final/{subset}: {', '.join(splits) or 'nothing was kept'}")
@@ -245,11 +244,9 @@ def status_lines(found: "Status") -> list[str]:
     for stage, units in found["stages"].items():
         more = [f"{units[key]} {word}" for key, word in UNIT_STATES.items() if units[key]]  # type: ignore[literal-required]
         lines.append(", ".join([f"{stage}: {units['done']} of {units['total']} shards", *more]))
-    for name, kept in found["subsets"].items():
+    for name in found["subsets"]:
         short = found["short"][name]
-        lines.append(
-            f"subset {name}: {kept} kept" + (f"; cells short of the quota: {short}" if short else "")
-        )
+        lines.append(_kept(found, name) + (f"; cells short of the quota: {short}" if short else ""))
     for name, splits in found["final"].items():
         lines.append(f"final/{name}: " + ", ".join(f"{split} {count}" for split, count in splits.items()))
     for unit, reason in found["given_up"].items():
@@ -315,6 +312,12 @@ def unknown_lines(found: "Combined") -> list[str]:
         for name, own in found.operands.items()
         if own.unknown
     ]
+
+
+def _kept(found: "Status", name: str) -> str:
+    kept, copies = found["subsets"][name], found["copies"][name]
+    said = f"subset {name}: {kept} kept" + (f", {copies} with repeats" if copies != kept else "")
+    return said + (f" ({found['combined'][name]})" if name in found["combined"] else "")
 
 
 def image_lines(found: "Found") -> list[str]:
