@@ -252,6 +252,11 @@ class Job:
         planned = set(self.pool_stems() if stems is None else stems)
         return all(planned <= set(shards.records(self.root / folder)) for folder in folders)
 
+    @property
+    def subsets(self) -> list[str]:
+        """The subsets that are chosen: the one that is asked for, and with `main` the recipe's other ones."""
+        return self.recipe.subsets if self.subset == "main" else [self.subset]
+
     def rules_of(self, subset: str) -> list[selection.Rule]:
         """The rules of a subset; of another name than the recipe's, those of `main`."""
         return self._rules(subset) or self._rules("main")

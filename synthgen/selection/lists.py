@@ -50,14 +50,17 @@ def _look_up(rule: str, columns: Columns, file: Path, column: str, field: str) -
         raise RecipeError(f"{key}: holds uids; leave `column` out")
     else:
         values = columns[column]
-        if values.ndim > 1 or (values.dtype.kind == "f" and (values % 1 > 0).any()):
+        if values.ndim > 1 or (values.dtype.kind == "f" and bool(np.mod(values, 1).any())):
             raise RecipeError(
                 f'{rule}.column: "{column}": texts or whole numbers are wanted, to be looked up'
             )
         if values.dtype.kind in "OU":
             own, missing = texts(columns, column), is_missing_text(values)
         else:
-            own, missing = pa.array(values), np.isnan(values) if values.dtype.kind == "f" else values != values
+            own, missing = (
+                pa.array(values),
+                np.isnan(values) if values.dtype.kind == "f" else values != values,
+            )
         try:
             wanted = wanted.cast(own.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
