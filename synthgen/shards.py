@@ -46,6 +46,7 @@ REQUEST_COLUMNS = {
     "negative": pa.string(),
     "group": pa.string(),
     "prompt_id": pa.string(),
+    "template": pa.string(),
     "model": pa.string(),
     "fingerprint": pa.string(),
     "seed": pa.int64(),

@@ -163,7 +163,6 @@ def fit_units(job: Job) -> list[Unit]:
 
 
 def selection_units(job: Job) -> list[Unit]:
-    """The subset that is asked for; with `main`, the recipe's other named ones too."""
     columns = functools.cache(job.columns)  # read once for all of them
 
     def unit(subset: str) -> Unit:
@@ -197,8 +196,7 @@ def selection_units(job: Job) -> list[Unit]:
 
         return Unit(f"subsets/{subset}", done, make)
 
-    others = job.recipe.subsets[1:] if job.subset == "main" else []
-    return [unit(subset) for subset in [job.subset, *others]]
+    return [unit(subset) for subset in job.subsets]
 
 
 def replace_units(job: Job) -> list[Unit]:

@@ -192,13 +192,16 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Never = Annotated[list[dict[str, str | list[str]]], BeforeValidator(_rules)]
 Axes = Annotated[list[str], BeforeValidator(_axis_names)]
 KINDS: dict[object, Any] = {
+    Path: Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(value, str) else value)],
     Sequence[str]: Axes,
     list[dict[str, str | list[str]]]: Never,
     list[str]: Lines,
     list[Word]: Words,
     dict[str, list[Word]]: dict[Identifier, Words],
 }
-"""What a function's parameter of some types is in a recipe: axes, rules, lists which a file may hold."""
+"""What a function's parameter of some types is in a recipe: a file's name, axes, rules, lists which a file
+may hold.
+"""
 
 
 def keys_model(function: Callable[..., object], use: str) -> type[Table]:
@@ -592,7 +595,7 @@ class Recipe(Table):
         return {
             f"on: {table.on}: {rule.use}.{key}": name
             for rule in self.rules(table.on)
-            for key, name in columns_read(rule.keys).items()
+            for key, name in columns_read(rule).items()
         }
 
     @property
