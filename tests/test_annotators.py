@@ -124,8 +124,9 @@ def slow_rules(image: np.ndarray) -> dict[str, object]:
     }
 
 
-def ramp(side: int) -> np.ndarray:
-    levels = 20 + 45 / side * np.add.outer(np.arange(side), np.arange(side))
+def bump(side: int) -> np.ndarray:
+    arch = np.sin(np.pi * (np.arange(side) + 0.5) / side)
+    levels = 10 + 200 * np.outer(arch, arch)
     return np.stack([levels, levels + 9, levels], axis=2).astype(np.uint8)
 
 
@@ -134,7 +135,7 @@ PLANTED = {
     "light": lambda image: 255 - image // 30,
     "odd_aspect": lambda image: image[: len(image) // 4],
     "low_information": lambda image: image // 128 * 90,
-    "blurry": lambda image: ramp(len(image)),
+    "blurry": lambda image: bump(len(image)),
     "grayscale": lambda image: image[..., :1].repeat(3, axis=2),
 }
 
