@@ -103,7 +103,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         workers[worker] += 1
     stages = {"generate": stage(shards.POOL, len(pool))}
     for table in recipe["annotate"]:
-        done = len(shards.records(root / shards.ANNOTATIONS / table["name"]))
+        done = len(shards.annotated(root / shards.ANNOTATIONS / table["name"]))
         stages[f"annotate {table['name']}"] = stage(shards.ANNOTATIONS, done)
     alive = {unit: lease for unit, lease in held.items() if not lease["stale"]}
     workers.update({f"{lease['host']}:{lease['pid']}": 0 for lease in alive.values()})

@@ -7,7 +7,7 @@ import gc
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
-from synthgen.annotators import ANNOTATORS
+from synthgen.annotators import ANNOTATORS, FITS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import where
-from synthgen.selection.rules import cell_columns
+from synthgen.selection.columns import cell_columns
 from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
@@ -259,7 +259,10 @@ class Job:
 
     def rules_of(self, subset: str) -> list[selection.Rule]:
         """The rules of a subset; of another name than the recipe's, those of `main`."""
-        return self.recipe.rules(subset) or self.recipe.rules("main")
+        return self._rules(subset) or self._rules("main")
+
+    def _rules(self, subset: str) -> list[selection.Rule]:
+        return [rule.found_in(self.recipe_path.parent) for rule in self.recipe.rules(subset)]
 
     def quota_of(self, subset: str) -> selection.Quota | None:
         """The quota, for the subset that is asked for, or was when it was chosen: it is about no other."""
@@ -274,7 +277,7 @@ class Job:
         """What the recipe's rules say of the pool."""
         rules = self.rules_of(subset)
         columns.read([*subsets.READ, "class_id", "turn"])
-        columns.read(name for rule in rules for name in selection.columns_read(rule.keys).values())
+        columns.read(name for rule in rules for name in selection.columns_read(rule, columns).values())
         with where(self.recipe_path, "select"):
             return selection.select(columns, rules, self.quota_of(subset))
 
@@ -377,13 +380,31 @@ class Job:
         }
         return flat(f"annotate.{table.name}", inputs)
 
+    def fit_inputs(self, table: AnnotateTable) -> dict[str, object]:
+        """What decides what an annotation is fitted to: its keys, and how large the pool is."""
+        requests = shards.planned_requests(self.root) + len(self.new_requests())
+        return self.annotation_inputs(table) | {"requests": requests}
+
+    def read_features(
+        self, name: str
+    ) -> "Iterator[tuple[list[str], list[str | None], npt.NDArray[np.float16]]]":
+        """Uids, class names and features of each pool shard that has these features."""
+        folder = self.root / shards.ANNOTATIONS / self.recipe.made_by[name]
+        for stem in self.pool_stems():
+            features = shards.read_npz(folder / f"{stem}.npz").get(name)
+            if features is not None:
+                path = self.root / shards.POOL / f"{stem}.parquet"
+                rows = shards.read_table(path, ["uid", "class_name"])
+                yield rows["uid"].to_pylist(), rows["class_name"].to_pylist(), features
+
     def _on_inputs(self, table: AnnotateTable) -> dict[str, object]:
         """What decides which samples are annotated: rules, or a subset that is there."""
         if not table.on:
             return {}
-        rules = self.recipe.rules(table.on)
+        rules = self._rules(table.on)
         if rules:
-            return {"on": table.on, "on.rules": [{"use": rule.use, **rule.keys} for rule in rules]}
+            known = [{"use": rule.use, **self._keys_by_content(rule)} for rule in rules]
+            return {"on": table.on, "on.rules": known}
         return {"on": table.on, "on.sha256": storage.checksum(self._subset_of(table))["sha256"]}
 
     def _subset_of(self, table: AnnotateTable) -> Path:
@@ -401,7 +422,7 @@ class Job:
         table = next(table for table in self.recipe.annotate if table.name == name)
         if not table.on:
             return None, []
-        rules = self.recipe.rules(table.on)
+        rules = self._rules(table.on)
         if rules:
             read = ["uid", *self.recipe.judged_by(table).values()]
             return partial(selection.passing, rules=rules), list(dict.fromkeys(read))
@@ -414,13 +435,26 @@ class Job:
             inputs: dict[str, object] = subsets.told(self.root, subset)["inputs"]
             return inputs
         rules = [
-            {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
+            {
+                "use": rule.use,
+                **self._keys_by_content(rule),
+                **({} if rule.of == "survivors" else {"of": rule.of}),
+            }
             for rule in self.rules_of(subset)
         ]
         planned, quota = shards.planned_requests(self.root), self.quota_of(subset)
         if quota:
             return {"requests": planned, "select": rules, **flat("quota", quota._asdict())}
         return {"requests": planned + len(self.new_requests()), "select": rules}
+
+    def _keys_by_content(self, rule: selection.Rule) -> dict[str, object]:
+        """The keys of a rule, its files by what they hold: they may lie elsewhere."""
+        with where(self.recipe_path, f"select.{rule.number}"):
+            files = {key: Path(str(rule.keys[key])) for key in selection.FILES[rule.use]}
+            try:
+                return rule.keys | {key: storage.checksum(file)["sha256"] for key, file in files.items()}
+            except OSError as error:
+                raise RecipeError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
     def final_inputs(self) -> dict[str, object]:
         reshard, inputs = self.recipe.reshard, self.selection_inputs(self.subset)
@@ -550,12 +584,16 @@ class Job:
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
         table = next(table for table in self.recipe.annotate if table.name == name)
-        given = {"classes": self.recipe.classes} if "classes" in ANNOTATORS[table.use].__annotations__ else {}
+        folder = self.root / shards.ANNOTATIONS / name
+        given: dict[str, Any] = {}
+        if "classes" in ANNOTATORS[table.use].__annotations__:
+            given["classes"] = self.recipe.classes
+        if table.use in FITS:
+            given["fitted"] = shards.read_npz(folder / f"{shards.FITTED}.npz")
         with where(self.recipe_path, f"annotate.{name}"):
             annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)
-        folder = self.root / shards.ANNOTATIONS / name
         fingerprint = getattr(annotate, "fingerprint", "")
-        for stem in shards.records(folder)[:1]:
+        for stem in shards.annotated(folder)[:1]:
             other = shards.read_record(folder, stem).get("fingerprint")
             if other != fingerprint:
                 raise ModelError(

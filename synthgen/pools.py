@@ -156,6 +156,9 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
                 whole[end - len(part) : end] = part
         return whole
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._folders
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._folders)
 

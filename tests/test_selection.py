@@ -156,7 +156,8 @@ def test_every_row_has_one_verdict_and_the_funnel_adds_up(rows: list[tuple[float
 
 
 def test_columns_read_names_what_a_rule_needs() -> None:
-    assert columns_read({"column": "clip_margin", "per": ["class", "background"], "best": ""}) == {
+    rule = Rule("duplicates", {"column": "clip_margin", "per": ["class", "background"], "best": ""})
+    assert columns_read(rule) == {
         "column": "clip_margin",
         "per.0": "class_name",
         "per.1": "axis_background",

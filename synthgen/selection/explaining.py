@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synthgen.selection import Quota, Rule, Selection, Survivors, columns_read, key_of
+from synthgen.selection import Quota, Rule, Selection, columns_read, key_of
+from synthgen.selection.columns import Columns, Survivors, cell_columns, cell_numbers, sequence
 from synthgen.selection.funnel import FAILED, NOT_NEEDED, Verdicts
-from synthgen.selection.rules import Columns, cell_columns, cell_numbers, sequence
 
 PASSED, REJECTED, NOT_REACHED = "passed", "rejected", "not reached"
 Rows = npt.NDArray[np.intp]
@@ -59,7 +59,7 @@ def explain(
 def _saw(columns: Columns, row: int, rule: Rule) -> str:
     if rule.use in EXPLAIN:
         return EXPLAIN[rule.use](columns, row, **rule.keys)
-    named = dict.fromkeys(columns_read(rule.keys).values())
+    named = dict.fromkeys(columns_read(rule, columns).values())
     return ", ".join(value_of(columns, row, name) for name in named if columns[name].ndim == 1)
 
 
@@ -75,7 +75,7 @@ def value_of(columns: Columns, row: int, name: str) -> str:
 def cell_of(columns: Columns, row: int, per: str | list[str]) -> tuple[Rows, str]:
     """The rows of a row's cell, and what it is called: "of class_name cat"."""
     cells = cell_numbers(columns, per)
-    names = [f"{name} {columns[name][row]}" for name in cell_columns(per)]
+    names = [f"{name} {columns[name][row]}" for name in cell_columns(per, columns)]
     return np.flatnonzero(cells == cells[row]), f"of {', '.join(names) or 'all'}"
 
 
