@@ -8,6 +8,7 @@ from synthgen import recipe
 from synthgen.cli import main
 from synthgen.data import Word
 from synthgen.errors import RecipeError
+from synthgen.selection import RULES
 
 SHIPPED = recipe.shipped_recipes()
 
@@ -37,7 +38,7 @@ BAD = {
     ),
     "unknown rule": (
         ('use = "top"', 'use = "topp"'),
-        'select.2: use: unknown rule "topp"; did you mean "top"? Known: duplicates, range, sample, top',
+        'select.2: use: unknown rule "topp"; did you mean "top"? Known: ' + ", ".join(sorted(RULES)),
     ),
     "unknown key of a rule": (
         ("fraction = 0.8", "fractoin = 0.8"),

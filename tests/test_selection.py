@@ -103,7 +103,7 @@ def test_sample_is_a_matter_of_the_uid_alone() -> None:
     assert kept(RULES["sample"](one, count=7, seed=1)) != kept(mask)
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", ["duplicates", "range", "sample", "top"])
 def test_an_empty_pool_and_one_row(rule: str) -> None:
     keys: dict[str, object] = {"range": {"minimum": 0.0}, "top": {"count": 1}, "sample": {"count": 1}}.get(
         rule, {}

@@ -57,7 +57,10 @@ def _look_up(rule: str, columns: Columns, file: Path, column: str, field: str) -
         if values.dtype.kind in "OU":
             own, missing = texts(columns, column), is_missing_text(values)
         else:
-            own, missing = pa.array(values), np.isnan(values) if values.dtype.kind == "f" else values != values
+            own, missing = (
+                pa.array(values),
+                np.isnan(values) if values.dtype.kind == "f" else values != values,
+            )
         try:
             wanted = wanted.cast(own.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
