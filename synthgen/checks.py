@@ -176,7 +176,10 @@ def check_records(job: Job, at_most: int | None = None) -> None:
     for table in job.recipe.annotate:
         folder = job.root / shards.ANNOTATIONS / table.name
         inputs, fingerprint = job.annotation_inputs(table), None
-        for stem in _spread(shards.records(folder), at_most):
+        if shards.is_done(folder, shards.FITTED):
+            next_step = "put it back, or give the annotation another name"
+            shards.require_inputs(folder, shards.FITTED, job.fit_inputs(table), next_step)
+        for stem in _spread(shards.annotated(folder), at_most):
             record = shards.read_record(folder, stem)
             shards.require_equal(
                 folder / stem,

@@ -7,7 +7,7 @@ import gc
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
-from synthgen.annotators import ANNOTATORS
+from synthgen.annotators import ANNOTATORS, FITS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import OPTIONS, Generator
@@ -252,6 +252,11 @@ class Job:
         planned = set(self.pool_stems() if stems is None else stems)
         return all(planned <= set(shards.records(self.root / folder)) for folder in folders)
 
+    @property
+    def subsets(self) -> list[str]:
+        """The subsets that are chosen: the one that is asked for, and with `main` the recipe's other ones."""
+        return self.recipe.subsets if self.subset == "main" else [self.subset]
+
     def rules_of(self, subset: str) -> list[selection.Rule]:
         """The rules of a subset; of another name than the recipe's, those of `main`."""
         return self._rules(subset) or self._rules("main")
@@ -374,6 +379,23 @@ class Job:
             if other.name == maker
         }
         return flat(f"annotate.{table.name}", inputs)
+
+    def fit_inputs(self, table: AnnotateTable) -> dict[str, object]:
+        """What decides what an annotation is fitted to: its keys, and how large the pool is."""
+        requests = shards.planned_requests(self.root) + len(self.new_requests())
+        return self.annotation_inputs(table) | {"requests": requests}
+
+    def read_features(
+        self, name: str
+    ) -> "Iterator[tuple[list[str], list[str | None], npt.NDArray[np.float16]]]":
+        """Uids, class names and features of each pool shard that has these features."""
+        folder = self.root / shards.ANNOTATIONS / self.recipe.made_by[name]
+        for stem in self.pool_stems():
+            features = shards.read_npz(folder / f"{stem}.npz").get(name)
+            if features is not None:
+                path = self.root / shards.POOL / f"{stem}.parquet"
+                rows = shards.read_table(path, ["uid", "class_name"])
+                yield rows["uid"].to_pylist(), rows["class_name"].to_pylist(), features
 
     def _on_inputs(self, table: AnnotateTable) -> dict[str, object]:
         """What decides which samples are annotated: rules, or a subset that is there."""
@@ -562,12 +584,16 @@ class Job:
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
         table = next(table for table in self.recipe.annotate if table.name == name)
-        given = {"classes": self.recipe.classes} if "classes" in ANNOTATORS[table.use].__annotations__ else {}
+        folder = self.root / shards.ANNOTATIONS / name
+        given: dict[str, Any] = {}
+        if "classes" in ANNOTATORS[table.use].__annotations__:
+            given["classes"] = self.recipe.classes
+        if table.use in FITS:
+            given["fitted"] = shards.read_npz(folder / f"{shards.FITTED}.npz")
         with where(self.recipe_path, f"annotate.{name}"):
             annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)
-        folder = self.root / shards.ANNOTATIONS / name
         fingerprint = getattr(annotate, "fingerprint", "")
-        for stem in shards.records(folder)[:1]:
+        for stem in shards.annotated(folder)[:1]:
             other = shards.read_record(folder, stem).get("fingerprint")
             if other != fingerprint:
                 raise ModelError(

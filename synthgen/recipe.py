@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
-from synthgen.annotators import ANNOTATORS, COLUMNS
+from synthgen.annotators import ANNOTATORS, COLUMNS, FITS
 from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
@@ -241,6 +241,11 @@ def _check(recipe: Recipe, folder: Path) -> None:
             if name not in known:
                 what = "features" if known is features else "column or features"
                 raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+        if one.use in FITS and recipe.quota.accepted:
+            raise RecipeError(
+                f"annotate.{number}.use: {one.use} is fitted to the whole pool, which grows until "
+                "quota.accepted is met; give quota.requests instead"
+            )
         rules = recipe.rules(one.on)
         if one.on and recipe.quota.accepted and not rules:
             raise RecipeError(
@@ -253,7 +258,15 @@ def _check(recipe: Recipe, folder: Path) -> None:
                     f'annotate.{number}.on: "{one.on}" has the rule {rule.use}, which compares samples; only '
                     "rules that judge a sample by itself can say which are annotated"
                 )
-    _ = recipe.annotations  # refuses a circle
+    fitted = recipe.fitted  # refuses a circle
+    for number, one in enumerate(recipe.annotate):
+        read = (one.reads | recipe.judged_by(one)).items()
+        later = next((key for key, name in read if recipe.made_by.get(name) in fitted), None)
+        if one.use in FITS and later:
+            raise RecipeError(
+                f"annotate.{number}.{later}: is itself made by something that is fitted to the whole pool; "
+                f"{one.use} reads only what is there before"
+            )
     _check_reshard(recipe, columns)
     _check_rules(recipe, columns, features, folder)
     if recipe.quota.accepted:

@@ -33,6 +33,8 @@ RECIPES, TEXTS, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
 )  # fmt: skip
 DEFAULT_ROOT = "shards"
 RECORD_SUFFIX = "_stats.json"
+FITTED = "centroids"
+"""The stem of what an annotation has fitted to the whole pool."""
 UID = np.dtype("u8,u8")
 MILLION = 1_000_000
 
@@ -44,6 +46,7 @@ REQUEST_COLUMNS = {
     "negative": pa.string(),
     "group": pa.string(),
     "prompt_id": pa.string(),
+    "template": pa.string(),
     "model": pa.string(),
     "fingerprint": pa.string(),
     "seed": pa.int64(),
@@ -197,7 +200,7 @@ def names(path: Path) -> list[str]:
     return found
 
 
-def to_npz(arrays: dict[str, npt.NDArray[np.float16]]) -> bytes:
+def to_npz(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # type: ignore[arg-type]
     return sink.getvalue()
@@ -265,6 +268,11 @@ def records(folder: Path) -> list[str]:
     return [
         name.removesuffix(RECORD_SUFFIX) for name in storage.names(folder) if name.endswith(RECORD_SUFFIX)
     ]
+
+
+def annotated(folder: Path) -> list[str]:
+    """Stems of the pool's shards that an annotation is finished of, sorted."""
+    return [stem for stem in records(folder) if stem != FITTED]
 
 
 def read_record(folder: Path, stem: str) -> dict[str, Any]:
