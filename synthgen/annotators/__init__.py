@@ -17,22 +17,72 @@ is not shown to the annotator, and is null in its columns too. The callable may 
 
 from collections.abc import Callable
 
+from synthgen.annotators.classifier import (
+    CLASSIFIER_COLUMNS,
+    check_classifier,
+    classifier,
+    classifier_origin,
+)
 from synthgen.annotators.clip import CLIP_COLUMNS, check_clip, clip, clip_origin
+from synthgen.annotators.embeddings import check_embeddings, embeddings, embeddings_origin
 from synthgen.annotators.hashes import HASHES_COLUMNS, hashes
+from synthgen.annotators.heads import HEAD_COLUMNS, aesthetic, check_head, head_origin, nsfw
 from synthgen.annotators.image import IMAGE_COLUMNS, image
+from synthgen.annotators.language import LANGUAGE_COLUMNS, check_language, language
+from synthgen.annotators.references import REFERENCES_COLUMNS, check_references, references, references_origin
 from synthgen.annotators.shard import Annotate
 
-ANNOTATORS: dict[str, Callable[..., Annotate]] = {"clip": clip, "hashes": hashes, "image": image}
-CHECKS: dict[str, Callable[..., None]] = {"clip": check_clip}
+ANNOTATORS: dict[str, Callable[..., Annotate]] = {
+    "aesthetic": aesthetic,
+    "classifier": classifier,
+    "clip": clip,
+    "embeddings": embeddings,
+    "hashes": hashes,
+    "image": image,
+    "language": language,
+    "nsfw": nsfw,
+    "references": references,
+}
+CHECKS: dict[str, Callable[..., None]] = {
+    "aesthetic": check_head,
+    "classifier": check_classifier,
+    "clip": check_clip,
+    "embeddings": check_embeddings,
+    "language": check_language,
+    "nsfw": check_head,
+    "references": check_references,
+}
 """What finds wrong keys, and models that cannot be had, before there are images."""
-ORIGINS: dict[str, Callable[..., str]] = {"clip": clip_origin}
+ORIGINS: dict[str, Callable[..., str]] = {
+    "aesthetic": head_origin,
+    "classifier": classifier_origin,
+    "clip": clip_origin,
+    "embeddings": embeddings_origin,
+    "nsfw": head_origin,
+    "references": references_origin,
+}
 """What says whose model an annotator looks with; the others have none."""
 
-COLUMNS = {"clip": CLIP_COLUMNS, "hashes": HASHES_COLUMNS, "image": IMAGE_COLUMNS}
+COLUMNS = {
+    "aesthetic": HEAD_COLUMNS,
+    "classifier": CLASSIFIER_COLUMNS,
+    "clip": CLIP_COLUMNS,
+    "embeddings": {},
+    "hashes": HASHES_COLUMNS,
+    "image": IMAGE_COLUMNS,
+    "language": LANGUAGE_COLUMNS,
+    "nsfw": HEAD_COLUMNS,
+    "references": REFERENCES_COLUMNS,
+}
 """Columns of each annotator, without its name before them, and their types in parquet."""
-FEATURES: dict[str, tuple[str, ...]] = {"clip": ("img", "txt")}
+FEATURES: dict[str, tuple[str, ...]] = {"clip": ("img", "txt"), "embeddings": ("img",)}
 """Features of each annotator that has some, without its name before them: rows of float16 in npz."""
-READS: dict[str, tuple[str, ...]] = {}
+READS: dict[str, tuple[str, ...]] = {
+    "aesthetic": ("features",),
+    "language": ("column",),
+    "nsfw": ("features",),
+    "references": ("features",),
+}
 """Keys of each annotator that name what it reads: a column or features of another annotation (a key
 `features` only these), or a column of the pool; a name or a list of names, "" for nothing.
 """
