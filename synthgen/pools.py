@@ -66,10 +66,8 @@ def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """Which rows have no value: masked, or NaN, of features NaN anywhere."""
     missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
     if values.dtype.kind == "f":
-        missing = missing | np.isnan(np.ma.getdata(values))
-    if values.ndim > 1:
-        missing = missing.any(axis=1)
-    return missing
+        missing = np.logical_or(missing, np.isnan(np.ma.getdata(values)))
+    return missing if values.ndim == 1 else np.logical_or.reduce(missing, axis=1)
 
 
 def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
