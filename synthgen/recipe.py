@@ -232,6 +232,10 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
         )
+    for number, one in enumerate(recipe.annotate):
+        source, known = one.keys.get("source"), [f"sources.{name}" for name in recipe.sources]
+        if source and source not in known:
+            raise RecipeError(f'annotate.{number}.source: unknown source "{source}"{nearest(source, known)}')
     columns = known_columns(recipe)
     features = [name for name in recipe.made_by if name not in columns]
     for number, one in enumerate(recipe.annotate):

@@ -53,7 +53,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "references": check_references,
 }
 """What finds wrong keys, and models that cannot be had, before there are images."""
-ORIGINS: dict[str, Callable[..., str]] = {
+ORIGINS: dict[str, Callable[..., str | None]] = {
     "aesthetic": head_origin,
     "classifier": classifier_origin,
     "clip": clip_origin,
@@ -61,7 +61,9 @@ ORIGINS: dict[str, Callable[..., str]] = {
     "nsfw": head_origin,
     "references": references_origin,
 }
-"""What says whose model an annotator looks with; the others have none."""
+"""What says whose model an annotator looks with ("": nobody tells); the others, and what gives None, have
+none.
+"""
 
 COLUMNS = {
     "aesthetic": HEAD_COLUMNS,

@@ -70,14 +70,10 @@ def classifier(
     """
     import torch
 
-    network = networks.load_classifier(model, weights=weights, folder=folder, device=device)
-    said = [(label,) for label in labels]
-    if not labels and not weights:
-        said = networks.read_labels(networks.locate(model, folder=folder, auto=networks.CLASSIFIER))
-    if len(said) != network.outputs:
-        raise RecipeError(
-            f"labels: {len(said)} for the {network.outputs} outputs of the model; name each, in order"
-        )
+    said = _labels(model, weights, labels, folder)
+    network = networks.load_classifier(
+        model, weights=weights, outputs=len(said), folder=folder, device=device
+    )
     joined = join(classes, said)
 
     def probabilities(pixels: "Sequence[torch.Tensor]") -> npt.NDArray[np.float32]:
@@ -127,6 +123,35 @@ def classifier(
     return annotate
 
 
+def _labels(
+    model: str, weights: str, labels: Sequence[str], folder: Path, *, fetch: bool = True
+) -> list[tuple[str, ...]]:
+    """What each output means: what the recipe says, else the model's configuration; nothing where that is not
+    here.
+
+    Raises:
+        RecipeError: nothing says it, or the recipe says it of more or fewer.
+    """
+    own: list[tuple[str, ...]] | None = []
+    if labels or not weights:
+        own = networks.classifier_labels(
+            model, weights=weights, outputs=len(labels), folder=folder, fetch=fetch
+        )
+    if own is None:
+        return []
+    if labels and len(labels) != len(own):
+        raise RecipeError(
+            f"labels: {len(labels)} for the {len(own)} outputs of the model; name all, in order"
+        )
+    said: list[tuple[str, ...]] = [(label,) for label in labels] or own
+    if not any(said):
+        raise RecipeError(
+            "labels: nothing says what the model's outputs mean; give a list, or a file with one a line, in "
+            "order"
+        )
+    return said
+
+
 def join(classes: Sequence[Category], labels: Sequence[tuple[str, ...]]) -> dict[str, int]:
     """The place of each class among labels, by synset, else by name, else by another word for it; without
     those that are not there, or are there several times.
@@ -136,7 +161,7 @@ def join(classes: Sequence[Category], labels: Sequence[tuple[str, ...]]) -> dict
     for category in classes:
         ways = (
             [place for place, label in enumerate(words) if category.synset and category.synset in label],
-            [place for place, label in enumerate(words) if _plain(category.name) == label[0]],
+            [place for place, label in enumerate(words) if label[:1] == [_plain(category.name)]],
             _having(words, [category.name, category.prompt]),
             _having(words, category.synonyms),
         )
@@ -179,21 +204,15 @@ def check_classifier(
             if source
             else 'quantile: is of the real images\' confidence; name these with source = "sources.NAME"'
         )
-    said = networks.check_classifier(model, weights=weights, folder=folder, fetch=fetch)
-    if said is None and not labels:
-        return
-    said = [(label,) for label in labels] or said or []
+    said = _labels(model, weights, labels, folder, fetch=fetch)
     if not said:
-        raise RecipeError(
-            "labels: nothing says what the model's outputs mean; give a list, or a file with one a line, in "
-            "order"
-        )
+        return
     joined = join(classes, said)
     lost = [category.name for category in classes if category.name not in joined]
     if not joined:
         raise RecipeError(
             f"labels: none of the classes ({_some(lost)}) is one of the model's {len(said)} "
-            f"({_some([label[-1] for label in said])}); name each output with the words of the recipe's classes"
+            f"({_some([label[-1] for label in said if label])}); name each output with words of the recipe"
         )
     if lost:
         logging.getLogger(__name__).warning(

@@ -126,13 +126,14 @@ def _head(path: Path, tensors: "dict[str, torch.Tensor]", activation: Activation
     if not fits:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:4])
         raise ModelError(
-            f"{path}: no head that is known ({shapes}, ...); wanted are weight and bias of a linear layer, or "
-            "layers.0.weight, layers.0.bias, ... of linear layers in a Sequential, the last with one output"
+            f"{path}: no head that is known ({shapes}, ...); wanted are weight and bias of a linear layer, "
+            "or layers.0.weight, layers.0.bias, ... of those in a Sequential, the last with one output"
         )
     layers: list[torch.nn.Module] = []
     for name, following in zip(order, [*order[1:], None], strict=True):
         bias = tensors.get(name.removesuffix("weight") + "bias")
-        layer = torch.nn.Linear(*reversed(tensors[name].shape), bias=bias is not None)
+        outputs, inputs = tensors[name].shape
+        layer = torch.nn.Linear(inputs, outputs, bias=bias is not None)
         layer.load_state_dict({"weight": tensors[name]} | ({"bias": bias} if bias is not None else {}))
         layers.append(layer)
         if activation and following and numbers[following] - numbers[name] > 1:
@@ -144,8 +145,7 @@ def _of_classifier(model: str, positive: Sequence[str], folder: Path, device: st
     import torch
 
     network = networks.load_classifier(model, folder=folder, device=device)
-    labels = networks.read_labels(networks.locate(model, folder=folder, auto=networks.CLASSIFIER))
-    places = _places(positive, labels)
+    places = _places(positive, networks.classifier_labels(model, folder=folder) or [])
 
     def prepare(sample: Sample) -> torch.Tensor:
         return network.preprocess(sample.image)
@@ -171,7 +171,7 @@ def _places(positive: Sequence[str], labels: Sequence[tuple[str, ...]]) -> list[
     for word in positive:
         found = [place for place, label in enumerate(labels) if word in label]
         if not found:
-            known = [label[0] for label in labels]
+            known = [label[0] for label in labels if label]
             raise RecipeError(f'positive: the model has no label "{word}"{nearest(word, known)}')
         places += found
     return sorted(set(places))
@@ -195,16 +195,17 @@ def check_head(
     """
     given = {"features": features, "weights": weights, "model": model, "positive": positive}
     ways = [{"features", "weights"}, {"model", "positive"}]
-    if {key for key, value in given.items() if value} not in ways:
+    there = [key for key, value in given.items() if value]
+    if set(there) not in ways:
         raise RecipeError(
-            "give either features and weights, a head on stored features, or model and positive, a classifier "
-            f"and its labels that count; there is {', '.join(key for key, value in given.items() if value) or 'none'}"
+            f"{' and '.join(there) or 'no key'} given; wanted are features and weights, a head on stored "
+            "features, or model and positive, a classifier and its labels that count"
         )
     if features:
         path = networks.weights_file(weights, folder)
         _head(path, networks.read_tensors(path), activation)
     else:
-        labels = networks.check_classifier(model, weights="", folder=folder, fetch=fetch)
+        labels = networks.classifier_labels(model, folder=folder, fetch=fetch)
         if labels is not None:
             _places(positive, labels)
 

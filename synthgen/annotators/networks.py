@@ -140,7 +140,9 @@ def locate(model: str, *, folder: Path, auto: str) -> Path:
     local = folder / Path(model).expanduser()
     if local.is_dir():
         if not (local / "config.json").is_file():
-            raise ModelError(f"{local}: has no config.json; a folder that timm or transformers saved is wanted")
+            raise ModelError(
+                f"{local}: has no config.json; a folder that timm or transformers saved is wanted"
+            )
         return _safe(local, str(local), auto)
     is_here(model, folder=folder)
     from huggingface_hub import snapshot_download
@@ -233,29 +235,29 @@ def library_of(folder: Path) -> str:
     )
 
 
-def load_classifier(model: str, *, weights: str = "", folder: Path, device: str) -> Network:
+def load_classifier(model: str, *, weights: str = "", outputs: int = 0, folder: Path, device: str) -> Network:
     """An image classifier.
 
     Args:
         model: a folder or hub id of timm or transformers; with `weights` the name of an architecture,
             "timm/NAME" or "torchvision/NAME".
         weights: a file with its state dict, relative to `folder`; "" is the model's own.
+        outputs: how many classes those weights know.
 
     Raises:
         RecipeError: there is no such architecture.
         ModelError: it cannot be had, is no classifier, or the weights are another's or not safe.
     """
     if weights:
-        return _load_architecture(model, weights_file(weights, folder), device)
+        return _load_architecture(model, weights_file(weights, folder), outputs, device)
     found = locate(model, folder=folder, auto=CLASSIFIER)
     if library_of(found) == "timm":
         import timm
 
         tensors = read_tensors(found / "model.safetensors")
         with _told(model):
-            module = timm.create_model(
-                f"local-dir:{found}", pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}
-            )
+            own = {"state_dict": tensors}
+            module = timm.create_model(f"local-dir:{found}", pretrained=True, pretrained_cfg_overlay=own)
         return _from_timm(module, device)
     module, missing = load_transformers(found, CLASSIFIER, device)
     if missing:
@@ -263,7 +265,7 @@ def load_classifier(model: str, *, weights: str = "", folder: Path, device: str)
             f'model = "{model}": has no weights for {missing[0]}; it is no classifier, or they are another\'s'
         )
     return Network(
-        lambda pixels: module(pixels).logits,  # type: ignore[no-any-return]
+        lambda pixels: module(pixels).logits,
         preprocessing(found),
         int(module.config.num_labels),
         fingerprint(module.state_dict()),
@@ -275,45 +277,38 @@ def weights_file(weights: str, folder: Path) -> Path:
     return folder / Path(weights).expanduser()
 
 
-def check_classifier(model: str, *, weights: str, folder: Path, fetch: bool) -> list[tuple[str, ...]] | None:
-    """What each output of a classifier is called, in one or more words, of which one may be a synset: empty
-    where nothing says it, None where the model would have to be fetched.
+def classifier_labels(
+    model: str, *, weights: str = "", outputs: int = 0, folder: Path, fetch: bool = True
+) -> list[tuple[str, ...]] | None:
+    """What each output of a classifier is called, in one or more words, of which one may be a synset; no word
+    where nothing says it. None where the model would have to be fetched, and `fetch` is False.
+
+    Of timm's, 1,000 outputs without names (and other sizes of ImageNet's lists) are ImageNet's.
 
     Raises:
-        As `load_classifier`, as far as can be told without loading it.
+        As `load_classifier`, as far as can be told without loading what transformers or timm saved.
     """
     if weights:
-        _architecture(model)
-        read_tensors(weights_file(weights, folder))
-        return []
+        return [()] * load_classifier(
+            model, weights=weights, outputs=outputs, folder=folder, device="cpu"
+        ).outputs
     if not is_here(model, folder=folder) and not fetch:
         return None
-    return read_labels(locate(model, folder=folder, auto=CLASSIFIER))
-
-
-def read_labels(folder: Path) -> list[tuple[str, ...]]:
-    """What the configuration of a model calls its outputs; of timm's, 1,000 without names (and other sizes of
-    ImageNet's lists) are ImageNet's. Empty where nothing says it.
-
-    Raises:
-        ModelError: it classifies no images.
-    """
-    read = config(folder)
-    if library_of(folder) == "transformers":
-        check_transformers(folder, CLASSIFIER)
-        names = read.get("id2label") or {}
-        said = [str(names.get(str(number), "")) for number in range(len(names))]
-        is_named = any(name != f"LABEL_{number}" for number, name in enumerate(said))
-        return [_words(name) for name in said] if is_named else []
+    found = locate(model, folder=folder, auto=CLASSIFIER)
+    if library_of(found) == "transformers":
+        names = check_transformers(found, CLASSIFIER).id2label
+        said = [str(names[number]) for number in range(len(names))]
+        return [() if name == f"LABEL_{number}" else _words(name) for number, name in enumerate(said)]
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
+    read = config(found)
     own = read | read.get("pretrained_cfg", {}) | read
-    if names := own.get("label_names") or own.get("labels"):
+    if own.get("label_names"):
         texts = own.get("label_descriptions") or {}
-        return [(name, *_words(texts.get(name, name))) for name in names]
-    subset = infer_imagenet_subset({"num_classes": own.get("num_classes")})
-    if not subset:
-        return []
+        return [(name, *_words(texts.get(name, name))) for name in own["label_names"]]
+    count = own.get("num_classes", 0)
+    if not (subset := infer_imagenet_subset({"num_classes": count})):
+        return [()] * count
     info = ImageNetInfo(subset)
     return [(name, *_words(info.label_name_to_description(name))) for name in info.label_names()]
 
@@ -347,19 +342,15 @@ def _architecture(model: str) -> tuple[str, str]:
     return library, name
 
 
-def _load_architecture(model: str, path: Path, device: str) -> Network:
-    """An architecture with the weights of a file; as many outputs as its last matrix has rows."""
+def _load_architecture(model: str, path: Path, outputs: int, device: str) -> Network:
     library, name = _architecture(model)
     tensors = read_tensors(path)
-    outputs = next((len(entry) for entry in reversed(tensors.values()) if entry.ndim == 2), 0)
     with _told(f"{model} with {path}"):
         if library == "timm":
             import timm
 
             own = {"state_dict": tensors, "num_classes": outputs}
-            module = timm.create_model(
-                name, pretrained=True, num_classes=outputs, pretrained_cfg_overlay=own
-            )
+            module = timm.create_model(name, pretrained=True, num_classes=outputs, pretrained_cfg_overlay=own)
             return _from_timm(module, device)
         import torchvision
 
@@ -369,7 +360,7 @@ def _load_architecture(model: str, path: Path, device: str) -> Network:
     module.to(device).eval()
     return Network(
         module,
-        lambda image: transform(Image.fromarray(image)),  # type: ignore[no-any-return]
+        lambda image: transform(Image.fromarray(image)),
         outputs,
         fingerprint(module.state_dict()),
     )
@@ -389,12 +380,19 @@ def _from_timm(module: Any, device: str) -> Network:
     )
 
 
-def check_transformers(folder: Path, auto: str) -> None:
-    """Raises ModelError where a class of transformers loads no model, from images alone, of what a folder
-    holds.
+def check_transformers(folder: Path, auto: str) -> Any:
+    """transformers' configuration of what a folder holds.
+
+    Raises:
+        ModelError: the class loads no model of it, or one that does not look at images alone.
     """
     import transformers
 
+    model_type = config(folder)["model_type"]
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise ModelError(
+            f'{folder}: transformers has no "{model_type}", and code that comes with a model is not run'
+        )
     with _told(str(folder)):
         configuration = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -405,9 +403,9 @@ def check_transformers(folder: Path, auto: str) -> None:
     if kind is None:
         task = "looks at images alone" if auto == ENCODER else "classifies images"
         raise ModelError(
-            f'{folder}: is a "{configuration.model_type}", of which transformers has none that {task}; take '
-            "another model"
+            f'{folder}: is a "{model_type}", of which transformers has none that {task}; take another model'
         )
+    return configuration
 
 
 def load_transformers(folder: Path, auto: str, device: str) -> tuple[Any, list[str]]:

@@ -94,7 +94,7 @@ def references(
         given = np.stack([sample.read[features] for sample in samples]) if features else None
         own = unit(look([sample.image for sample in samples]) if given is None else given)
         columns: dict[str, npt.NDArray[np.generic]] = {
-            name: np.ma.masked_all(len(samples), object if kind == "string" else kind)
+            name: np.ma.array(np.zeros(len(samples), object if kind == "string" else kind), mask=True)
             for name, kind in REFERENCES_COLUMNS.items()
         }
         for row, sample in enumerate(samples):
@@ -152,6 +152,6 @@ def check_references(
         warn_of_classes(real, source, classes)
 
 
-def references_origin(*, features: str, model: str, pretrained: str, **keys: object) -> str:
-    """Whose model it looks with, "" where that is another annotation's."""
-    return "" if features else clip_origin(model=model, pretrained=pretrained, templates=[])
+def references_origin(*, features: str, model: str, pretrained: str, **keys: object) -> str | None:
+    """Whose model it looks with; None where that is another annotation's."""
+    return None if features else clip_origin(model=model, pretrained=pretrained, templates=[])
