@@ -388,6 +388,8 @@ def check_transformers(folder: Path, auto: str) -> Any:
     """
     import transformers
 
+    if library_of(folder) != "transformers":
+        raise ModelError(f"{folder}: is timm's; a vision model that transformers saved is wanted")
     model_type = config(folder)["model_type"]
     if model_type not in transformers.CONFIG_MAPPING:
         raise ModelError(
@@ -398,13 +400,15 @@ def check_transformers(folder: Path, auto: str) -> Any:
             folder, trust_remote_code=False, local_files_only=True
         )
         kind = getattr(transformers, auto)._model_mapping.get(type(configuration), None)
+    named = configuration.architectures or []
+    if auto == CLASSIFIER and named and not any("ForImageClassification" in name for name in named):
+        kind = None
     if auto == ENCODER and getattr(kind, "input_modalities", ()) != ("image",):
         kind = None
     if kind is None:
         task = "looks at images alone" if auto == ENCODER else "classifies images"
-        raise ModelError(
-            f'{folder}: is a "{model_type}", of which transformers has none that {task}; take another model'
-        )
+        what = " or ".join(named) or model_type
+        raise ModelError(f"{folder}: is a {what}, which is none that {task}; take another model")
     return configuration
 
 
@@ -444,7 +448,8 @@ def preprocessing(folder: Path) -> "Callable[[Pixels], torch.Tensor]":
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
     def preprocess(image: Pixels) -> "torch.Tensor":
-        made = processor(images=image, input_data_format="channels_last", return_tensors="pt")
+        # a copy: torch warns of what cannot be written to
+        made = processor(images=np.array(image), input_data_format="channels_last", return_tensors="pt")
         pixels: torch.Tensor = made["pixel_values"][0]
         return pixels
 

@@ -44,5 +44,6 @@ def warn_of_classes(real: sources.Source | None, source: str, classes: Sequence[
     lost = [one.name for one in classes if not real.by_class.get(one.name)] if real else []
     if lost:
         logging.getLogger(__name__).warning(
-            "%s: has no image of %d of %d classes (%s)", source, len(lost), len(classes), ", ".join(lost[:5])
-        )
+            "%s: has no image of %d of %d classes (%s); %s columns are null",
+            source, len(lost), len(classes), ", ".join(lost[:5]), "its" if len(lost) == 1 else "their",
+        )  # fmt: skip
