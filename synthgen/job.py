@@ -14,6 +14,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from synthgen import planning, pools, resharding, selection, shards, sources, storage
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
@@ -28,11 +30,10 @@ from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from diffusers import DiffusionPipeline
 
-    from synthgen.annotators.shard import Annotate
+    from synthgen.annotators.shard import Annotate, Keep
     from synthgen.data import Request
 
 ALONE = Place(0, 1)
@@ -258,11 +259,8 @@ class Job:
 
     @functools.cached_property
     def rules(self) -> list[selection.Rule]:
-        return self.rules_of(self.subset if self.recipe.rules_of(self.subset) else "main")
-
-    def rules_of(self, subset: str) -> list[selection.Rule]:
-        """The rules of a named subset."""
-        return [selection.Rule(table.use, table.keys) for table in self.recipe.rules_of(subset)]
+        """Those of the subset; of another name than the recipe's, those of `main`."""
+        return self.recipe.rules(self.subset) or self.recipe.rules("main")
 
     def selected(self, columns: Columns) -> selection.Selection:
         """What the recipe's rules say of the pool."""
@@ -359,7 +357,9 @@ class Job:
             inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.recipe.classes]
         if table.keys.get("source"):
             inputs["real"] = self._references(table)[1]
-        makers = {name: self.recipe.made_by.get(name) for name in table.reads.values()}
+        inputs |= self._on_inputs(table)
+        read = table.reads | self.recipe.judged_by(table)
+        makers = {name: self.recipe.made_by.get(name) for name in read.values()}
         inputs |= {
             f"reads.{name}": shards.digest(self.annotation_inputs(other))[:32]
             for name, maker in makers.items()
@@ -368,8 +368,42 @@ class Job:
         }
         return flat(f"annotate.{table.name}", inputs)
 
+    def _on_inputs(self, table: AnnotateTable) -> dict[str, object]:
+        """What decides which samples are annotated: rules, or a subset that is there."""
+        if not table.on:
+            return {}
+        rules = self.recipe.rules(table.on)
+        if rules:
+            return {"on": table.on, "on.rules": [{"use": rule.use, **rule.keys} for rule in rules]}
+        return {"on": table.on, "on.sha256": storage.checksum(self._subset_of(table))["sha256"]}
+
+    def _subset_of(self, table: AnnotateTable) -> Path:
+        path = self.root / shards.SUBSETS / f"{table.on}.npy"
+        if not storage.exists(path):
+            raise RecipeError(
+                f'{self.recipe_path}: annotate.{table.name}.on: no [[select]] has subset = "{table.on}", and '
+                f"{path} is not there; add such rules, or select that subset first"
+            )
+        return path
+
+    @functools.cache  # noqa: B019
+    def keep_of(self, name: str) -> "tuple[Keep | None, list[str]]":
+        """What says which samples an annotation is for, and the columns that it looks at; None is all."""
+        table = next(table for table in self.recipe.annotate if table.name == name)
+        if not table.on:
+            return None, []
+        rules = self.recipe.rules(table.on)
+        if rules:
+            read = ["uid", *self.recipe.judged_by(table).values()]
+            return partial(selection.passing, rules=rules), list(dict.fromkeys(read))
+        uids = set(shards.uid_strings(shards.read_npy(self._subset_of(table))))
+        return lambda columns: np.array([uid in uids for uid in columns["uid"].tolist()], bool), ["uid"]
+
     def selection_inputs(self) -> dict[str, object]:
-        rules = [{"use": rule.use, **rule.keys} for rule in self.rules]
+        rules = [
+            {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
+            for rule in self.rules
+        ]
         planned = shards.planned_requests(self.root)
         if self.quota:
             return {"requests": planned, "select": rules, **flat("quota", self.quota._asdict())}

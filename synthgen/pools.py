@@ -71,12 +71,16 @@ def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
 
 
 def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """A column as rules see it: a missing text is "", a missing number or bool NaN."""
+    """A column as rules see it: a missing text is "", a missing number or bool NaN; whole numbers of 64 bits,
+    which no float holds, stay masked.
+    """
     missing, plain = is_missing(values), np.ma.getdata(values)
     if values.ndim > 1 or not missing.any():
         return plain
     if plain.dtype.kind in "OU":
         return np.where(missing, "", plain)
+    if plain.dtype.itemsize == 8 and plain.dtype.kind in "iu":
+        return values
     numbers = plain.astype(np.result_type(plain, np.float32))
     numbers[missing] = np.nan
     return numbers
@@ -86,8 +90,9 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
     asked for.
 
-    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing float or feature NaN;
-    whole numbers and bools are only meaningful where `error` is "".
+    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing number or feature
+    NaN. Whole numbers and bools are kept as they are where only failed rows lack them, and are not meaningful
+    there; of 64 bits, which no float holds, a missing one is masked (`numpy.ma`).
     """
 
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
@@ -107,12 +112,11 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         parts = [
             shards.read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
         ]
-        column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
-        fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
-        if pa.types.is_boolean(column.type):
-            fill = False
-        values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
-        return values
+        column = to_masked(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
+        if column.dtype.kind in "OUf":
+            return filled(column)
+        is_whole = not (np.ma.getmaskarray(column) & (self["error"] == "")).any()
+        return np.ma.getdata(column) if is_whole else filled(column)
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""

@@ -101,7 +101,15 @@ def annotation_units(job: Job) -> list[Unit]:
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
         reads = list(dict.fromkeys(table.reads.values()))
-        return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record, reads)
+        return Annotation(
+            table.name,
+            annotate,
+            COLUMNS[table.use],
+            table.batch_size,
+            record,
+            reads,
+            *job.keep_of(table.name),
+        )
 
     def make(stem: str, claim: Claim) -> None:
         missing = [

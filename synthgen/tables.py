@@ -34,7 +34,7 @@ from synthgen.prompts.categories import extra as add_classes
 from synthgen.prompts.language import AXES_OF_TASKS
 from synthgen.prompts.lists import name_classes, read_classes, read_lines, read_words, source_classes
 from synthgen.prompts.templates import naming_axes
-from synthgen.selection import RULES, columns_read
+from synthgen.selection import RULES, Rule, columns_read
 from synthgen.shards import canonical
 
 GIVEN = {
@@ -187,6 +187,7 @@ Words = Annotated[Any, PlainValidator(_read_words)]
 Categories = Annotated[
     list[Category], _reader(_read_classes, name_classes), AfterValidator(_distinct_categories)
 ]
+SubsetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Never = Annotated[list[dict[str, str | list[str]]], BeforeValidator(_rules)]
 Axes = Annotated[list[str], BeforeValidator(_axis_names)]
@@ -506,13 +507,14 @@ class AnnotateTable(Table):
 
 class SelectTable(Table):
     use: str
-    subset: str = Field(default="main", min_length=1)
+    subset: SubsetName = "main"
+    of: Literal["survivors", "pool"] = "survivors"
     keys: dict[str, Any]
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: object) -> object:
-        return _function_keys(value, RULES, "rule", {"use", "subset"})
+        return _function_keys(value, RULES, "rule", {"use", "subset", "of"})
 
 
 class ReshardTable(Table):
@@ -536,6 +538,19 @@ class Recipe(Table):
     select: list[SelectTable] = []
     reshard: ReshardTable = ReshardTable()
 
+    def rules(self, subset: str) -> list[Rule]:
+        """The rules of a named subset, none where the recipe has none of that name."""
+        return [
+            Rule(table.use, table.keys, table.of, number)
+            for number, table in enumerate(self.select)
+            if table.subset == subset
+        ]
+
+    @property
+    def subsets(self) -> list[str]:
+        """The named subsets, `main` first, which is there without a rule too."""
+        return list(dict.fromkeys(["main", *(table.subset for table in self.select)]))
+
     @property
     def classes(self) -> list[Category]:
         """All classes, by id."""
@@ -557,15 +572,11 @@ class Recipe(Table):
         """The annotation that makes each column and each features of the annotations."""
         return {name: table.name for table in self.annotate for name in table.makes}
 
-    def rules_of(self, subset: str) -> list[SelectTable]:
-        """The rules of a named subset."""
-        return [table for table in self.select if table.subset == subset]
-
     def judged_by(self, table: AnnotateTable) -> dict[str, str]:
         """What the rules read that say which samples are annotated, by the keys that name it."""
         return {
             f"on: {table.on}: {rule.use}.{key}": name
-            for rule in self.rules_of(table.on)
+            for rule in self.rules(table.on)
             for key, name in columns_read(rule.keys).items()
         }
 

@@ -8,6 +8,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 from transformers import (
@@ -99,6 +100,6 @@ def sequential(file: Path, places: dict[int, tuple[int, int]], prefix: str = "la
 
 
 def picture(seed: int, side: int = 48) -> np.ndarray:
-    """A few large squares of random colours, of height `side`."""
+    """A few clouds of random colours, of height `side`."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return small.repeat(side // 4, 0).repeat(side // 4, 1)
+    return np.asarray(Image.fromarray(small).resize((side + 12, side), Image.Resampling.BICUBIC))
