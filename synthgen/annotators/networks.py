@@ -138,13 +138,12 @@ def locate(model: str, *, folder: Path, auto: str) -> Path:
         ModelError: it cannot be had, or its weights are not safetensors.
     """
     local = folder / Path(model).expanduser()
-    if local.is_dir():
+    if is_here(model, folder=folder):
         if not (local / "config.json").is_file():
             raise ModelError(
                 f"{local}: has no config.json; a folder that timm or transformers saved is wanted"
             )
         return _safe(local, str(local), auto)
-    is_here(model, folder=folder)
     from huggingface_hub import snapshot_download
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -175,13 +174,13 @@ def is_here(model: str, *, folder: Path) -> bool:
         RecipeError: it is neither.
     """
     local = folder / Path(model).expanduser()
-    if local.is_dir() or HUB_ID.match(model):
+    if model and (local.is_dir() or HUB_ID.match(model)):
         return local.is_dir()
     here = Path(model).expanduser()
     raise RecipeError(
         f'model: "{model}": paths are relative to the folder of the recipe, {folder}; for the one in the '
         f"working directory say {here.resolve()}"
-        if here.is_dir()
+        if model and here.is_dir()
         else f'model: "{model}": no such model; a folder (looked for {local}), or a hub id such as '
         '"timm/resnet50.a1_in1k" or "facebook/dinov2-base" is wanted'
     )

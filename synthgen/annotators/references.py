@@ -125,7 +125,7 @@ def references(
 
 def check_references(
     *,
-    real: sources.Source,
+    real: sources.Source | None,
     classes: Sequence[Category],
     source: str,
     per: str,
@@ -140,6 +140,8 @@ def check_references(
         RecipeError: a key is wrong.
         ModelError: the weights cannot be had.
     """
+    if not source:
+        raise RecipeError('source: is empty; name the real images, such as source = "sources.real"')
     if features and (model != "embedded" or pretrained):
         raise RecipeError(
             f'features: "{features}" says already whose features are compared; take out model and pretrained'
