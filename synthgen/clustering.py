@@ -63,7 +63,7 @@ def assign(
     """
     ids, similarity = np.empty(len(features), np.int32), np.empty(len(features), np.float32)
     for start, rows in _chunks(features, len(centroids)):
-        cosines = rows @ centroids.T
+        cosines = _cosines(rows, centroids)
         nearest = cosines.argmax(axis=1)
         ids[start : start + len(rows)] = nearest
         similarity[start : start + len(rows)] = cosines[np.arange(len(rows)), nearest]
@@ -75,7 +75,7 @@ def _first(features: Features, count: int, random: np.random.Generator) -> npt.N
     drawn = random.choice(len(features), min(len(features), PER_CENTROID * count), replace=False)
     rows = _unit(features[np.sort(drawn)])
     chosen = [int(random.integers(len(rows)))] if count else []
-    distance = 1 - rows @ rows[chosen].T.sum(axis=1)  # to the nearest that is chosen
+    distance = 1 - _cosines(rows, rows[chosen]).sum(axis=1)  # to the nearest that is chosen
     while len(chosen) < count:
         distance = np.maximum(distance, 0).astype(np.float64)
         distance[chosen] = 0
@@ -86,11 +86,19 @@ def _first(features: Features, count: int, random: np.random.Generator) -> npt.N
             break
         chance = distance[far] / distance[far].sum()
         tried = random.choice(far, TRIALS * wanted, replace=False, p=chance)
-        nearest = np.minimum(distance[:, None], 1 - rows @ rows[tried].T)
+        nearest = np.minimum(distance[:, None], 1 - _cosines(rows, rows[tried]))
         best = np.argsort(nearest.sum(axis=0), kind="stable")[:wanted]
         distance = nearest[:, best].min(axis=1)
         chosen += tried[best].tolist()
     return rows[chosen]
+
+
+def _cosines(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Of unit vectors, shape (rows, others)."""
+    import torch  # its threads are those that a worker was given; numpy's BLAS takes all, and the bits change
+
+    cosines: npt.NDArray[np.float32] = (torch.from_numpy(rows) @ torch.from_numpy(others).T).numpy()
+    return cosines
 
 
 def _unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -1,11 +1,13 @@
 """The nouns of the house, as plain frozen values."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 
 class Category(NamedTuple):
@@ -121,4 +123,9 @@ class Sample:
     image: npt.NDArray[np.uint8]
     stored: bytes
     read: Mapping[str, Any] = field(default_factory=dict)
-    prepared: object = None
+    prepared: Any = None
+
+    @functools.cached_property
+    def luma(self) -> npt.NDArray[np.uint8]:
+        """ITU-R 601 luma as Pillow rounds it, shape (height, width)."""
+        return np.asarray(Image.fromarray(self.image).convert("L"))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from synthgen.annotators import ANNOTATORS, CHECKS, COLUMNS
-from synthgen.annotators.hashes import phash
+from synthgen.annotators.hashes import phash, shrink
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
 from synthgen.errors import ModelError, RecipeError
@@ -17,6 +17,8 @@ CLASSES = [
     Category(9, "soccer ball", "soccer ball"),
     Category(2, "apple", "apple"),
 ]
+
+LANCZOS = Image.Resampling.LANCZOS
 
 
 def picture(seed: int = 0, side: int = 64) -> np.ndarray:
@@ -42,6 +44,17 @@ def test_phash_is_imagehash_s(seed: int, side: int) -> None:
     import imagehash
 
     assert f"{phash(picture(seed, side)):016x}" == str(imagehash.phash(Image.fromarray(picture(seed, side))))
+
+
+@pytest.mark.parametrize(
+    "size", [(512, 512), (300, 200), (200, 300), (31, 33), (32, 40), (1, 1), (5, 700), (257, 511), (6400, 9)]
+)
+def test_an_image_is_shrunk_as_pillow_does(size: tuple[int, int]) -> None:
+    """Byte for byte, black and white too, whose sums are the greatest; 6400 is beyond what float32 holds."""
+    random = np.random.default_rng(0)
+    for levels in (random.integers(0, 256, size[::-1]), random.integers(0, 2, size[::-1]) * 255):
+        luma = levels.astype(np.uint8)
+        assert (shrink(luma) == np.asarray(Image.fromarray(luma).resize((32, 32), LANCZOS))).all()
 
 
 def test_equal_pixels_are_found_whatever_their_files_say() -> None:

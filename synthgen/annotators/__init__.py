@@ -8,11 +8,17 @@ fixed number of samples, so a score never depends on how a shard was cut.
 
 An annotator reads what others made by naming it in a key that `READS` lists, such as
 `features = "clip_img"`: then each sample has it as `sample.read["clip_img"]`. A sample that lacks any of it
-is not shown to the annotator, and is null in its columns too. The callable may have three attributes:
+is not shown to the annotator, and is null in its columns too. The callable may have attributes:
 
 - `fingerprint`, a hash of the weights that it looks with;
 - `needs_pixels = False`: it works from text, label and what it reads, so nothing is decoded for it;
-- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as `sample.prepared`.
+- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as `sample.prepared`;
+- `start()`, called before a shard, where it keeps anything between calls;
+- `encode(images)`, which makes its feature `img` of other images, with `encode.fingerprint`.
+
+Beside the recipe's keys a function gets what it has a parameter for: `classes`, `folder` (the recipe's),
+`real` (the real images that its key `source` names) and `encode` (of the annotation whose `features` it
+reads); its check gets the same, and `fetch`.
 """
 
 from collections.abc import Callable

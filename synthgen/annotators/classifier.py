@@ -102,7 +102,8 @@ def classifier(
     bars_of_labels = np.array([bars[of_label[k].name] if k in of_label else np.nan for k in range(len(said))])
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        likely = probabilities([cast("torch.Tensor", sample.prepared) for sample in samples])
+        prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
+        likely = probabilities(cast("list[torch.Tensor]", prepared))
         rows = np.arange(len(samples))
         own = np.array([joined.get(str(sample.class_name), -1) for sample in samples])
         top, known = likely.argmax(1), own >= 0

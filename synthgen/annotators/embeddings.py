@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,19 +42,27 @@ def embeddings(
         raise ModelError(f'model = "{model}": has no weights for {lost[0]}; they are another model\'s')
     preprocess = networks.preprocessing(found)
 
-    def encode(images: list[Pixels]) -> npt.NDArray[np.float32]:
+    def embed(prepared: "list[torch.Tensor]") -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            pixels = torch.stack([preprocess(image) for image in images]).to(device)
-            features = _pool(module(pixel_values=pixels), pooling)
-            encoded: npt.NDArray[np.float32] = torch.nn.functional.normalize(features, dim=1).cpu().numpy()
-        return encoded
+            features = _pool(module(pixel_values=torch.stack(prepared).to(device)), pooling)
+            embedded: npt.NDArray[np.float32] = torch.nn.functional.normalize(features, dim=1).cpu().numpy()
+        return embedded
+
+    def encode(images: list[Pixels]) -> npt.NDArray[np.float32]:
+        return embed([preprocess(image) for image in images])
+
+    def prepare(sample: Sample) -> "torch.Tensor":
+        return preprocess(sample.image)
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     if not np.array_equal(encode([noise]), encode([noise])):
         raise ModelError(f'model = "{model}": gives other features each time; take one without random masks')
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        return {"img": encode([sample.image for sample in samples]).astype(np.float16)}
+        prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
+        return {"img": embed(cast("list[torch.Tensor]", prepared)).astype(np.float16)}
+
+    annotate.prepare = prepare  # type: ignore[attr-defined]
 
     encode.fingerprint = annotate.fingerprint = networks.fingerprint(module.state_dict(), missing)  # type: ignore[attr-defined]
     annotate.encode = encode  # type: ignore[attr-defined]

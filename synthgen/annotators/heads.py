@@ -152,8 +152,9 @@ def _of_classifier(model: str, positive: Sequence[str], folder: Path, device: st
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
         with torch.inference_mode():
-            pixels = torch.stack([cast(torch.Tensor, sample.prepared) for sample in samples])
-            likely = network.logits(pixels.to(device)).float().softmax(1)
+            prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
+            pixels = torch.stack(cast(list[torch.Tensor], prepared)).to(device)
+            likely = network.logits(pixels).float().softmax(1)
             return {"score": likely[:, places].sum(1).cpu().numpy()}
 
     annotate.prepare = prepare  # type: ignore[attr-defined]

@@ -103,7 +103,8 @@ def references(
                 continue
             # one by one: a product of matrices may round otherwise in another batch
             cosines = (group.features @ own[row].clone()).cpu().numpy().clip(-1, 1)
-            distances = np.bitwise_count(group.hashes ^ np.uint64(cast(int, sample.prepared)))
+            own_hash = prepare(sample) if sample.prepared is None else cast(int, sample.prepared)
+            distances = np.bitwise_count(group.hashes ^ np.uint64(own_hash))
             values = {
                 "mean": cosines.mean(dtype=np.float64),
                 "max": cosines.max(),

@@ -180,6 +180,8 @@ def annotate_shard(
             looked_at[annotation.name][written] = bool(annotation.upstream) or annotation.wants(
                 values, written
             )
+    for annotation in annotations:
+        getattr(annotation.annotate, "start", lambda: None)()
     claim.progress(0)
     for done, items in _read(root, stem, table, written, annotations, looked_at):
         for annotation in annotations:
