@@ -78,9 +78,26 @@ def parser() -> argparse.ArgumentParser:
             help="refuse a mixture of library versions, devices or threads, and halved micro-batches",
         )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
+        if name == "select":
+            command.add_argument(
+                "--explain",
+                nargs="?",
+                const="",
+                metavar="UID",
+                help="say what rejected how many, of which classes, models and templates; with the beginning "
+                "of a uid what each rule saw in that sample",
+            )
         if name == "plan":
             command.add_argument(
                 "--dry-run", action="store_true", help="write nothing; say what would be made and its cost"
+            )
+        if name in ("run", "reshard"):
+            command.add_argument(
+                "--add",
+                action="append",
+                default=[],
+                metavar="RUN[:SUBSET]",
+                help="join what another run has chosen (its subset; default: main)",
             )
         if name in ("run", "generate"):
             command.add_argument(
@@ -172,6 +189,22 @@ def parser() -> argparse.ArgumentParser:
             )
         else:
             command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(
+        "combine",
+        "make a subset of subsets: and, or, minus, parentheses",
+        "synthgen combine shards/emoji clean 'strict and sharp minus takedown.npy'",
+    )
+    command.add_argument("folder", help="a run's folder")
+    command.add_argument("name", metavar="NAME", help="of the new subset")
+    command.add_argument(
+        "expression",
+        metavar="EXPRESSION",
+        help="of names of subsets, `pool` (every sample), and paths of files of uids, DataComp's among them",
+    )
+    command.add_argument(
+        "--replace", action="store_true", help="take also the name of a subset that the recipe's rules make"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add(
         "show", "say what the mark in an image says, and where the image is from", "synthgen show image.webp"
     )

@@ -56,6 +56,7 @@ class Prompt:
 
     `group` ties what must stay on one side of a split; "" is the prompt itself. `noise`, where it is given,
     decides the seed in place of the text: prompts with the same are counterfactuals of each other.
+    `template` is what the text was filled from; "" where there was none.
     """
 
     text: str
@@ -64,6 +65,7 @@ class Prompt:
     group: str = ""
     axes: dict[str, str] = field(default_factory=dict)
     noise: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Request:
     source_uid: str = ""
     source_sha256: str = ""
     license: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from synthgen import shards, storage, tars
 from synthgen.claims import MAX_ATTEMPTS, Held, attempted, attempts, claims
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.reporting.report import latest_recipe
+from synthgen.resharding import digest_of
 
 WORTH_KEEPING = 100
 """So many records newly read are worth a file of what was in them."""
@@ -42,6 +43,8 @@ class Status(TypedDict):
     seconds_left: float | None  # of generating
     stages: dict[str, Stage]
     subsets: dict[str, int]  # name -> kept
+    combined: dict[str, str]  # name -> the expression that a subset was made of
+    copies: dict[str, int]  # name -> kept, with repeats
     short: dict[str, int]  # name -> cells that have fewer than quota.accepted
     final: dict[str, dict[str, int]]  # subset -> split -> images
     claimed: dict[str, Held]
@@ -100,7 +103,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         workers[worker] += 1
     stages = {"generate": stage(shards.POOL, len(pool))}
     for table in recipe["annotate"]:
-        done = len(shards.records(root / shards.ANNOTATIONS / table["name"]))
+        done = len(shards.annotated(root / shards.ANNOTATIONS / table["name"]))
         stages[f"annotate {table['name']}"] = stage(shards.ANNOTATIONS, done)
     alive = {unit: lease for unit, lease in held.items() if not lease["stale"]}
     workers.update({f"{lease['host']}:{lease['pid']}": 0 for lease in alive.values()})
@@ -124,6 +127,12 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         "seconds_left": max(0, n_requests - made) / rate if rate else None,
         "stages": stages,
         "subsets": {name: told["kept"] for name, told in funnels.items()},
+        "combined": {
+            name: told["inputs"]["expression"]
+            for name, told in funnels.items()
+            if "expression" in told["inputs"]
+        },
+        "copies": {name: told["copies"] for name, told in funnels.items()},
         "short": {name: len(told["short"]) for name, told in funnels.items()},
         "final": {name: _final(root / shards.FINAL / name) for name in storage.names(root / shards.FINAL)},
         "claimed": held,
@@ -285,13 +294,10 @@ def _verify_subset(root: Path, name: str, rows: dict[str, str]) -> list[str]:
         for split in filter(lambda name: storage.is_folder(final / name), storage.names(final)):
             for stem in shards.records(final / split):
                 found += [key for key, _ in tars.samples(storage.read(final / split / f"{stem}.tar"))]
-        copies = Counter[str]()
-        wanted = []
-        for uid in uids:
-            wanted.append(f"{uid}-{copies[uid]}" if copies[uid] else uid)
-            copies[uid] += 1
-        if sorted(found) != sorted(wanted):
-            problems.append(
-                f"{final}: holds {len(found)} samples that are not the {len(wanted)} of {path.name}"
-            )
+        record = storage.read_json(final / shards.RECORD_SUFFIX)
+        if digest_of(sorted(found)) != record.get("keys"):
+            problems.append(f"{final}: holds {len(found)} samples that are not those of its record")
+        lacking = Counter(uids) - Counter(key.partition("-")[0] for key in found)
+        if lacking:
+            problems.append(f"{final}: lacks {lacking.total()} samples of {path.name}")
     return problems

@@ -1,6 +1,6 @@
 """A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
-    asked for.
+    asked for; `read` reads several of them at once.
 
     Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing number or feature
     NaN. Whole numbers and bools are kept as they are where only failed rows lack them, and are not meaningful
@@ -97,7 +97,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
-        self._folders: dict[str, Path] = {}
+        self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
         for folder in [root / shards.POOL, *self._annotations.values()]:
             schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
@@ -108,19 +108,41 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             self._read[name] = self._column(name) if name in self._folders else self._features(name)
         return self._read[name]
 
+    def stored(self, name: str) -> pa.ChunkedArray:
+        """A column as parquet has it, null where there is nothing."""
+        self.read([name])
+        return self._stored[name]
+
+    def read(self, names: Iterable[str]) -> None:
+        """Reads those of the columns that are there and not read yet, each file once."""
+        wanted = dict[Path, list[str]]()
+        for name in dict.fromkeys(names):
+            if name in self._folders and name not in self._stored:
+                wanted.setdefault(self._folders[name], []).append(name)
+        for folder, own in wanted.items():
+            parts = [shards.read_table(folder / f"{stem}.parquet", own) for stem in self._stems]
+            table = pa.concat_tables(parts, promote_options="default")
+            self._stored |= {name: table[name] for name in own}
+
+    def folder(self, name: str) -> Path | None:
+        """Where a column's or a feature's files are; None where nothing is called so."""
+        owns = [key for key in self._annotations if name.startswith(f"{key}_")]
+        own = self._annotations[max(owns, key=len)] if owns else None
+        return self._folders.get(name, own)
+
     def _column(self, name: str) -> npt.NDArray[np.generic]:
-        parts = [
-            shards.read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
-        ]
-        column = to_masked(pa.chunked_array([chunk for part in parts for chunk in part.chunks]))
-        if column.dtype.kind in "OUf":
+        stored = self.stored(name)
+        if pa.types.is_string(stored.type):
+            return _texts(stored)
+        column = to_masked(stored)
+        if column.dtype.kind in "Of":
             return filled(column)
         is_whole = not (np.ma.getmaskarray(column) & (self["error"] == "")).any()
         return np.ma.getdata(column) if is_whole else filled(column)
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
-        folder = next((own for key, own in self._annotations.items() if name.startswith(f"{key}_")), None)
+        folder = self.folder(name)
         if folder is None:
             raise KeyError(name)
         found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]
@@ -134,8 +156,19 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
                 whole[end - len(part) : end] = part
         return whole
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._folders
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._folders)
 
     def __len__(self) -> int:
         return len(self._folders)
+
+
+def _texts(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """Texts as an array of objects, one object for each value that is there several times; missing is ""."""
+    encoded = column.dictionary_encode().combine_chunks()
+    values = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)
+    found: npt.NDArray[np.generic] = values[encoded.indices.fill_null(len(values) - 1).to_numpy()]
+    return found

@@ -4,17 +4,19 @@ all.
 The folder is the state: a unit is done when its record is there. `engine` makes the units.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from synthgen import checks, planning, resharding, selection, shards, storage
-from synthgen.annotators import COLUMNS
+from synthgen import checks, planning, resharding, selection, shards, storage, subsets
+from synthgen.annotators import COLUMNS, FITS, READS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
 from synthgen.job import Job
+from synthgen.resharding.cutting import OutputShard
 from synthgen.tables import AnnotateTable
 
 
@@ -86,11 +88,24 @@ def pool_units(job: Job) -> list[Unit]:
 
 
 def annotation_units(job: Job) -> list[Unit]:
-    """One unit a pool shard, for all annotations: they share the reading and the decoding."""
+    """One unit a pool shard, for all annotations that wait for nothing else: they share the reading and the
+    decoding.
+    """
+    fitted = job.recipe.fitted
+    return _annotation_units(job, [table for table in job.recipe.annotations if table.name not in fitted])
+
+
+def fitted_units(job: Job) -> list[Unit]:
+    """One unit a pool shard, for all annotations that need what is fitted to the whole pool."""
+    fitted = job.recipe.fitted
+    return _annotation_units(job, [table for table in job.recipe.annotations if table.name in fitted])
+
+
+def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
     from synthgen.annotators.shard import Annotation, annotate_shard
 
     pool = job.root / shards.POOL
-    folders = {table.name: job.root / shards.ANNOTATIONS / table.name for table in job.recipe.annotate}
+    folders = {table.name: job.root / shards.ANNOTATIONS / table.name for table in tables}
 
     def is_done(stem: str) -> bool:
         return all(shards.is_done(folder, stem) for folder in folders.values())
@@ -100,84 +115,96 @@ def annotation_units(job: Job) -> list[Unit]:
         record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack}
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
-        reads = list(dict.fromkeys(table.reads.values()))
         return Annotation(
             table.name,
             annotate,
             COLUMNS[table.use],
             table.batch_size,
             record,
-            reads,
+            list(dict.fromkeys(table.reads.values())),
             *job.keep_of(table.name),
         )
 
     def make(stem: str, claim: Claim) -> None:
-        missing = [
-            begin(table, stem)
-            for table in job.recipe.annotations
-            if not shards.is_done(folders[table.name], stem)
-        ]
+        missing = [begin(table, stem) for table in tables if not shards.is_done(folders[table.name], stem)]
         annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim)
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)
-        return Unit(f"annotations/{stem}", partial(is_done, stem), partial(make, stem), needs=images)
+        name = "-".join([stem, *(table.name for table in tables if table.name in job.recipe.fitted)])
+        return Unit(f"annotations/{name}", partial(is_done, stem), partial(make, stem), needs=images)
 
-    return [unit(stem) for stem in job.pool_stems()]
+    return [unit(stem) for stem in job.pool_stems()] if tables else []
+
+
+def fit_units(job: Job) -> list[Unit]:
+    """One unit an annotation that is fitted to the whole pool."""
+
+    def make(table: AnnotateTable, claim: Claim) -> None:
+        checks.check_records(job)
+        record = job.record("fit", job.fit_inputs(table)) | {"stack": job.stack}
+        keys = {key: value for key, value in table.keys.items() if key not in READS[table.use]}
+        [name] = table.reads.values()
+        arrays = FITS[table.use](job.read_features(name), **keys)
+        folder = job.root / shards.ANNOTATIONS / table.name
+        with shards.new_unit(job.root, folder, shards.FITTED, record, claim) as create:
+            create(".npz").write(shards.to_npz(arrays))
+
+    return [
+        _shard_unit(
+            f"annotations/{table.name}/{shards.FITTED}",
+            job.root / shards.ANNOTATIONS / table.name,
+            shards.FITTED,
+            partial(make, table),
+        )
+        for table in job.recipe.annotations
+        if table.use in FITS
+    ]
 
 
 def selection_units(job: Job) -> list[Unit]:
-    folder, inputs = job.root / shards.SUBSETS, job.selection_inputs()
+    columns = functools.cache(job.columns)  # read once for all of them
 
-    def done() -> bool:
-        try:
-            return bool(storage.read_json(folder / f"{job.subset}.json").get("inputs") == inputs)
-        except WorkError:  # not there, or about to be replaced
-            return False
+    def unit(subset: str) -> Unit:
+        inputs = job.selection_inputs(subset)
 
-    def make(claim: Claim) -> None:
-        checks.check_records(job)
-        columns = job.columns()
-        chosen = job.selected(columns)
-        array = resharding.subset_array(columns["uid"][chosen.kept].tolist())
-        verdicts = selection.verdicts(chosen, job.rules)
-        table = shards.verdict_table(
-            columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist()
-        )
-        files = {
-            f"{job.subset}.npy": shards.to_npy(array),
-            f"{job.subset}.parquet": shards.to_parquet([table]),
-        }
-        funnel = {
-            "inputs": inputs,
-            "recipe": job.recipe_digest,
-            "requested": len(verdicts),
-            "failed": verdicts.count("failed"),
-            "kept": len(array),
-            "funnel": [stage._asdict() for stage in chosen.funnel],
-            "short": [
-                cell._asdict()
-                for cell in selection.short_cells(columns, chosen, job.rules, job.quota, list(job.wanted()))
-            ]
-            if job.quota
-            else [],
-            "files": {name: storage.checksum_of(data) for name, data in files.items()},
-        }
-        with storage.staging(job.root) as aside:  # while it is away, the others say nothing
-            storage.move(folder / f"{job.subset}.json", aside / "json")
-            if not claim.is_held():  # what was moved is another's
-                storage.give_name(aside / "json", folder / f"{job.subset}.json")
-        for name, data in {**files, f"{job.subset}.json": storage.to_json(funnel)}.items():
-            claim.check()
-            storage.replace(job.root, folder / name, data)
+        def done() -> bool:
+            try:
+                return bool(subsets.told(job.root, subset).get("inputs") == inputs)
+            except WorkError:  # about to be replaced
+                return False
 
-    return [Unit(f"subsets/{job.subset}", done, make)]
+        def make(claim: Claim) -> None:
+            subsets.check_is_view(job.root, subset)
+            checks.check_records(job)
+            chosen = job.selected(columns(), subset)
+            rules, quota = job.rules_of(subset), job.quota_of(subset)
+            short = (
+                selection.short_cells(columns(), chosen, rules, quota, list(job.wanted())) if quota else []
+            )
+            subsets.publish(
+                job.root,
+                subset,
+                claim,
+                columns(),
+                chosen.verdict,
+                selection.verdict_names(rules),
+                chosen.steps,
+                head={"inputs": inputs, "recipe": job.recipe_digest},
+                tail={"short": [cell._asdict() for cell in short]},
+            )
+
+        return Unit(f"subsets/{subset}", done, make)
+
+    return [unit(subset) for subset in job.subsets]
 
 
 def replace_units(job: Job) -> list[Unit]:
     """With --replace: removes what `final/<subset>` holds of other rules, now that the new selection is
-    there.
+    there, and what is to come in its place can be made.
     """
+    if job.replace:
+        job.output()
 
     def done() -> bool:
         try:
@@ -196,19 +223,21 @@ def replace_units(job: Job) -> list[Unit]:
 def final_units(job: Job) -> list[Unit]:
     """The output shards; the last unit, made when all others are there, describes them."""
     checks.check_selected(job)
-    output, inputs = job.output_shards(), job.final_inputs()
+    output, inputs = job.output(), job.final_inputs()
     checks.check_selected(job)
     checks.check_final(job)
 
-    def unit(shard: resharding.OutputShard) -> Unit:
+    def unit(shard: OutputShard) -> Unit:
         def make(claim: Claim) -> None:
             record = job.record("reshard", inputs)
-            resharding.write_shard(job.root, job.final, shard, record=record, claim=claim)
+            resharding.write_shard(
+                job.root, job.final, shard, output.chosen, output.added, record=record, claim=claim
+            )
 
         folder = job.final / shard.split
         return _shard_unit(f"final/{job.subset}/{shard.split}/{shard.stem}", folder, shard.stem, make)
 
-    return [unit(shard) for shard in output]
+    return [unit(shard) for shard in output.shards]
 
 
 def card_units(job: Job) -> list[Unit]:
@@ -216,8 +245,11 @@ def card_units(job: Job) -> list[Unit]:
     from synthgen.reporting.card import card
 
     def make(claim: Claim) -> None:
-        output = job.output_shards()
-        names = {category.id: category.name for category in job.recipe.classes}
+        output = job.output()
+        written = resharding.check_written(
+            output, lambda shard: shards.read_record(job.final / shard.split, shard.stem)
+        )
+        classes = {number: name for name, number in output.classes.items()}
         info = resharding.info(job.recipe.name, output)
         models = [
             # where a folder lies is nobody else's business
@@ -230,19 +262,24 @@ def card_units(job: Job) -> list[Unit]:
             for one, call in zip(job.recipe.models, job.models.values(), strict=True)
         ]
         files = {
-            "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
+            "classes.txt": "".join(
+                f"{classes.get(k, '')}\n" for k in range(max(classes, default=-1) + 1)
+            ).encode(),
             "_info.json": storage.to_json(info),
             "README.md": card(
-                job.recipe.name, job.recipe.classes, info, models, marked=job.recipe.images.mark
+                job.recipe.name, sorted(classes.items()), info, models, marked=job.recipe.images.mark
             ).encode(),
         }
-        for split in dict.fromkeys(shard.split for shard in output):
+        for split in info["splits"]:
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
         for name, data in files.items():
             claim.check()
             storage.replace(job.root, job.final / name, data)
         record = job.record("card", job.final_inputs()) | {
-            "written": sum(len(shard.samples) for shard in output),
+            "written": written,
+            "keys": resharding.digest_of(
+                sorted(key for shard in output.shards for key in resharding.keys_of(output.chosen, shard))
+            ),
             "files": {name: storage.checksum(job.final / name) for name in files},
         }
         storage.replace(job.root, job.final / shards.RECORD_SUFFIX, storage.to_json(record))
@@ -281,7 +318,7 @@ Listings = Sequence[Callable[[Job], list[Unit]]]
 STAGES: dict[str, Listings] = {
     "plan": [plan_units],
     "generate": [pool_units],
-    "annotate": [annotation_units],
+    "annotate": [annotation_units, fit_units, fitted_units],
     "select": [selection_units],
     "reshard": [replace_units, final_units, card_units],
     "report": [report_units],
@@ -295,7 +332,8 @@ def phases(stages: Sequence[str]) -> Sequence[Listings]:
     found: list[list[Callable[[Job], list[Unit]]]] = []
     for stage in stages:
         if stage == "annotate" and "generate" in stages:
-            found[-1] += STAGES[stage]
+            found[-1] += STAGES[stage][:1]
+            found += [[listing] for listing in STAGES[stage][1:]]
         else:
             found += [[listing] for listing in STAGES[stage]]
     return found

@@ -32,6 +32,7 @@ LOW = {
     "engine": {"claims", "errors", "storage"},
     "shards": {"claims", "data", "errors", "storage"},
     "pools": {"shards", "storage", "tars"},
+    "wordnet": {"errors", "shards"},
     "language_models": {"errors"},
     "asking": {"shards", "claims", "errors", "prompts", "storage"},
 }

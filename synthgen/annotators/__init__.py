@@ -23,6 +23,9 @@ reads); its check gets the same, and `fetch`.
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from synthgen.annotators.classifier import (
     CLASSIFIER_COLUMNS,
     check_classifier,
@@ -30,6 +33,7 @@ from synthgen.annotators.classifier import (
     classifier_origin,
 )
 from synthgen.annotators.clip import CLIP_COLUMNS, check_clip, clip, clip_origin
+from synthgen.annotators.clusters import CLUSTERS_COLUMNS, check_clusters, clusters, fit_clusters
 from synthgen.annotators.embeddings import check_embeddings, embeddings, embeddings_origin
 from synthgen.annotators.hashes import HASHES_COLUMNS, hashes
 from synthgen.annotators.heads import HEAD_COLUMNS, aesthetic, check_head, head_origin, nsfw
@@ -42,6 +46,7 @@ ANNOTATORS: dict[str, Callable[..., Annotate]] = {
     "aesthetic": aesthetic,
     "classifier": classifier,
     "clip": clip,
+    "clusters": clusters,
     "embeddings": embeddings,
     "hashes": hashes,
     "image": image,
@@ -53,6 +58,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "aesthetic": check_head,
     "classifier": check_classifier,
     "clip": check_clip,
+    "clusters": check_clusters,
     "embeddings": check_embeddings,
     "language": check_language,
     "nsfw": check_head,
@@ -71,10 +77,17 @@ ORIGINS: dict[str, Callable[..., str | None]] = {
 none.
 """
 
-COLUMNS = {
+FITS: dict[str, Callable[..., dict[str, npt.NDArray[np.generic]]]] = {"clusters": fit_clusters}
+"""What an annotator is fitted to the whole pool by, once the features that it names are there:
+`(shards, **keys) -> arrays`, with uids, class names and features of each shard; the annotator gets the arrays
+as `fitted`.
+"""
+
+COLUMNS: dict[str, dict[str, str]] = {
     "aesthetic": HEAD_COLUMNS,
     "classifier": CLASSIFIER_COLUMNS,
     "clip": CLIP_COLUMNS,
+    "clusters": CLUSTERS_COLUMNS,
     "embeddings": {},
     "hashes": HASHES_COLUMNS,
     "image": IMAGE_COLUMNS,
@@ -87,6 +100,7 @@ FEATURES: dict[str, tuple[str, ...]] = {"clip": ("img", "txt"), "embeddings": ("
 """Features of each annotator that has some, without its name before them: rows of float16 in npz."""
 READS: dict[str, tuple[str, ...]] = {
     "aesthetic": ("features",),
+    "clusters": ("features",),
     "language": ("column",),
     "nsfw": ("features",),
     "references": ("features",),

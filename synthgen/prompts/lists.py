@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthgen import wordnet
 from synthgen.data import Category, Word
 from synthgen.errors import RecipeError, nearest
-from synthgen.prompts import wordnet
 from synthgen.prompts.categories import complete, tell_apart
 from synthgen.sources import read_classes as read_classes_file
 

@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthgen.data import Category
-
 
 def card(
     name: str,
-    classes: Sequence[Category],
+    classes: Sequence[tuple[int, str]],
     info: Mapping[str, Any],
     models: Sequence[tuple[str, ...]],
     *,
     marked: bool,
 ) -> str:
-    """Markdown with the splits, how to open them, the models (id, path, fingerprint, licence) and the
-    classes.
+    """Markdown with the splits, how to open them, the models (id, path, fingerprint, licence), what was
+    joined, and the classes (id, name).
     """
     splits = info["splits"]
     front = "".join(f"  - split: {split}\n    path: {split}/*.tar\n" for split in splits)
@@ -23,7 +21,8 @@ def card(
         f"| {split} | {entry['num_samples']} | {len(entry['filenames'])} |\n"
         for split, entry in splits.items()
     )
-    listed = "".join(f"| {category.id} | {category.name.replace('|', ' ')} |\n" for category in classes)
+    listed = "".join(f"| {class_id} | {class_name.replace('|', ' ')} |\n" for class_id, class_name in classes)
+    joined = _joined(info["sources"])
     made_by = "".join("| " + " | ".join(one).replace("\n", " ") + " |\n" for one in models)
     mark = " Each image has an XMP packet with IPTC's `DigitalSourceType` and its uid." if marked else ""
     first = next(iter(splits), "train")
@@ -55,7 +54,25 @@ Made by these models, whose terms may extend to what they make:
 
 | model | path | fingerprint | licence |
 |---|---|---|---|
-{made_by}
+{made_by}{joined}
 | class id | class |
 |---|---|
 {listed}"""
+
+
+def _joined(sources: Sequence[Mapping[str, Any]]) -> str:
+    """What several runs gave, nothing for one."""
+    if len(sources) < 2:
+        return ""
+    lines = "".join(
+        "| {} | {} | {} | {} |\n".format(
+            one["name"],
+            one["samples"],
+            *(
+                ", ".join(str(entry) for entry in one[key] if entry).replace("|", " ")
+                for key in ("model", "license")
+            ),
+        )
+        for one in sources
+    )
+    return f"\nJoined from:\n\n| run:subset | images | models | licences |\n|---|---|---|---|\n{lines}"

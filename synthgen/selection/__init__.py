@@ -7,26 +7,47 @@ True; with `of = "pool"` it judges every written sample, as if it stood alone.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
+from synthgen import shards
 from synthgen.errors import RecipeError
-from synthgen.selection.rules import (
-    Columns,
-    cell_columns,
-    cell_numbers,
-    duplicates,
-    range_,
-    sample,
-    sequence,
-    top,
+from synthgen.selection.balance import balance
+from synthgen.selection.columns import Columns, Survivors, cell_columns, cell_numbers, sequence
+from synthgen.selection.columns import numbers as as_numbers
+from synthgen.selection.datacomp import (
+    datacomp_basic,
+    datacomp_clip_score,
+    datacomp_image_based,
+    datacomp_image_based_intersect_clip_score,
+    datacomp_laion2b,
+    datacomp_text_based,
+    no_filter,
 )
+from synthgen.selection.decontaminate import decontaminate
+from synthgen.selection.duplicates import duplicates
+from synthgen.selection.funnel import FAILED, KEPT, NOT_NEEDED, Stage, funnel
+from synthgen.selection.lists import listed, not_listed
+from synthgen.selection.rules import adaptive_bar, range_, sample, top
 
 RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
+    "adaptive_bar": adaptive_bar,
+    "balance": balance,
+    "datacomp_basic": datacomp_basic,
+    "datacomp_clip_score": datacomp_clip_score,
+    "datacomp_image_based": datacomp_image_based,
+    "datacomp_image_based_intersect_clip_score": datacomp_image_based_intersect_clip_score,
+    "datacomp_laion2b": datacomp_laion2b,
+    "datacomp_text_based": datacomp_text_based,
+    "decontaminate": decontaminate,
     "duplicates": duplicates,
+    "listed": listed,
+    "no_filter": no_filter,
+    "not_listed": not_listed,
     "range": range_,
     "sample": sample,
     "top": top,
@@ -34,10 +55,23 @@ RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
 
 Rows = npt.NDArray[np.intp]
 Cell = tuple[str, ...]
-RELATIVE = {"sample", "top"}
-"""Rules whose verdict on a sample depends on those that were asked for after it."""
+RELATIVE = {"adaptive_bar", "balance", "sample", "top"}
+"""Rules whose verdict on a sample depends on those that were asked for after it; others do by their keys."""
 SEQUENTIAL = {"duplicates"}
 """Rules whose verdict on a sample depends on those that were asked for before it."""
+
+
+def _column_kinds(rule: Callable[..., object]) -> dict[str, str]:
+    hints = get_type_hints(rule, include_extras=True)
+    return {key: hint.__metadata__[0] for key, hint in hints.items() if get_origin(hint) is Annotated}
+
+
+COLUMN_KINDS = {use: _column_kinds(rule) for use, rule in RULES.items()}
+"""The keys of each rule that name a column, and what it has to be: column, numbers, text or features."""
+FILES = {
+    use: [key for key, hint in get_type_hints(rule).items() if hint is Path] for use, rule in RULES.items()
+}
+"""The keys of each rule that name a file."""
 
 
 class Rule(NamedTuple):
@@ -57,17 +91,47 @@ class Rule(NamedTuple):
         """The rule as people read it: "range clip_margin minimum=0.0"."""
         column = self.keys.get("column")
         others = [
-            f"{key}={value}"
+            f"{key}={value.name if isinstance(value, Path) else value}"
             for key, value in self.keys.items()
             if key != "column" and value not in (None, "")
         ]
         of = [] if self.of == "survivors" else [f"of={self.of}"]
         return " ".join([self.use, *([str(column)] if column else []), *others, *of])
 
+    def found_in(self, folder: Path) -> "Rule":
+        """The rule with the files that it names, which are relative to the recipe's folder."""
+        files = {
+            key: folder / Path(str(self.keys[key])).expanduser()
+            for key in FILES[self.use]
+            if key in self.keys
+        }
+        return self._replace(keys=self.keys | files)
+
     @property
     def is_relative(self) -> bool:
         """Whether samples that are made later can change a verdict."""
-        return self.use in RELATIVE or bool(self.keys.get("best"))
+        return (
+            self.use in RELATIVE
+            or bool(self.keys.get("best"))
+            or self.compares_freely
+            or (self.use.startswith("datacomp_") and self.keys.get("fraction") is not None)
+        )
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether a sample less among those that it sees can leave more than before: with one more, at most
+        one more is left all the same.
+        """
+        likeness = self.keys.get("distance") or self.keys.get("features")
+        return self.use in ("adaptive_bar", "balance") or bool(self.keys.get("best") and likeness)
+
+    @property
+    def compares_freely(self) -> bool:
+        """Whether it is a SemDeDup by clusters, or by distance to a centre: what one sample more leaves then
+        has no bound.
+        """
+        is_semantic = self.use == "duplicates" and bool(self.keys.get("features"))
+        return is_semantic and (self.keys.get("order") != "first" or self.keys.get("clusters") != 0)
 
     @property
     def judges_alone(self) -> bool:
@@ -82,38 +146,38 @@ class Quota(NamedTuple):
     per: list[str]
 
 
-class Stage(NamedTuple):
-    """One step of the funnel. `before - after` samples were rejected by `rule`."""
-
-    rule: str
-    before: int
-    after: int
-    after_by_class: dict[str, int]
-
-
 class Selection(NamedTuple):
     """`kept` (bool) and `verdict` (index of the rule that rejected; -1 kept, -2 failed, -3 not needed for the
-    quota) for each row of the pool.
+    quota) for each row of the pool; `steps` are the verdicts that reject in the order in which they were
+    given.
     """
 
     kept: npt.NDArray[np.bool_]
     verdict: npt.NDArray[np.int32]
-    funnel: list[Stage]
+    steps: list[tuple[int, str]]
+
+    @property
+    def funnel(self) -> list[Stage]:
+        return funnel(self.verdict, self.steps)
 
 
-KEPT, FAILED, NOT_NEEDED = -1, -2, -3
+def columns_read(rule: Rule, known: Container[str] | None = None) -> dict[str, str]:
+    """The columns and features that a rule's keys name: key -> name.
 
-
-def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
-    """The columns that a rule's keys name: key -> column."""
-    named = {
-        key: str(keys[key]) for key in ("column", "best") if key in keys and (key, keys[key]) != ("best", "")
-    }
-    per = keys.get("per")
+    Args:
+        known: the columns that are there, as `cell_columns` has it.
+    """
+    named = {key: str(rule.keys[key]) for key in COLUMN_KINDS[rule.use] if rule.keys.get(key)}
+    per = rule.keys.get("per")
     if isinstance(per, str | list):
         named |= {
-            "per" if isinstance(per, str) else f"per.{k}": name for k, name in enumerate(cell_columns(per))
+            "per" if isinstance(per, str) else f"per.{k}": name
+            for k, name in enumerate(cell_columns(per, known))
         }
+    if rule.use == "decontaminate":
+        for key, column in (("similarity", "max"), ("distance", "phash_distance")):
+            if rule.keys.get(key) is not None:
+                named[key] = f"{rule.keys['annotation']}_{column}"
     return named
 
 
@@ -135,6 +199,21 @@ def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
                 f"{key}: {rule.use} judges a sample by itself, and stands after {relative}, which "
                 "compares; with quota.accepted, put it before"
             )
+        if rule.compares_freely:
+            raise RecipeError(
+                f"{key}: with quota.accepted, duplicates by features compare all pairs, in the order in "
+                "which samples were asked for or of `best`: give clusters = 0, and leave `order` out"
+            )
+        if rule.use.startswith("datacomp_") and rule.is_relative:
+            raise RecipeError(
+                f"{key}: {rule.use} keeps all that tie with the last, in the whole pool; with "
+                "quota.accepted, use top"
+            )
+        if rule.gives_back and relative != f"{key} {rule.use}":
+            raise RecipeError(
+                f"{key}: {rule.use} can keep more of fewer samples; with quota.accepted, put it before "
+                f"{relative}"
+            )
         if isinstance(per, str | list) and not set(quota.per) <= set([per] if isinstance(per, str) else per):
             raise RecipeError(
                 f"{key}.per: {json.dumps(per)} reaches over the cells of the quota, "
@@ -145,7 +224,7 @@ def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
                 f'{key}.of: "pool"; with quota.accepted, a rule that compares looks at the samples that are '
                 "needed alone: leave `of` out"
             )
-        count, share = rule.keys.get("count"), rule.keys.get("fraction")
+        count, share = rule.keys.get("count", rule.keys.get("target")), rule.keys.get("fraction")
         if share == 0 or (isinstance(count, int) and count < quota.accepted):
             raise RecipeError(
                 f"{key}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
@@ -165,25 +244,20 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
         quota: for rules that `check_quota` passes.
 
     Raises:
-        RecipeError: a rule does not return one bool for each row that it was given.
+        RecipeError: two rows have one uid, or a rule does not return one bool for each row that it was given.
     """
+    pool = Survivors(columns)
+    _check_uids(pool)
     written = columns["error"] == ""
     verdict = np.where(written, KEPT, FAILED).astype(np.int32)
-    class_names = columns["class_name"]
-
-    def stage(name: str, before: int) -> Stage:
-        found, counts = np.unique(class_names[verdict == KEPT], return_counts=True)
-        by_class = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        return Stage(name, before, int((verdict == KEPT).sum()), by_class)
+    steps = [(FAILED, "generated")]
 
     def judge(place: int, rule: Rule) -> None:
-        rows = np.flatnonzero(verdict == KEPT)
-        seen = rows if rule.of == "survivors" else np.flatnonzero(written)
-        rejected = seen[~_apply(columns, seen, key_of(rules, place), rule)]
+        seen = np.flatnonzero(verdict == KEPT if rule.of == "survivors" else written)
+        rejected = seen[~_apply(pool, seen, key_of(rules, place), rule)]
         verdict[rejected[verdict[rejected] == KEPT]] = place
-        funnel.append(stage(rule.label, len(rows)))
+        steps.append((place, rule.label))
 
-    funnel = [stage("generated", len(written))]
     numbered = list(enumerate(rules))
     own = [(k, rule) for k, rule in numbered if not (quota and rule.is_relative)]
     relative = numbered[len(own) :]
@@ -192,29 +266,46 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     if quota:
         rows = np.flatnonzero(verdict == KEPT)
         comparing = [(key_of(rules, place), rule) for place, rule in relative]
-        verdict[rows[~_first(columns, rows, comparing, quota)]] = NOT_NEEDED
+        verdict[rows[~_first(pool, rows, comparing, quota)]] = NOT_NEEDED
         label = f"quota accepted={quota.accepted}" + (f" per={','.join(quota.per)}" if quota.per else "")
-        funnel.append(stage(label, len(rows)))
+        steps.append((NOT_NEEDED, label))
         for place, rule in relative:
             judge(place, rule)
-    return Selection(verdict == KEPT, verdict, funnel)
+    return Selection(verdict == KEPT, verdict, steps)
+
+
+def _check_uids(pool: Survivors) -> None:
+    """Raises RecipeError where a uid is there twice: a subset could not say which of the two it holds."""
+    uids = pool.uids()
+    high = np.sort(uids["f0"])
+    alike = high[1:][high[1:] == high[:-1]]
+    if not len(alike):
+        return
+    rows = np.flatnonzero(np.isin(uids["f0"], alike))
+    found, counts = np.unique(uids[rows], return_counts=True)
+    twice = found[counts > 1]
+    if len(twice):
+        (name,) = shards.uid_strings(twice[:1])
+        raise RecipeError(
+            f"uid {name} is in the pool {counts[counts > 1][0]} times, and {len(twice) - 1} others are there "
+            "several times; a subset names samples by uid, so each needs its own: import the data anew"
+        )
 
 
 def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
     """Which rows pass all of the rules, each of which judges a sample by itself."""
-    keep = np.ones(len(columns["uid"]), np.bool_)
+    pool, keep = Survivors(columns), np.ones(len(columns["uid"]), np.bool_)
     for place, rule in enumerate(rules):
-        keep[keep] = _apply(columns, np.flatnonzero(keep), key_of(rules, place), rule)
+        keep[keep] = _apply(pool, np.flatnonzero(keep), key_of(rules, place), rule)
     return keep
 
 
-def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows; what is masked is not shown to it, and not kept."""
-    shown = np.ones(len(rows), np.bool_)
-    for name in columns_read(rule.keys).values():
-        if np.ma.is_masked(columns[name]):
-            shown &= ~np.ma.getmaskarray(columns[name])[rows]
-    keep = RULES[rule.use](_Survivors(columns, rows[shown]), **rule.keys)
+def _apply(pool: Survivors, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
+    """What a rule says of some rows. Those where a whole number is missing that it reads, or that makes a
+    cell, are not shown to it, and not kept.
+    """
+    shown = pool.is_there(rows, columns_read(rule, pool))
+    keep = RULES[rule.use](pool.at(rows if shown.all() else rows[shown]), **rule.keys)
     if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
         raise RecipeError(
             f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
@@ -225,10 +316,10 @@ def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np
 
 
 def _first(
-    columns: Columns, rows: Rows, relative: Sequence[tuple[str, Rule]], quota: Quota
+    pool: Survivors, rows: Rows, relative: Sequence[tuple[str, Rule]], quota: Quota
 ) -> npt.NDArray[np.bool_]:
     """The first K rows of each cell, as `select` has it."""
-    survivors = _Survivors(columns, rows)
+    survivors = pool.at(rows)
     cells = cell_numbers(survivors, quota.per)
     order, sizes = np.lexsort((*sequence(survivors), cells)), np.bincount(cells)
     place = np.empty(len(rows), dtype=np.intp)
@@ -238,7 +329,7 @@ def _first(
         taken = place < first[cells]
         left = rows[taken]
         for key, rule in relative:
-            left = left[_apply(columns, left, key, rule)]
+            left = left[_apply(pool, left, key, rule)]
         lacking = quota.accepted - np.bincount(cells[np.isin(rows, left)], minlength=len(sizes))
         # one more sample leaves one more at most
         more = np.minimum(sizes, first + np.maximum(lacking, 0))
@@ -247,25 +338,31 @@ def _first(
         first = more
 
 
-def verdicts(chosen: Selection, rules: Sequence[Rule]) -> list[str]:
-    """The verdict on each row in words."""
-    names = {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"}
-    names |= {k: f"{key_of(rules, k)} {rule.label}" for k, rule in enumerate(rules)}
-    return [names[code] for code in chosen.verdict.tolist()]
+def verdict_names(rules: Sequence[Rule]) -> dict[int, str]:
+    """Each verdict in words."""
+    return {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"} | {
+        place: f"{key_of(rules, place)} {rule.label}" for place, rule in enumerate(rules)
+    }
 
 
-def cells_of_rows(columns: Columns, per: Sequence[str]) -> list[Cell]:
-    """The cell of each row: the values of its columns."""
-    names = [columns[name].tolist() for name in cell_columns(list(per))]
-    return list(zip(*names, strict=True)) if names else [()] * len(columns["uid"])
+def _cells(columns: Columns, per: Sequence[str]) -> tuple[npt.NDArray[np.intp], list[Cell]]:
+    """The number of each row's cell, and the cells: the values of their columns."""
+    cells = cell_numbers(columns, list(per))
+    first = np.unique(cells, return_index=True)[1]
+    names = [columns[name][first].tolist() for name in cell_columns(list(per), columns)]
+    return cells, list(zip(*names, strict=True)) if names else [()] * len(first)
 
 
 def count_cells(
     columns: Columns, kept: npt.NDArray[np.bool_], per: Sequence[str]
 ) -> tuple[Counter[Cell], Counter[Cell]]:
     """How many samples each cell has, and how many of these are kept."""
-    cells = cells_of_rows(columns, per)
-    return Counter(cells), Counter(cell for cell, is_kept in zip(cells, kept, strict=True) if is_kept)
+    numbers, cells = _cells(columns, per)
+    made, left = (
+        Counter(dict(zip(cells, np.bincount(own, minlength=len(cells)).tolist(), strict=True)))
+        for own in (numbers, numbers[kept])
+    )
+    return made, +left
 
 
 class ShortCell(NamedTuple):
@@ -284,38 +381,29 @@ def short_cells(
     columns: Columns, chosen: Selection, rules: Sequence[Rule], quota: Quota, every: Iterable[Cell]
 ) -> list[ShortCell]:
     """The cells, of all that the quota counts, that have fewer samples than it wants; least kept first."""
-    made, kept = count_cells(columns, chosen.kept, quota.per)
-    cells, said = cells_of_rows(columns, quota.per), verdicts(chosen, rules)
-    compared = dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
-    found, rows_of = [], dict[Cell, list[int]]()
-    for row, own in enumerate(cells):
-        rows_of.setdefault(own, []).append(row)
-    for cell in sorted((cell for cell in every if kept[cell] < quota.accepted), key=lambda cell: kept[cell]):
-        rows = rows_of.get(cell, [])
-        scores = {}
-        for name in compared:
-            values = columns[name][rows].astype(
-                np.float64
-            )  # of a failed row NaN, or nothing that means something
-            values = values[~np.isnan(values) & (columns["error"][rows] == "")]
-            if len(values):
-                scores[name] = [float(of(values)) for of in (np.min, np.median, np.max)]
-        rejected = Counter(said[row] for row in rows if said[row] != "kept")
-        found.append(ShortCell(cell, made[cell], kept[cell], dict(rejected.most_common()), scores))
-    return found
+    numbers, cells = _cells(columns, quota.per)
+    order = np.argsort(numbers, kind="stable")
+    rows_of = dict(zip(cells, np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True))
+    names, nothing = verdict_names(rules), np.empty(0, dtype=np.intp)
+    # of a failed row NaN, or nothing that means something
+    scores = {
+        name: np.where(columns["error"] == "", as_numbers(columns, name), np.nan)
+        for name in dict.fromkeys(
+            str(rule.keys["column"]) for rule in rules if COLUMN_KINDS[rule.use].get("column") == "numbers"
+        )
+    }
 
+    def look(cell: Cell) -> ShortCell:
+        rows = rows_of.get(cell, nothing)
+        rejected = Counter(names[code] for code in chosen.verdict[rows].tolist())
+        kept = rejected.pop("kept", 0)
+        known = {name: values[rows][~np.isnan(values[rows])] for name, values in scores.items()}
+        told = {
+            name: [float(of(own)) for of in (np.min, np.median, np.max)]
+            for name, own in known.items()
+            if len(own)
+        }
+        return ShortCell(cell, len(rows), kept, dict(rejected.most_common()), told)
 
-class _Survivors(Mapping[str, npt.NDArray[np.generic]]):
-    """The columns at some rows; a column is cut when a rule asks for it."""
-
-    def __init__(self, columns: Columns, rows: npt.NDArray[np.intp]) -> None:
-        self._columns, self._rows = columns, rows
-
-    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
-        return np.ma.getdata(self._columns[name])[self._rows]
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self._columns)
-
-    def __len__(self) -> int:
-        return len(self._columns)
+    short = [look(cell) for cell in every if chosen.kept[rows_of.get(cell, nothing)].sum() < quota.accepted]
+    return sorted(short, key=lambda one: one.kept)
