@@ -30,7 +30,8 @@ def check(job: Job, *, joins: bool = False) -> None:
     for table in job.recipe.annotate:
         with where(job.recipe_path, f"annotate.{table.name}"):
             if table.use in CHECKS:
-                CHECKS[table.use](**table.keys, fetch=job.fetch)
+                function = CHECKS[table.use]
+                function(**job.given(table, function), **table.keys, fetch=job.fetch)
     check_plan(job)
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:

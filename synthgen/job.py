@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
-from synthgen.annotators import ANNOTATORS, FITS
+from synthgen.annotators import ANNOTATORS
 from synthgen.data import Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import OPTIONS, Generator
@@ -110,12 +111,19 @@ class Job:
     @functools.cached_property
     def real_images(self) -> dict[str, sources.Source]:
         """What models start from, by the names of the sources."""
-        found = {}
-        for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
-            path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
-            with where(self.recipe_path, f"sources.{name}"):
-                found[name] = sources.open_source(path, name, self.recipe.classes)
-        return found
+        names = dict.fromkeys(table.source for table in self.recipe.models if table.from_)
+        return {name: self._open(name, "complete") for name in names}
+
+    @functools.cache  # noqa: B019
+    def _open(self, name: str, what: Literal["complete", "some", "all"]) -> sources.Source:
+        """A source's images: of all classes, which it has to have, or of those that it has, or all images
+        whatever their class.
+        """
+        path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
+        with where(self.recipe_path, f"sources.{name}"):
+            if what == "all":
+                return sources.open_all(path, name)
+            return sources.open_source(path, name, self.recipe.classes, complete=what == "complete")
 
     def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
         """The file of a real image that a model starts from, as it was planned.
@@ -369,6 +377,8 @@ class Job:
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
             inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.recipe.classes]
+        if table.keys.get("source"):
+            inputs["real"] = self._references(table)[1]
         inputs |= self._on_inputs(table)
         read = table.reads | self.recipe.judged_by(table)
         makers = {name: self.recipe.made_by.get(name) for name in read.values()}
@@ -581,17 +591,41 @@ class Job:
         self._pipelines.clear()
         gc.collect()  # what a pipeline's options hold refers to it
 
+    def _references(self, table: AnnotateTable) -> tuple[sources.Source, str]:
+        """The real images that an annotator compares with, and a digest of which there are."""
+        name = table.keys["source"].removeprefix("sources.")
+        return self._listed(name, "all" if table.keys.get("per") == "" else "some")
+
+    @functools.cache  # noqa: B019
+    def _listed(self, name: str, what: Literal["some", "all"]) -> tuple[sources.Source, str]:
+        found = self._open(name, what)
+        return found, shards.digest(sources.listing(found))[:32]
+
+    def given(self, table: AnnotateTable, function: Callable[..., object]) -> dict[str, Any]:
+        """What a function of an annotator is given beside the keys of the recipe."""
+        makers: dict[str, Callable[[], object]] = {
+            "classes": lambda: self.recipe.classes,
+            "folder": lambda: self.recipe_path.parent,
+            "real": lambda: self._references(table)[0] if table.keys.get("source") else None,
+            "encode": lambda: self._encode(table),
+            "fitted": lambda: shards.read_npz(
+                self.root / shards.ANNOTATIONS / table.name / f"{shards.FITTED}.npz"
+            ),
+        }
+        return {name: make() for name, make in makers.items() if name in signature(function).parameters}
+
+    def _encode(self, table: AnnotateTable) -> object:
+        """What makes the features that an annotator reads."""
+        maker = self.recipe.made_by.get(table.keys["features"])
+        return self.annotator(maker).encode if maker else None  # type: ignore[attr-defined]
+
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
         table = next(table for table in self.recipe.annotate if table.name == name)
-        folder = self.root / shards.ANNOTATIONS / name
-        given: dict[str, Any] = {}
-        if "classes" in ANNOTATORS[table.use].__annotations__:
-            given["classes"] = self.recipe.classes
-        if table.use in FITS:
-            given["fitted"] = shards.read_npz(folder / f"{shards.FITTED}.npz")
+        function = ANNOTATORS[table.use]
         with where(self.recipe_path, f"annotate.{name}"):
-            annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)
+            annotate: Annotate = function(device=self.device, **self.given(table, function), **table.keys)
+        folder = self.root / shards.ANNOTATIONS / name
         fingerprint = getattr(annotate, "fingerprint", "")
         for stem in shards.annotated(folder)[:1]:
             other = shards.read_record(folder, stem).get("fingerprint")

@@ -233,6 +233,10 @@ def _check(recipe: Recipe, folder: Path) -> None:
                 f"{model.batch_size}; choose "
                 f"{-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
             )
+    for number, one in enumerate(recipe.annotate):
+        source, known = one.keys.get("source"), [f"sources.{name}" for name in recipe.sources]
+        if source and source not in known:
+            raise RecipeError(f'annotate.{number}.source: unknown source "{source}"{nearest(source, known)}')
     columns = known_columns(recipe)
     features = [name for name in recipe.made_by if name not in columns]
     for number, one in enumerate(recipe.annotate):

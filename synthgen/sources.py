@@ -48,8 +48,11 @@ class Source(NamedTuple):
     by_class: dict[str, list[str]]
 
 
-def open_source(path: Path, name: str, classes: Sequence[Category]) -> Source:
+def open_source(path: Path, name: str, classes: Sequence[Category], *, complete: bool = True) -> Source:
     """What a source has of these classes, which it knows by name, or by synset as ImageNet's folders do.
+
+    Args:
+        complete: every class has to have an image; else one has to.
 
     Raises:
         RecipeError: as `list_images`; or a class has no image.
@@ -64,9 +67,19 @@ def open_source(path: Path, name: str, classes: Sequence[Category]) -> Source:
     for image in images.values():
         by_class[labels[image.class_name]].append(image.uid)
     for class_name, uids in by_class.items():
-        if not uids:
+        if not uids and (complete or not images):
             raise RecipeError(f'{path}: no image of the class "{class_name}"; add some, or take it out')
     return Source(images, by_class)
+
+
+def open_all(path: Path, name: str) -> Source:
+    """All images of a source, those without a label too, by the class "".
+
+    Raises:
+        RecipeError: as `list_images`.
+    """
+    images = {image.uid: image for image in list_images(path, name, labelled=False)}
+    return Source(images, {"": list(images)})
 
 
 def listing(source: Source) -> dict[str, list[tuple[str, int]]]:
@@ -102,8 +115,9 @@ def read_planned(source: Source, uid: str, sha256: str) -> bytes:
     return data
 
 
-def list_images(path: Path, source: str) -> list[RealImage]:
-    """The labelled images of a source, in order of their places in it.
+def list_images(path: Path, source: str, *, labelled: bool = True) -> list[RealImage]:
+    """The labelled images of a source, in order of their places in it; with `labelled` False all, those
+    without a label of the class "".
 
     A uid is the image's own name where that is 32 hex digits and unique in the source; else a hash of
     `source`, the source's name, and of the image's place: never of its bytes, nor of where the source lies.
@@ -119,14 +133,14 @@ def list_images(path: Path, source: str) -> list[RealImage]:
     tars = [file for file in files if file.suffix == ".tar"]
     classes = read_classes(path)
     found = list(
-        itertools.chain.from_iterable(_in_tar(file, path, classes) for file in tars)
+        itertools.chain.from_iterable(_in_tar(file, path, classes, labelled) for file in tars)
         if tars
-        else _in_folders(files, path)
+        else _in_folders(files, path, labelled)
     )
     if not found:
         raise RecipeError(
-            f"{path}: no labelled images there; a folder with a folder of images a class, or a folder of "
-            "webdataset tars, is wanted"
+            f"{path}: no {'labelled ' if labelled else ''}images there; a folder with a folder of images a "
+            "class, or a folder of webdataset tars, is wanted"
         )
     names = [image.key.rpartition("/")[2].partition(".")[0] for image in found]
     counts = Counter(names)
@@ -152,15 +166,15 @@ def read_classes(path: Path) -> list[str]:
     return []
 
 
-def _in_folders(files: Sequence[Path], path: Path) -> Iterator[RealImage]:
+def _in_folders(files: Sequence[Path], path: Path, labelled: bool) -> Iterator[RealImage]:
     for file in files:
-        class_name, *below = file.relative_to(path).parts
-        if below and file.suffix[1:].lower() in ENDINGS:
+        class_name = file.relative_to(path).parts[0] if file.parent != path else ""
+        if (class_name or not labelled) and file.suffix[1:].lower() in ENDINGS:
             key = file.relative_to(path).as_posix()
             yield RealImage("", class_name, key, file, 0, storage.size(file))
 
 
-def _in_tar(file: Path, path: Path, classes: Sequence[str]) -> Iterator[RealImage]:
+def _in_tar(file: Path, path: Path, classes: Sequence[str], labelled: bool) -> Iterator[RealImage]:
     place = file.relative_to(path).as_posix()
     try:
         with tarfile.open(file, "r:") as tar, io.FileIO(file) as data:
@@ -168,7 +182,7 @@ def _in_tar(file: Path, path: Path, classes: Sequence[str]) -> Iterator[RealImag
                 sample = {ending.lower(): (at, size) for _, ending, at, size in members}
                 image = next((sample[ending] for ending in ENDINGS if ending in sample), None)
                 if image:
-                    class_name = _class_name(data, sample, classes, f"{file}: {key}")
+                    class_name = _class_name(data, sample, classes, f"{file}: {key}") if labelled else ""
                     yield RealImage("", class_name, f"{place}/{key}", file, *image)
     except (tarfile.TarError, OSError) as error:
         raise RecipeError(f"{file}: cannot be read ({error}); put the whole file there") from None

@@ -37,7 +37,10 @@ from synthgen.prompts.templates import naming_axes
 from synthgen.selection import RULES, Rule, columns_read
 from synthgen.shards import canonical
 
-GIVEN = {"answers", "classes", "count_tokens", "device", "fitted", "language_model", "seed"}
+GIVEN = {
+    "answers", "classes", "count_tokens", "device", "encode", "fitted", "folder", "language_model", "real",
+    "seed",
+}  # fmt: skip
 """Parameters that the pipeline gives to a function, where it has them; no recipe key. A `seed` that has a
 default is one.
 """

@@ -47,7 +47,9 @@ HEAVY_HOMES = {
     "openai": ("language_models",),
     "datasketch": ("diversity",),
     "inflect": ("prompts", "wording"),
-    "py3langid": ("prompts",),
+    "py3langid": ("annotators", "prompts"),
+    "fasttext": ("annotators",),
+    "timm": ("annotators",),
 }
 
 

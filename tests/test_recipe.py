@@ -62,7 +62,7 @@ BAD = {
     "missing key": (("steps = 12\n", ""), 'models.0: missing key "steps"'),
     "missing use": (
         ('use = "image"\n', ""),
-        'annotate.1: missing key "use"; known annotators: clip, hashes, image',
+        'annotate.1: missing key "use"; known annotators: aesthetic, ',
     ),
     "missing word list": (
         ('"styles.txt"', '"style.txt"'),
