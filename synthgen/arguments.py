@@ -181,6 +181,22 @@ def parser() -> argparse.ArgumentParser:
         else:
             command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add(
+        "combine",
+        "make a subset of subsets: and, or, minus, parentheses",
+        "synthgen combine shards/emoji clean 'strict and sharp minus takedown.npy'",
+    )
+    command.add_argument("folder", help="a run's folder")
+    command.add_argument("name", metavar="NAME", help="of the new subset")
+    command.add_argument(
+        "expression",
+        metavar="EXPRESSION",
+        help="of names of subsets, `pool` (every sample), and paths of files of uids, DataComp's among them",
+    )
+    command.add_argument(
+        "--replace", action="store_true", help="take also the name of a subset that the recipe's rules make"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(
         "show", "say what the mark in an image says, and where the image is from", "synthgen show image.webp"
     )
     command.add_argument("path", help="an image; with UID: a .tar shard, or a run's folder")

@@ -197,6 +197,12 @@ def check_records(job: Job, at_most: int | None = None) -> None:
                     f"{folder / stem} was made from other images than the pool holds; delete its "
                     "_stats.json and run again"
                 )
+            for other, made_from in record["reads"].items():
+                if made_from != shards.read_record(folder.with_name(other), stem)["files"]:
+                    raise FolderError(
+                        f"{folder / stem} was made from another {folder.with_name(other) / stem} than is "
+                        "there; delete its _stats.json and run again"
+                    )
             if job.strict:
                 _check_stack(job, folder / stem, record, job.stack)
 
@@ -210,7 +216,7 @@ def check_selected(job: Job) -> None:
     """Raises FolderError where the subset is not this recipe's: another command has selected since."""
     path = job.root / shards.SUBSETS / f"{job.subset}.json"
     made = storage.read_json(path)["inputs"]
-    wanted = job.selection_inputs()
+    wanted = job.selection_inputs(job.subset)
     shards.require_equal(path, made, wanted, "another command has selected since; add --subset NEW")
 
 

@@ -279,6 +279,20 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _combine(options: argparse.Namespace) -> int:
+    from synthgen.combining import combine
+
+    found = combine(options.folder, options.name, options.expression, replace=options.replace)
+    if options.json:
+        operands = {name: own._asdict() for name, own in found.operands.items()}
+        print(json.dumps({**found._asdict(), "operands": operands}, indent=1))
+    else:
+        print("\n".join(display.combined_lines(found)))
+    for line in display.unknown_lines(found):
+        print(f"synthgen: {line}", file=sys.stderr)
+    return 0
+
+
 def _show(options: argparse.Namespace) -> int:
     from synthgen.provenance import find
 
@@ -328,6 +342,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prompts": _prompts,
     "status": _status,
     "verify": _verify,
+    "combine": _combine,
     "show": _show,
     "report": _report,
     "init": _init,

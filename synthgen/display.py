@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from synthgen.costs import spell_bytes
 
 if TYPE_CHECKING:
+    from synthgen.combining import Combined
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
     from synthgen.inspection import Status
@@ -261,6 +262,25 @@ def status_lines(found: "Status") -> list[str]:
     if hosts:
         lines.append(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
     return lines
+
+
+def combined_lines(found: "Combined") -> list[str]:
+    """What a combined subset keeps, and what left the others out."""
+    repeats = f", {found.copies} with repeats" if found.copies != found.kept else ""
+    return [
+        f"subset {found.subset}: {found.kept} of {found.requested} kept{repeats} ({found.expression})",
+        *(f"  {count} {reason}" for reason, count in found.rejected.items()),
+    ]
+
+
+def unknown_lines(found: "Combined") -> list[str]:
+    """What of the operands is not in the pool."""
+    return [
+        f"{name}: {own.unknown} of {own.uids} uids are no written samples of the pool, "
+        f"first {own.first_unknown}"
+        for name, own in found.operands.items()
+        if own.unknown
+    ]
 
 
 def image_lines(found: "Found") -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthgen import asking, checks, recipe, shards, storage
+from synthgen import asking, checks, recipe, selection, shards, storage
 from synthgen.asking import Counts
 from synthgen.engine import Unit, Worker
 from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
@@ -116,7 +116,7 @@ def open_job(
     path = recipe.find(recipe_name)
     loaded = recipe.load(path, settings)
     root = Path(output) if output else Path(shards.DEFAULT_ROOT) / loaded.name
-    return Job(
+    job = Job(
         path,
         loaded,
         root,
@@ -130,6 +130,10 @@ def open_job(
         offload=offload,
         add=_find_added(add, root, subset),
     )
+    if job.quota:
+        with recipe.where(path, ""):
+            selection.check_quota(job.rules_of(subset), job.quota)
+    return job
 
 
 def _find_added(add: Sequence[str], root: Path, subset: str) -> list[tuple[Path, str]]:

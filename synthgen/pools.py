@@ -1,6 +1,6 @@
 """A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,17 +53,51 @@ def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes]:
     return [data[at - start : at - start + size] for at, size in spans]
 
 
+def to_masked(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """A column as a `numpy.ma` array, masked where it is null; texts are of dtype object."""
+    kind = column.type
+    fill = "" if pa.types.is_string(kind) else False if pa.types.is_boolean(kind) else 0
+    mask = column.is_null().to_numpy()
+    masked: npt.NDArray[np.generic] = np.ma.array(column.fill_null(fill).to_numpy(), mask=mask)
+    return masked
+
+
+def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Which rows have no value: masked, or NaN, of features NaN anywhere."""
+    missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
+    if values.dtype.kind == "f":
+        missing = np.logical_or(missing, np.isnan(np.ma.getdata(values)))
+    return missing if values.ndim == 1 else np.logical_or.reduce(missing, axis=1)
+
+
+def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """A column as rules see it: a missing text is "", a missing number or bool NaN; whole numbers of 64 bits,
+    which no float holds, stay masked.
+    """
+    missing, plain = is_missing(values), np.ma.getdata(values)
+    if values.ndim > 1 or not missing.any():
+        return plain
+    if plain.dtype.kind in "OU":
+        return np.where(missing, "", plain)
+    if plain.dtype.itemsize == 8 and plain.dtype.kind in "iu":
+        return values
+    numbers = plain.astype(np.result_type(plain, np.float32))
+    numbers[missing] = np.nan
+    return numbers
+
+
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
-    asked for.
+    asked for; `read` reads several of them at once.
 
-    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing float or feature NaN;
-    whole numbers and bools are only meaningful where `error` is "".
+    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing number or feature
+    NaN. Whole numbers and bools are kept as they are where only failed rows lack them, and are not meaningful
+    there; of 64 bits, which no float holds, a missing one is masked (`numpy.ma`).
     """
 
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
-        self._folders: dict[str, Path] = {}
+        self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
         for folder in [root / shards.POOL, *self._annotations.values()]:
             schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
@@ -74,6 +108,22 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             self._read[name] = self._column(name) if name in self._folders else self._features(name)
         return self._read[name]
 
+    def stored(self, name: str) -> pa.ChunkedArray:
+        """A column as parquet has it, null where there is nothing."""
+        self.read([name])
+        return self._stored[name]
+
+    def read(self, names: Iterable[str]) -> None:
+        """Reads those of the columns that are there and not read yet, each file once."""
+        wanted = dict[Path, list[str]]()
+        for name in dict.fromkeys(names):
+            if name in self._folders and name not in self._stored:
+                wanted.setdefault(self._folders[name], []).append(name)
+        for folder, own in wanted.items():
+            parts = [shards.read_table(folder / f"{stem}.parquet", own) for stem in self._stems]
+            table = pa.concat_tables(parts, promote_options="default")
+            self._stored |= {name: table[name] for name in own}
+
     def folder(self, name: str) -> Path | None:
         """Where a column's or a feature's files are; None where nothing is called so."""
         owns = [key for key in self._annotations if name.startswith(f"{key}_")]
@@ -81,15 +131,14 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         return self._folders.get(name, own)
 
     def _column(self, name: str) -> npt.NDArray[np.generic]:
-        parts = [
-            shards.read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
-        ]
-        column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
-        fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
-        if pa.types.is_boolean(column.type):
-            fill = False
-        values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
-        return values
+        stored = self.stored(name)
+        if pa.types.is_string(stored.type):
+            return _texts(stored)
+        column = to_masked(stored)
+        if column.dtype.kind in "Of":
+            return filled(column)
+        is_whole = not (np.ma.getmaskarray(column) & (self["error"] == "")).any()
+        return np.ma.getdata(column) if is_whole else filled(column)
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
@@ -112,3 +161,11 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def __len__(self) -> int:
         return len(self._folders)
+
+
+def _texts(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """Texts as an array of objects, one object for each value that is there several times; missing is ""."""
+    encoded = column.dictionary_encode().combine_chunks()
+    values = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)
+    found: npt.NDArray[np.generic] = values[encoded.indices.fill_null(len(values) - 1).to_numpy()]
+    return found

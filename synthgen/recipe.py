@@ -15,7 +15,7 @@ from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
-from synthgen.selection import RULES, Quota, Rule, check_quota, columns_read
+from synthgen.selection import RULES, Quota, check_quota, columns_read
 from synthgen.selection.rules import cell_columns
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
@@ -232,6 +232,26 @@ def _check(recipe: Recipe) -> None:
                 f"{-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
             )
     columns = known_columns(recipe)
+    features = [name for name in recipe.made_by if name not in columns]
+    for number, one in enumerate(recipe.annotate):
+        for key, name in one.reads.items():
+            known = features if key.split(".")[0] == "features" else [*columns, *features]
+            if name not in known:
+                what = "features" if known is features else "column or features"
+                raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+        rules = recipe.rules(one.on)
+        if one.on and recipe.quota.accepted and not rules:
+            raise RecipeError(
+                f'annotate.{number}.on: no rule has subset = "{one.on}"; with quota.accepted the samples are '
+                "not all there yet, so rules have to say which are annotated"
+            )
+        for rule in rules:
+            if not rule.judges_alone:
+                raise RecipeError(
+                    f'annotate.{number}.on: "{one.on}" has the rule {rule.use}, which compares samples; only '
+                    "rules that judge a sample by itself can say which are annotated"
+                )
+    _ = recipe.annotations  # refuses a circle
     _check_reshard(recipe, columns)
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
@@ -250,8 +270,7 @@ def _check(recipe: Recipe) -> None:
         except RecipeError as error:
             raise RecipeError(f"select.{number}: {error}") from None
     if recipe.quota.accepted:
-        rules = [Rule(table.use, table.keys) for table in recipe.select]
-        check_quota(rules, Quota(recipe.quota.accepted, recipe.quota.cell))
+        check_quota(recipe.rules("main"), Quota(recipe.quota.accepted, recipe.quota.cell))
 
 
 def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:

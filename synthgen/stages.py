@@ -4,12 +4,13 @@ all.
 The folder is the state: a unit is done when its record is there. `engine` makes the units.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from synthgen import checks, planning, resharding, selection, shards, storage
+from synthgen import checks, planning, resharding, selection, shards, storage, subsets
 from synthgen.annotators import COLUMNS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
@@ -101,15 +102,24 @@ def annotation_units(job: Job) -> list[Unit]:
         record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack}
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
-        return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record)
+        reads = list(dict.fromkeys(table.reads.values()))
+        return Annotation(
+            table.name,
+            annotate,
+            COLUMNS[table.use],
+            table.batch_size,
+            record,
+            reads,
+            *job.keep_of(table.name),
+        )
 
     def make(stem: str, claim: Claim) -> None:
         missing = [
             begin(table, stem)
-            for table in job.recipe.annotate
+            for table in job.recipe.annotations
             if not shards.is_done(folders[table.name], stem)
         ]
-        annotate_shard(job.root, stem, missing, claim=claim)
+        annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim)
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)
@@ -119,51 +129,42 @@ def annotation_units(job: Job) -> list[Unit]:
 
 
 def selection_units(job: Job) -> list[Unit]:
-    folder, inputs = job.root / shards.SUBSETS, job.selection_inputs()
+    """The subset that is asked for; with `main`, the recipe's other named ones too."""
+    columns = functools.cache(job.columns)  # read once for all of them
 
-    def done() -> bool:
-        try:
-            return bool(storage.read_json(folder / f"{job.subset}.json").get("inputs") == inputs)
-        except WorkError:  # not there, or about to be replaced
-            return False
+    def unit(subset: str) -> Unit:
+        inputs = job.selection_inputs(subset)
 
-    def make(claim: Claim) -> None:
-        checks.check_records(job)
-        columns = job.columns()
-        chosen = job.selected(columns)
-        array = resharding.subset_array(columns["uid"][chosen.kept].tolist())
-        verdicts = selection.verdicts(chosen, job.rules)
-        table = shards.verdict_table(
-            columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist()
-        )
-        files = {
-            f"{job.subset}.npy": shards.to_npy(array),
-            f"{job.subset}.parquet": shards.to_parquet([table]),
-        }
-        funnel = {
-            "inputs": inputs,
-            "recipe": job.recipe_digest,
-            "requested": len(verdicts),
-            "failed": verdicts.count("failed"),
-            "kept": len(array),
-            "funnel": [stage._asdict() for stage in chosen.funnel],
-            "short": [
-                cell._asdict()
-                for cell in selection.short_cells(columns, chosen, job.rules, job.quota, list(job.wanted()))
-            ]
-            if job.quota
-            else [],
-            "files": {name: storage.checksum_of(data) for name, data in files.items()},
-        }
-        with storage.staging(job.root) as aside:  # while it is away, the others say nothing
-            storage.move(folder / f"{job.subset}.json", aside / "json")
-            if not claim.is_held():  # what was moved is another's
-                storage.give_name(aside / "json", folder / f"{job.subset}.json")
-        for name, data in {**files, f"{job.subset}.json": storage.to_json(funnel)}.items():
-            claim.check()
-            storage.replace(job.root, folder / name, data)
+        def done() -> bool:
+            try:
+                return bool(subsets.told(job.root, subset).get("inputs") == inputs)
+            except WorkError:  # about to be replaced
+                return False
 
-    return [Unit(f"subsets/{job.subset}", done, make)]
+        def make(claim: Claim) -> None:
+            subsets.check_is_view(job.root, subset)
+            checks.check_records(job)
+            chosen = job.selected(columns(), subset)
+            rules, quota = job.rules_of(subset), job.quota_of(subset)
+            short = (
+                selection.short_cells(columns(), chosen, rules, quota, list(job.wanted())) if quota else []
+            )
+            subsets.publish(
+                job.root,
+                subset,
+                claim,
+                columns(),
+                chosen.verdict,
+                selection.verdict_names(rules),
+                chosen.steps,
+                head={"inputs": inputs, "recipe": job.recipe_digest},
+                tail={"short": [cell._asdict() for cell in short]},
+            )
+
+        return Unit(f"subsets/{subset}", done, make)
+
+    others = job.recipe.subsets[1:] if job.subset == "main" else []
+    return [unit(subset) for subset in [job.subset, *others]]
 
 
 def replace_units(job: Job) -> list[Unit]:

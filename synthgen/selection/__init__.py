@@ -2,7 +2,7 @@
 images.
 
 A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules before it, and keeps where
-True.
+True; with `of = "pool"` it judges every written sample, as if it stood alone.
 """
 
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthgen.errors import RecipeError
+from synthgen.selection.funnel import FAILED, KEPT, NOT_NEEDED, Stage, funnel
 from synthgen.selection.rules import (
     Columns,
     cell_columns,
@@ -36,13 +37,21 @@ Rows = npt.NDArray[np.intp]
 Cell = tuple[str, ...]
 RELATIVE = {"sample", "top"}
 """Rules whose verdict on a sample depends on those that were asked for after it."""
+SEQUENTIAL = {"duplicates"}
+"""Rules whose verdict on a sample depends on those that were asked for before it."""
 
 
 class Rule(NamedTuple):
-    """One `[[select]]` of the recipe; `use` is its name in `RULES`."""
+    """One `[[select]]` of the recipe; `use` is its name in `RULES`.
+
+    `of` is what it sees: the "survivors" of the rules before it, or every written sample of the "pool".
+    `number` is its place in the recipe's list, None where it is the place among the rules that are given.
+    """
 
     use: str
     keys: dict[str, object]
+    of: str = "survivors"
+    number: int | None = None
 
     @property
     def label(self) -> str:
@@ -53,12 +62,18 @@ class Rule(NamedTuple):
             for key, value in self.keys.items()
             if key != "column" and value not in (None, "")
         ]
-        return " ".join([self.use, *([str(column)] if column else []), *others])
+        of = [] if self.of == "survivors" else [f"of={self.of}"]
+        return " ".join([self.use, *([str(column)] if column else []), *others, *of])
 
     @property
     def is_relative(self) -> bool:
         """Whether samples that are made later can change a verdict."""
         return self.use in RELATIVE or bool(self.keys.get("best"))
+
+    @property
+    def judges_alone(self) -> bool:
+        """Whether no other sample can change a verdict."""
+        return not self.is_relative and self.use not in SEQUENTIAL
 
 
 class Quota(NamedTuple):
@@ -68,26 +83,19 @@ class Quota(NamedTuple):
     per: list[str]
 
 
-class Stage(NamedTuple):
-    """One step of the funnel. `before - after` samples were rejected by `rule`."""
-
-    rule: str
-    before: int
-    after: int
-    after_by_class: dict[str, int]
-
-
 class Selection(NamedTuple):
     """`kept` (bool) and `verdict` (index of the rule that rejected; -1 kept, -2 failed, -3 not needed for the
-    quota) for each row of the pool.
+    quota) for each row of the pool; `steps` are the verdicts that reject in the order in which they were
+    given.
     """
 
     kept: npt.NDArray[np.bool_]
     verdict: npt.NDArray[np.int32]
-    funnel: list[Stage]
+    steps: list[tuple[int, str]]
 
-
-KEPT, FAILED, NOT_NEEDED = -1, -2, -3
+    @property
+    def funnel(self) -> list[Stage]:
+        return funnel(self.verdict, self.steps)
 
 
 def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
@@ -103,32 +111,44 @@ def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
     return named
 
 
+def key_of(rules: Sequence[Rule], place: int) -> str:
+    """What the recipe calls the rule at a place of those of a subset: "select.3"."""
+    number = rules[place].number
+    return f"select.{place if number is None else number}"
+
+
 def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
     """Raises RecipeError where a quota of accepted samples cannot be met exactly by these rules."""
     relative = ""
-    for number, rule in enumerate(rules):
-        per = rule.keys.get("per")
+    for place, rule in enumerate(rules):
+        per, key = rule.keys.get("per"), key_of(rules, place)
         if rule.is_relative:
-            relative = relative or f"select.{number} {rule.use}"
+            relative = relative or f"{key} {rule.use}"
         elif relative:
             raise RecipeError(
-                f"select.{number}: {rule.use} judges a sample by itself, and stands after {relative}, which "
+                f"{key}: {rule.use} judges a sample by itself, and stands after {relative}, which "
                 "compares; with quota.accepted, put it before"
             )
         if isinstance(per, str | list) and not set(quota.per) <= set([per] if isinstance(per, str) else per):
             raise RecipeError(
-                f"select.{number}.per: {json.dumps(per)} reaches over the cells of the quota, "
+                f"{key}.per: {json.dumps(per)} reaches over the cells of the quota, "
                 f"{json.dumps(quota.per)}; with quota.accepted, a rule works within them: name at least these"
+            )
+        if rule.is_relative and rule.of == "pool":
+            raise RecipeError(
+                f'{key}.of: "pool"; with quota.accepted, a rule that compares looks at the samples that are '
+                "needed alone: leave `of` out"
             )
         count, share = rule.keys.get("count"), rule.keys.get("fraction")
         if share == 0 or (isinstance(count, int) and count < quota.accepted):
             raise RecipeError(
-                f"select.{number}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
+                f"{key}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
             )
 
 
 def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) -> Selection:
-    """Applies rules in order, each to the survivors of those before. Failed rows are never kept.
+    """Applies rules in order, each to the survivors of those before, or to every written row where its `of`
+    is "pool". Failed rows are never kept; what several rules reject is the first one's.
 
     With a quota: of the samples of a cell that pass the rules which judge a sample by itself, in the order in
     which they were asked for, the first K go on to those that compare; K is the least that leaves the quota,
@@ -141,48 +161,58 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     Raises:
         RecipeError: a rule does not return one bool for each row that it was given.
     """
-    alive = columns["error"] == ""
-    verdict = np.where(alive, KEPT, FAILED).astype(np.int32)
-    class_names = columns["class_name"]
+    written = columns["error"] == ""
+    verdict = np.where(written, KEPT, FAILED).astype(np.int32)
+    steps = [(FAILED, "generated")]
 
-    def stage(name: str, before: int) -> Stage:
-        found, counts = np.unique(class_names[verdict == KEPT], return_counts=True)
-        by_class = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        return Stage(name, before, int((verdict == KEPT).sum()), by_class)
+    def judge(place: int, rule: Rule) -> None:
+        seen = np.flatnonzero(verdict == KEPT if rule.of == "survivors" else written)
+        rejected = seen[~_apply(columns, seen, key_of(rules, place), rule)]
+        verdict[rejected[verdict[rejected] == KEPT]] = place
+        steps.append((place, rule.label))
 
-    funnel = [stage("generated", len(alive))]
     numbered = list(enumerate(rules))
     own = [(k, rule) for k, rule in numbered if not (quota and rule.is_relative)]
     relative = numbered[len(own) :]
-    for number, rule in own:
-        rows = np.flatnonzero(verdict == KEPT)
-        verdict[rows[~_apply(columns, rows, number, rule)]] = number
-        funnel.append(stage(rule.label, len(rows)))
+    for place, rule in own:
+        judge(place, rule)
     if quota:
         rows = np.flatnonzero(verdict == KEPT)
-        verdict[rows[~_first(columns, rows, relative, quota)]] = NOT_NEEDED
+        comparing = [(key_of(rules, place), rule) for place, rule in relative]
+        verdict[rows[~_first(columns, rows, comparing, quota)]] = NOT_NEEDED
         label = f"quota accepted={quota.accepted}" + (f" per={','.join(quota.per)}" if quota.per else "")
-        funnel.append(stage(label, len(rows)))
-        for number, rule in relative:
-            rows = np.flatnonzero(verdict == KEPT)
-            verdict[rows[~_apply(columns, rows, number, rule)]] = number
-            funnel.append(stage(rule.label, len(rows)))
-    return Selection(verdict == KEPT, verdict, funnel)
+        steps.append((NOT_NEEDED, label))
+        for place, rule in relative:
+            judge(place, rule)
+    return Selection(verdict == KEPT, verdict, steps)
 
 
-def _apply(columns: Columns, rows: Rows, number: int, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows."""
-    keep = RULES[rule.use](_Survivors(columns, rows), **rule.keys)
-    if keep.shape != rows.shape or keep.dtype != np.bool_:
-        raise RecipeError(
-            f'select.{number}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
-            f"a bool for each of the {len(rows)} rows is wanted"
-        )
+def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
+    """Which rows pass all of the rules, each of which judges a sample by itself."""
+    keep = np.ones(len(columns["uid"]), np.bool_)
+    for place, rule in enumerate(rules):
+        keep[keep] = _apply(columns, np.flatnonzero(keep), key_of(rules, place), rule)
     return keep
 
 
+def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
+    """What a rule says of some rows; what is masked is not shown to it, and not kept."""
+    shown = np.ones(len(rows), np.bool_)
+    for name in columns_read(rule.keys).values():
+        if np.ma.is_masked(columns[name]):
+            shown &= ~np.ma.getmaskarray(columns[name])[rows]
+    keep = RULES[rule.use](_Survivors(columns, rows[shown]), **rule.keys)
+    if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
+        raise RecipeError(
+            f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
+            f"a bool for each of the {shown.sum()} rows is wanted"
+        )
+    shown[shown] = keep
+    return shown
+
+
 def _first(
-    columns: Columns, rows: Rows, relative: Sequence[tuple[int, Rule]], quota: Quota
+    columns: Columns, rows: Rows, relative: Sequence[tuple[str, Rule]], quota: Quota
 ) -> npt.NDArray[np.bool_]:
     """The first K rows of each cell, as `select` has it."""
     survivors = _Survivors(columns, rows)
@@ -194,8 +224,8 @@ def _first(
     while True:
         taken = place < first[cells]
         left = rows[taken]
-        for number, rule in relative:
-            left = left[_apply(columns, left, number, rule)]
+        for key, rule in relative:
+            left = left[_apply(columns, left, key, rule)]
         lacking = quota.accepted - np.bincount(cells[np.isin(rows, left)], minlength=len(sizes))
         # one more sample leaves one more at most
         more = np.minimum(sizes, first + np.maximum(lacking, 0))
@@ -204,25 +234,31 @@ def _first(
         first = more
 
 
-def verdicts(chosen: Selection, rules: Sequence[Rule]) -> list[str]:
-    """The verdict on each row in words."""
-    names = {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"}
-    names |= {k: f"select.{k} {rule.label}" for k, rule in enumerate(rules)}
-    return [names[code] for code in chosen.verdict.tolist()]
+def verdict_names(rules: Sequence[Rule]) -> dict[int, str]:
+    """Each verdict in words."""
+    return {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"} | {
+        place: f"{key_of(rules, place)} {rule.label}" for place, rule in enumerate(rules)
+    }
 
 
-def cells_of_rows(columns: Columns, per: Sequence[str]) -> list[Cell]:
-    """The cell of each row: the values of its columns."""
-    names = [columns[name].tolist() for name in cell_columns(list(per))]
-    return list(zip(*names, strict=True)) if names else [()] * len(columns["uid"])
+def _cells(columns: Columns, per: Sequence[str]) -> tuple[npt.NDArray[np.intp], list[Cell]]:
+    """The number of each row's cell, and the cells: the values of their columns."""
+    numbers = cell_numbers(columns, list(per))
+    first = np.unique(numbers, return_index=True)[1]
+    names = [columns[name][first].tolist() for name in cell_columns(list(per))]
+    return numbers, list(zip(*names, strict=True)) if names else [()] * len(first)
 
 
 def count_cells(
     columns: Columns, kept: npt.NDArray[np.bool_], per: Sequence[str]
 ) -> tuple[Counter[Cell], Counter[Cell]]:
     """How many samples each cell has, and how many of these are kept."""
-    cells = cells_of_rows(columns, per)
-    return Counter(cells), Counter(cell for cell, is_kept in zip(cells, kept, strict=True) if is_kept)
+    numbers, cells = _cells(columns, per)
+    made, left = (
+        Counter(dict(zip(cells, np.bincount(own, minlength=len(cells)).tolist(), strict=True)))
+        for own in (numbers, numbers[kept])
+    )
+    return made, +left
 
 
 class ShortCell(NamedTuple):
@@ -241,25 +277,30 @@ def short_cells(
     columns: Columns, chosen: Selection, rules: Sequence[Rule], quota: Quota, every: Iterable[Cell]
 ) -> list[ShortCell]:
     """The cells, of all that the quota counts, that have fewer samples than it wants; least kept first."""
-    made, kept = count_cells(columns, chosen.kept, quota.per)
-    cells, said = cells_of_rows(columns, quota.per), verdicts(chosen, rules)
-    compared = dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
-    found, rows_of = [], dict[Cell, list[int]]()
-    for row, own in enumerate(cells):
-        rows_of.setdefault(own, []).append(row)
-    for cell in sorted((cell for cell in every if kept[cell] < quota.accepted), key=lambda cell: kept[cell]):
-        rows = rows_of.get(cell, [])
-        scores = {}
-        for name in compared:
-            values = columns[name][rows].astype(
-                np.float64
-            )  # of a failed row NaN, or nothing that means something
-            values = values[~np.isnan(values) & (columns["error"][rows] == "")]
-            if len(values):
-                scores[name] = [float(of(values)) for of in (np.min, np.median, np.max)]
-        rejected = Counter(said[row] for row in rows if said[row] != "kept")
-        found.append(ShortCell(cell, made[cell], kept[cell], dict(rejected.most_common()), scores))
-    return found
+    numbers, cells = _cells(columns, quota.per)
+    order = np.argsort(numbers, kind="stable")
+    rows_of = dict(zip(cells, np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True))
+    names, nothing = verdict_names(rules), np.empty(0, dtype=np.intp)
+    # of a failed row NaN, or nothing that means something
+    scores = {
+        name: np.where(columns["error"] == "", columns[name].astype(np.float64), np.nan)
+        for name in dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
+    }
+
+    def look(cell: Cell) -> ShortCell:
+        rows = rows_of.get(cell, nothing)
+        rejected = Counter(names[code] for code in chosen.verdict[rows].tolist())
+        kept = rejected.pop("kept", 0)
+        known = {name: values[rows][~np.isnan(values[rows])] for name, values in scores.items()}
+        told = {
+            name: [float(of(own)) for of in (np.min, np.median, np.max)]
+            for name, own in known.items()
+            if len(own)
+        }
+        return ShortCell(cell, len(rows), kept, dict(rejected.most_common()), told)
+
+    short = [look(cell) for cell in every if chosen.kept[rows_of.get(cell, nothing)].sum() < quota.accepted]
+    return sorted(short, key=lambda one: one.kept)
 
 
 class _Survivors(Mapping[str, npt.NDArray[np.generic]]):
@@ -269,7 +310,7 @@ class _Survivors(Mapping[str, npt.NDArray[np.generic]]):
         self._columns, self._rows = columns, rows
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
-        return self._columns[name][self._rows]
+        return np.ma.getdata(self._columns[name])[self._rows]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self._columns)
