@@ -297,6 +297,49 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _import(options: argparse.Namespace) -> int:
+    from synthgen.importing.forms import Keys
+    from synthgen.inspection import status
+    from synthgen.intake import bring
+
+    with progress.importing(quiet=_is_quiet()) as on_made:
+        root = bring(
+            options.source,
+            options.output,
+            name=options.name,
+            keys=Keys(options.image, options.label, options.group, options.split),
+            columns=options.columns,
+            copy=options.copy,
+            decode=options.decode,
+            workers=options.workers,
+            share=options.share,
+            on_made=on_made,
+        )
+    if _is_quiet():
+        return 0
+    found = status(root)
+    print(json.dumps(found, indent=1) if options.json else "\n".join(display.import_lines(found)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from synthgen.exporting import to_datacomp
+    from synthgen.inspection import open_run
+
+    done = to_datacomp(
+        open_run(options.folder),
+        Path(options.output),
+        columns=options.columns,
+        features=options.features,
+        subset=options.subset,
+    )
+    if options.json:
+        print(json.dumps(done._asdict(), indent=1))
+    else:
+        print("\n".join(display.export_lines(done)))
+    return 0
+
+
 def _init(options: argparse.Namespace) -> int:
     from synthgen.recipe import shipped_recipes
 
@@ -329,5 +372,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "show": _show,
     "report": _report,
+    "import": _import,
+    "export": _export,
     "init": _init,
 }

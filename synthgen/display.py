@@ -9,6 +9,7 @@ from synthgen.costs import spell_bytes
 if TYPE_CHECKING:
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
+    from synthgen.exporting import Exported
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet, Terms
     from synthgen.provenance import Found
@@ -261,6 +262,24 @@ def status_lines(found: "Status") -> list[str]:
     if hosts:
         lines.append(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
     return lines
+
+
+def import_lines(found: "Status") -> list[str]:
+    """What an imported pool holds."""
+    lines = [
+        f"{found['folder']}: {found['written']} samples of {', '.join(found['sources'])}, "
+        f"{found['failed']} with an error"
+    ]
+    reasons = sorted(found["failed_by_reason"].items(), key=lambda reason: -reason[1])
+    lines += some("error", [f"{reason}: {count}" for reason, count in reasons])
+    return [*lines, f"next: synthgen run RECIPE -o {found['folder']}, with a recipe that has no [[prompts]]"]
+
+
+def export_lines(done: "Exported") -> list[str]:
+    """What was written for DataComp's code, and what of it is not there."""
+    lines = [f"{done.folder}: {done.rows} rows; columns {', '.join(done.columns)}"]
+    lines += [f"features: {', '.join(done.features) or 'none'}"]
+    return lines + some("note", done.notes)
 
 
 def image_lines(found: "Found") -> list[str]:

@@ -34,6 +34,7 @@ class Status(TypedDict):
 
     folder: str
     name: str
+    sources: list[str]  # that the pool was imported from
     requests: int
     written: int
     failed: int
@@ -79,7 +80,8 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
     """
     root = open_run(folder)
     recipe = latest_recipe(root)
-    n_shards, n_requests = len(shards.load_plan(root)), shards.planned_requests(root)
+    n_shards, n_requests = len(shards.pool_stems(root)), shards.planned_requests(root)
+    sources = [source.name for source in shards.imported(root)]
     held, given_up = claims(root), _given_up(root)
 
     def stage(folder: str, done: int) -> Stage:
@@ -98,7 +100,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         written += own_written
         reasons.update(own_reasons)
         workers[worker] += 1
-    stages = {"generate": stage(shards.POOL, len(pool))}
+    stages = {"import" if sources else "generate": stage(shards.POOL, len(pool))}
     for table in recipe["annotate"]:
         done = len(shards.records(root / shards.ANNOTATIONS / table["name"]))
         stages[f"annotate {table['name']}"] = stage(shards.ANNOTATIONS, done)
@@ -116,6 +118,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
     return {
         "folder": str(root),
         "name": recipe["name"],
+        "sources": sources,
         "requests": n_requests,
         "written": written,
         "failed": reasons.total(),

@@ -1,15 +1,21 @@
 """A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
 
+import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthgen import shards, storage, tars
+from synthgen.errors import FolderError
+
+MOVED = "--set sources.{}.path=FOLDER says where it is now; or import it again from there, which reads nothing"
 
 
 class Place(NamedTuple):
@@ -28,29 +34,140 @@ class Place(NamedTuple):
     members: tuple[tuple[str, int, int], ...] = ()
 
 
-def places(root: Path, stem: str) -> list[Place]:
-    """The written samples of a pool shard. A sample runs from its image's header to the next sample's."""
+Sources = Mapping[str, Path]
+"""The folders of an imported pool's sources by name, where they are not where they were at the import."""
+NOT_TOLD = ("error", "members", "image_offset", "image_bytes")
+"""Columns that say nothing of a sample itself."""
+
+
+def places(root: Path, stem: str, sources: Sources = {}) -> list[Place]:  # noqa: B006
+    """The written samples of a pool shard. A sample runs from its image's header to the next sample's; in a
+    source that was imported in place, it is its members.
+
+    Raises:
+        FolderError: a source is not where it was; see `read_images`.
+    """
     tar = root / shards.POOL / f"{stem}.tar"
-    rows = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
+    if not storage.exists(tar) and (rows := _imported_rows(root, stem)) is not None:
+        return list(itertools.starmap(_place, _in_sources(root, rows, sources)))
+    columns = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
     found = [
         (uid, at - tars.BLOCK)
-        for uid, at in zip(rows["uid"], rows["image_offset"], strict=True)
+        for uid, at in zip(columns["uid"], columns["image_offset"], strict=True)
         if at is not None
     ]
     bounds = [*(start for _, start in found), storage.size(tar)]
     return [Place(uid, tar, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
 
 
-def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes]:
-    """The stored image of each row, in order, of a pool shard's written rows; read as the one run that they
-    span.
+def _imported_rows(root: Path, stem: str) -> pa.Table | None:
+    """What says where the written samples of an imported shard lie; None where the shard is none."""
+    path = root / shards.POOL / f"{stem}.parquet"
+    if "members" not in schema_of(path).names:
+        return None
+    rows = shards.read_table(path, ["uid", "source", "file", "members", "image_offset"])
+    return rows.filter(pc.is_valid(rows["image_offset"]))
+
+
+def _in_sources(root: Path, rows: pa.Table, sources: Sources) -> Iterator[tuple[str, Path, list[dict[str, Any]]]]:
+    folders = source_paths(root, sources)
+    columns = [rows[name].to_pylist() for name in ("uid", "source", "file", "members")]
+    for uid, source, file, members in zip(*columns, strict=True):
+        yield uid, folders[source] / file, members
+
+
+def _place(uid: str, file: Path, members: Sequence[Mapping[str, Any]]) -> Place:
+    own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
+    start = min(offset for _, offset, _ in own)
+    return Place(uid, file, start, max(offset + size for _, offset, size in own) - start, own)
+
+
+def source_paths(root: Path, sources: Sources = {}) -> dict[str, Path]:  # noqa: B006
+    """The folder of each source of an imported pool.
+
+    Args:
+        sources: where some of them are now; the others are taken to be where they were at the import.
     """
-    spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
-    if not spans:
+    return {one.name: sources.get(one.name, one.path) for one in shards.imported(root)}
+
+
+def read_images(root: Path, stem: str, rows: pa.Table, sources: Sources = {}) -> list[bytes]:  # noqa: B006
+    """The stored image of each row, in order, of a pool shard's written rows; of our own tars read as the one
+    run that they span.
+
+    Raises:
+        FolderError: a source of an imported pool is not there, or the image in it has changed.
+    """
+    if not len(rows):
         return []
+    spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
+    tar = root / shards.POOL / f"{stem}.tar"
+    if not storage.exists(tar) and "members" in rows.column_names:
+        return _read_from_sources(root, rows, spans, sources)
     start, end = spans[0][0], sum(spans[-1])
-    data = storage.read(root / shards.POOL / f"{stem}.tar", start, end - start)
+    data = storage.read(tar, start, end - start)
     return [data[at - start : at - start + size] for at, size in spans]
+
+
+def _read_from_sources(
+    root: Path, rows: pa.Table, spans: Sequence[tuple[int, int]], sources: Sources
+) -> list[bytes]:
+    folders, found = source_paths(root, sources), list[bytes]()
+    named = zip(rows["source"].to_pylist(), rows["file"].to_pylist(), spans, strict=True)
+    for (name, file), group in itertools.groupby(named, key=lambda each: each[:2]):
+        try:
+            found += storage.read_spans(folders[name] / file, [span for *_, span in group])
+        except OSError:
+            raise FolderError(f'source "{name}": {file} is not in {folders[name]}; {MOVED.format(name)}') from None
+    for data, sha256, name, file, key in zip(
+        found, *(rows[column].to_pylist() for column in ("sha256", "source", "file", "key")), strict=True
+    ):
+        if hashlib.sha256(data).hexdigest() != sha256:
+            where = file if key == file else f"{file}: {key}"
+            raise FolderError(
+                f'source "{name}": the image {where} in {folders[name]} has other bytes than at the import; '
+                "put it back, or import what is there now into another folder"
+            )
+    return found
+
+
+def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
+    """What a sample of an imported pool has in final/ besides its source's members: `cls`, `txt` and `json`,
+    where it has none of that name and the value is known.
+
+    Args:
+        rows: of an imported pool shard, all columns.
+    """
+    flat = [
+        field.name
+        for field in rows.schema
+        if field.name not in NOT_TOLD and not pa.types.is_nested(field.type)
+    ]
+    found = []
+    for row in rows.to_pylist():
+        there = {each["suffix"] for each in row["members"] or ()}
+        told = {name: _as_json(row[name], rows.schema.field(name).type) for name in flat}
+        values = {
+            "txt": (row["text"] or "").encode(),
+            "cls": b"" if row["class_id"] is None else str(row["class_id"]).encode(),
+            "json": shards.canonical({key: value for key, value in told.items() if value is not None}),
+        }
+        found.append({suffix: data for suffix, data in values.items() if data and suffix not in there})
+    return found
+
+
+def _as_json(value: object, kind: pa.DataType) -> object:
+    """A value as a json member holds it: "" for a text that is missing, None for a number that is."""
+    if value is None:
+        return "" if pa.types.is_string(kind) else None
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) else str(value)
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """The columns of a parquet file of the run, and their types."""
+    return pq.read_schema(pa.BufferReader(storage.read(path)))
 
 
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
@@ -65,9 +182,13 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
         self._folders: dict[str, Path] = {}
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
+        firsts = {one.stems[0] for one in shards.imported(root) if one.stems} & {*stems} or {stems[0]}
+        self._kinds: dict[str, pa.DataType] = {}
         for folder in [root / shards.POOL, *self._annotations.values()]:
-            schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
-            self._folders = {**dict.fromkeys(schema.names, folder), **self._folders}
+            for stem in sorted(firsts):  # each source has columns of its own
+                schema = schema_of(folder / f"{stem}.parquet")
+                self._folders = {**dict.fromkeys(schema.names, folder), **self._folders}
+                self._kinds = {**{field.name: field.type for field in schema}, **self._kinds}
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
         if name not in self._read:
@@ -75,15 +196,19 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         return self._read[name]
 
     def _column(self, name: str) -> npt.NDArray[np.generic]:
-        parts = [
-            shards.read_table(self._folders[name] / f"{stem}.parquet", [name])[name] for stem in self._stems
-        ]
-        column = pa.chunked_array([chunk for part in parts for chunk in part.chunks])
+        parts = [self._part(name, stem) for stem in self._stems]
+        column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], self._kinds[name])
         fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
         if pa.types.is_boolean(column.type):
             fill = False
         values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
         return values
+
+    def _part(self, name: str, stem: str) -> pa.ChunkedArray:
+        path = self._folders[name] / f"{stem}.parquet"
+        if name in schema_of(path).names:
+            return shards.read_table(path, [name])[name].cast(self._kinds[name])
+        return pa.chunked_array([pa.nulls(shards.rows(path), self._kinds[name])])
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""

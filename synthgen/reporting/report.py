@@ -41,9 +41,13 @@ def inputs(root: Path, subset: str) -> dict[str, object]:
 
 
 def latest_recipe(root: Path) -> dict[str, Any]:
-    """The resolved recipe that the folder was last made with."""
+    """The resolved recipe that the folder was last made with; of one that was only imported its name, and
+    nothing else.
+    """
     folder = root / shards.RECIPES
     found = [storage.read_json(folder / name) for name in storage.names(folder)]
+    if not found:
+        return {"name": root.name, "annotate": []}
     newest = max(found, key=lambda entry: float(entry["time"]))
     recipe: dict[str, Any] = newest["recipe"]
     return recipe

@@ -1,0 +1,3 @@
+from typing import NamedTuple
+class Exported(NamedTuple):
+    folder: str
