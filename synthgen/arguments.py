@@ -206,7 +206,9 @@ def parser() -> argparse.ArgumentParser:
         "--decode", action="store_true", help="decode every image, to find those damaged in the middle"
     )
     command.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
-    command.add_argument("--share", default="", metavar="k/n", help="this launch's share among n on one folder")
+    command.add_argument(
+        "--share", default="", metavar="k/n", help="this launch's share among n on one folder"
+    )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add(
         "export",
@@ -215,7 +217,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("form", choices=("datacomp",), help="what to write: datacomp")
     command.add_argument("folder", help="a run's folder")
-    command.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder; DIR/metadata is made")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="a folder; DIR/metadata is made"
+    )
     command.add_argument(
         "--columns", action="append", default=[], metavar="NEW=OLD", help="columns that DataComp calls NEW"
     )

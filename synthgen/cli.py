@@ -117,6 +117,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         replace=True,  # what is in final/ keeps nobody from looking
         fetch=False,
     )
+    pipeline.require_making(job)
     found = cost(job)
     if options.json:
         print(json.dumps(plain(found), indent=1))
@@ -182,6 +183,7 @@ def _doctor(options: argparse.Namespace) -> int:
         threads=options.threads,
         offload=options.offload,
     )
+    pipeline.require_making(job)
     findings = examine(job, most=options.most, on_trial=progress.say_trial)
     lines = lines_to_paste(job, findings)
     if options.json:
@@ -220,6 +222,7 @@ def _prompts(options: argparse.Namespace) -> int:
     job = pipeline.open_job(
         options.recipe, options.output, settings=options.set, limit=options.limit, fetch=False
     )
+    pipeline.require_making(job)
     counts = None
     if not options.show:
         with progress.asking(str(job.recipe_path), options.local) as (on_questions, on_progress):

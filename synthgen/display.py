@@ -87,6 +87,14 @@ def _clock(seconds: float) -> str:
 
 def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
     more = f" ({found.extra} of them added)" if found.extra else ""
+    if recipe.curates:
+        return [
+            f"{found.recipe}: valid; makes no images, curates {found.requests} samples in {found.folder}",
+            f"classes: {found.classes}",
+            f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
+            f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
+            *some("name", found.names),
+        ]
     return [
         f"{found.recipe}: valid",
         f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",

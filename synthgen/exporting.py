@@ -1,3 +1,5 @@
 from typing import NamedTuple
+
+
 class Exported(NamedTuple):
     folder: str

@@ -179,13 +179,24 @@ def _renamed(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _open(
-    root: Path, path: Path, name: str, keys: Keys, renamed: dict[str, str], *, is_copied: bool, is_decoded: bool
+    root: Path,
+    path: Path,
+    name: str,
+    keys: Keys,
+    renamed: dict[str, str],
+    *,
+    is_copied: bool,
+    is_decoded: bool,
 ) -> Source:
-    own = name or re.sub(r"\W+", "_", path.resolve().stem if path.is_file() else path.resolve().name).strip("_")
+    own = name or re.sub(r"\W+", "_", path.resolve().stem if path.is_file() else path.resolve().name).strip(
+        "_"
+    )
     if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", own):
         raise SynthgenError(f'"{own}": is no name of a source; --name NAME, letters, digits and _, gives one')
     if path.resolve() == root.resolve() or root.resolve() in path.resolve().parents:
-        raise SynthgenError(f"{path}: lies in the folder that it is imported into; choose another with -o DIR")
+        raise SynthgenError(
+            f"{path}: lies in the folder that it is imported into; choose another with -o DIR"
+        )
     form = open_form(path, keys)
     if len({*form.classes}) < len(form.classes):
         raise SynthgenError(f"{path}: its classes.txt has a line twice; each class has one line")
@@ -208,7 +219,7 @@ def _open(
 
 
 def _spell(piece: Piece) -> list[object]:
-    """A piece as records hold it; of images their paths and sizes are in a hash, with what is told of them."""
+    """A piece as records hold it; of images their paths, sizes and columns are in a hash."""
     listed = [[entry.place, entry.members, entry.data, entry.error] for entry in piece.entries]
     told = shards.digest(_plain(listed))[:16] if listed else ""
     return [piece.first, piece.last, piece.images, piece.size, told]
@@ -259,7 +270,9 @@ def _json(value: dict[str, object]) -> dict[str, list[list[object]]]:
 def _differs(source: Source, old: Sequence[object], new: Sequence[object]) -> str:
     if source.form.kind == "tars":
         had = f"{old[0]} ({old[3]} bytes)"
-        return f"{had} is {new[0]} ({new[3]} bytes) now" if old[0] != new[0] else f"{had} has {new[3]} bytes now"
+        return (
+            f"{had} is {new[0]} ({new[3]} bytes) now" if old[0] != new[0] else f"{had} has {new[3]} bytes now"
+        )
     return f"an image, or what is told of it, from {old[0]} to {old[1]}"
 
 
@@ -348,7 +361,9 @@ def _read_scan(source: Source, number: int) -> pa.Table:
 def _uids(root: Path, stems: Sequence[str]) -> npt.NDArray[np.void]:
     """The uids that other sources have in the pool."""
     parts = [
-        shards.uid_array(shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"].to_pylist())
+        shards.uid_array(
+            shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"].to_pylist()
+        )
         for stem in stems
     ]
     return np.concatenate([np.empty(0, shards.UID), *parts])
@@ -383,7 +398,11 @@ def _pool_units(source: Source) -> list[Unit]:
         unit: dict[str, object] = {
             "version": 1,
             "stage": "import",
-            "inputs": {"source": source.name, "piece": record["inputs"]["pieces"][number], "rows": [start, stop]},
+            "inputs": {
+                "source": source.name,
+                "piece": record["inputs"]["pieces"][number],
+                "rows": [start, stop],
+            },
             "requested": len(table),
             "written": len(table) - len(errors),
             "failed": len(errors),
@@ -408,8 +427,7 @@ def _copy(tar: BinaryIO, table: pa.Table, folder: Path) -> pa.Table:
     the images lie in it.
     """
     offsets = list[int | None]()
-    added = pools.added_members(table)
-    for row, more in zip(table.to_pylist(), added, strict=True):
+    for row, added in zip(table.to_pylist(), pools.added_members(table), strict=True):
         if row["error"]:
             offsets.append(None)
             continue
@@ -418,7 +436,7 @@ def _copy(tar: BinaryIO, table: pa.Table, folder: Path) -> pa.Table:
         members = {each["suffix"]: one for each, one in zip(row["members"], data, strict=True)}
         image = next(ending for ending in ENDINGS if ending in members)
         # the image first: a sample runs from one image to the next
-        written = tars.add_sample(tar, row["uid"], {image: members.pop(image), **members, **more})
+        written = tars.add_sample(tar, row["uid"], {image: members.pop(image), **members, **added})
         offsets.append(written[image].offset)
     tars.finish(tar)
     changed = {"image_offset": pa.array(offsets, pa.int64()), "members": pa.nulls(len(table), MEMBERS)}

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthgen import shards, storage, tars
 from synthgen.errors import FolderError
 
-MOVED = "--set sources.{}.path=FOLDER says where it is now; or import it again from there, which reads nothing"
+MOVED = (
+    "--set sources.{}.path=FOLDER says where it is now; or import it again from there, which reads nothing"
+)
 
 
 class Place(NamedTuple):
@@ -24,7 +25,7 @@ class Place(NamedTuple):
     In a tar of our own `members` is empty: from `start` on, `size` bytes are the sample's blocks with their
     headers (the last one of a tar may reach into the archive's end). In another archive, or in files of
     their own, `members` has the suffix, offset and size of each member's data, and `start` and `size` span
-    them.
+    them; what the pool says of it is the row of this number in the shard `stem`.
     """
 
     uid: str
@@ -32,6 +33,8 @@ class Place(NamedTuple):
     start: int
     size: int
     members: tuple[tuple[str, int, int], ...] = ()
+    stem: str = ""
+    row: int = 0
 
 
 Sources = Mapping[str, Path]
@@ -48,8 +51,8 @@ def places(root: Path, stem: str, sources: Sources = {}) -> list[Place]:  # noqa
         FolderError: a source is not where it was; see `read_images`.
     """
     tar = root / shards.POOL / f"{stem}.tar"
-    if not storage.exists(tar) and (rows := _imported_rows(root, stem)) is not None:
-        return list(itertools.starmap(_place, _in_sources(root, rows, sources)))
+    if is_in_place(root, stem):
+        return _places_in_sources(root, stem, sources)
     columns = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
     found = [
         (uid, at - tars.BLOCK)
@@ -60,26 +63,23 @@ def places(root: Path, stem: str, sources: Sources = {}) -> list[Place]:  # noqa
     return [Place(uid, tar, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
 
 
-def _imported_rows(root: Path, stem: str) -> pa.Table | None:
-    """What says where the written samples of an imported shard lie; None where the shard is none."""
+def is_in_place(root: Path, stem: str) -> bool:
+    """Whether the samples of a pool shard lie in a source that was imported, not in a tar of the pool."""
     path = root / shards.POOL / f"{stem}.parquet"
-    if "members" not in schema_of(path).names:
-        return None
-    rows = shards.read_table(path, ["uid", "source", "file", "members", "image_offset"])
-    return rows.filter(pc.is_valid(rows["image_offset"]))
+    return not storage.exists(path.with_suffix(".tar")) and "members" in schema_of(path).names
 
 
-def _in_sources(root: Path, rows: pa.Table, sources: Sources) -> Iterator[tuple[str, Path, list[dict[str, Any]]]]:
-    folders = source_paths(root, sources)
-    columns = [rows[name].to_pylist() for name in ("uid", "source", "file", "members")]
-    for uid, source, file, members in zip(*columns, strict=True):
-        yield uid, folders[source] / file, members
-
-
-def _place(uid: str, file: Path, members: Sequence[Mapping[str, Any]]) -> Place:
-    own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
-    start = min(offset for _, offset, _ in own)
-    return Place(uid, file, start, max(offset + size for _, offset, size in own) - start, own)
+def _places_in_sources(root: Path, stem: str, sources: Sources) -> list[Place]:
+    folders, found = source_paths(root, sources), list[Place]()
+    columns = ["uid", "source", "file", "members"]
+    table = shards.read_table(root / shards.POOL / f"{stem}.parquet", columns)
+    for row, (uid, source, file, members) in enumerate(zip(*table.to_pydict().values(), strict=True)):
+        if members is not None:
+            own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
+            start = min(offset for _, offset, _ in own)
+            size = max(offset + size for _, offset, size in own) - start
+            found.append(Place(uid, folders[source] / file, start, size, own, stem, row))
+    return found
 
 
 def source_paths(root: Path, sources: Sources = {}) -> dict[str, Path]:  # noqa: B006
@@ -102,7 +102,7 @@ def read_images(root: Path, stem: str, rows: pa.Table, sources: Sources = {}) ->
         return []
     spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
     tar = root / shards.POOL / f"{stem}.tar"
-    if not storage.exists(tar) and "members" in rows.column_names:
+    if is_in_place(root, stem):
         return _read_from_sources(root, rows, spans, sources)
     start, end = spans[0][0], sum(spans[-1])
     data = storage.read(tar, start, end - start)
@@ -115,20 +115,54 @@ def _read_from_sources(
     folders, found = source_paths(root, sources), list[bytes]()
     named = zip(rows["source"].to_pylist(), rows["file"].to_pylist(), spans, strict=True)
     for (name, file), group in itertools.groupby(named, key=lambda each: each[:2]):
-        try:
-            found += storage.read_spans(folders[name] / file, [span for *_, span in group])
-        except OSError:
-            raise FolderError(f'source "{name}": {file} is not in {folders[name]}; {MOVED.format(name)}') from None
-    for data, sha256, name, file, key in zip(
-        found, *(rows[column].to_pylist() for column in ("sha256", "source", "file", "key")), strict=True
-    ):
-        if hashlib.sha256(data).hexdigest() != sha256:
-            where = file if key == file else f"{file}: {key}"
-            raise FolderError(
-                f'source "{name}": the image {where} in {folders[name]} has other bytes than at the import; '
-                "put it back, or import what is there now into another folder"
-            )
+        found += _read_source(name, folders[name], file, [span for *_, span in group])
+    for data, row in zip(found, rows.select(["sha256", "source", "file", "key"]).to_pylist(), strict=True):
+        _require_same(data, row, folders)
     return found
+
+
+def read_samples(root: Path, wanted: Sequence[Place], sources: Sources = {}) -> list[dict[str, bytes]]:  # noqa: B006
+    """The members of samples that lie in sources, in the order given: suffix -> bytes, the image first, then as
+    they lie there, then `added_members`. Rows are read once for all samples of a pool shard.
+
+    Raises:
+        FolderError: a source is not there, or the image in it has changed.
+    """
+    folders, found = source_paths(root, sources), dict[int, dict[str, bytes]]()
+    order = sorted(range(len(wanted)), key=lambda k: (wanted[k].stem, wanted[k].file, wanted[k].start))
+    for stem, group in itertools.groupby(order, key=lambda k: wanted[k].stem):
+        numbers = list(group)
+        own = [wanted[k] for k in numbers]
+        table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
+        rows = table.take(pa.array([place.row for place in own], pa.int64()))
+        for number, place, row, added in zip(
+            numbers, own, rows.to_pylist(), added_members(rows), strict=True
+        ):
+            spans = [(offset, size) for _, offset, size in place.members]
+            data = _read_source(row["source"], folders[row["source"]], row["file"], spans)
+            members = {suffix: one for (suffix, *_), one in zip(place.members, data, strict=True)}
+            image = next(
+                suffix for suffix, *span in place.members if span == [row["image_offset"], row["image_bytes"]]
+            )
+            _require_same(members[image], row, folders)
+            found[number] = {image: members.pop(image), **members, **added}
+    return [found[k] for k in range(len(wanted))]
+
+
+def _read_source(name: str, folder: Path, file: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    try:
+        return storage.read_spans(folder / file, spans)
+    except OSError:
+        raise FolderError(f'source "{name}": {file} is not in {folder}; {MOVED.format(name)}') from None
+
+
+def _require_same(data: bytes, row: Mapping[str, Any], folders: Sources) -> None:
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        where = row["file"] if row["key"] == row["file"] else f"{row['file']}: {row['key']}"
+        raise FolderError(
+            f'source "{row["source"]}": the image {where} in {folders[row["source"]]} has other bytes '
+            "than at the import; put it back, or import what is there now into another folder"
+        )
 
 
 def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
@@ -201,6 +235,8 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
         if pa.types.is_boolean(column.type):
             fill = False
+        if pa.types.is_nested(column.type):
+            fill = None
         values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
         return values
 
@@ -225,6 +261,14 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             if part is not None:  # a shard in which all images failed has none
                 whole[end - len(part) : end] = part
         return whole
+
+    def __contains__(self, name: object) -> bool:
+        """Reads nothing where it is a column."""
+        return name in self._folders or super().__contains__(name)
+
+    def is_float(self, name: str) -> bool:
+        """Whether a column holds fractions; nothing is read."""
+        return bool(pa.types.is_floating(self._kinds[name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._folders)

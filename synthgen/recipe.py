@@ -3,7 +3,7 @@
 import contextlib
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +152,16 @@ def _first(error: ValidationError, prefix: str = "") -> str:
     return f"{place}: {message}" if place else message
 
 
-def known_columns(recipe: Recipe) -> dict[str, str]:
-    """Every column of the pool and of the annotations: name -> its type in parquet."""
+def known_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every column of the pool and of the annotations: name -> its type in parquet.
+
+    Args:
+        imported: those of the pool that a recipe which curates chooses from.
+    """
     columns = {name: kind for name, kind in REQUEST_COLUMNS.items() if name not in PLAN_ONLY} | POOL_COLUMNS
     known = {name: str(kind) for name, kind in columns.items()}
     known |= {f"axis_{axis}": "string" for axis in recipe.axes}
+    known = known if imported is None else dict(imported)
     for number, table in enumerate(recipe.annotate):
         for column, kind in COLUMNS[table.use].items():
             if f"{table.name}_{column}" in known:
@@ -171,6 +176,16 @@ def known_columns(recipe: Recipe) -> dict[str, str]:
 
 def _check(recipe: Recipe) -> None:
     """What no single table can see."""
+    quota = recipe.quota.requests or recipe.quota.accepted
+    making = {"prompts": recipe.prompts, "models": recipe.models, "quota": quota}
+    lacking = [key for key, value in making.items() if not value]
+    if 0 < len(lacking) < len(making):
+        raise RecipeError(
+            f'missing key "{lacking[0]}"; a recipe that makes images has [[prompts]], [[models]] and '
+            "[quota], one that curates what `synthgen import` brought has none of them"
+        )
+    if recipe.prompts and recipe.classes_:
+        raise RecipeError("classes: where there are [[prompts]], each of them names its classes")
     for what, names in (
         ("models: id", [table.id for table in recipe.models]),
         ("annotate: name", [table.name for table in recipe.annotate]),
@@ -232,7 +247,15 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(
             f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
         )
-    columns = known_columns(recipe)
+    if not recipe.curates:
+        check_columns(recipe, known_columns(recipe))
+    if recipe.quota.accepted:
+        rules = [Rule(table.use, table.keys) for table in recipe.select]
+        check_quota(rules, Quota(recipe.quota.accepted, recipe.quota.cell))
+
+
+def check_columns(recipe: Recipe, columns: Mapping[str, str]) -> None:
+    """Raises RecipeError where a rule reads a column that is not there, or one of another type."""
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
             if column not in columns:
@@ -249,9 +272,6 @@ def _check(recipe: Recipe) -> None:
             RULES[table.use](empty, **table.keys)
         except RecipeError as error:
             raise RecipeError(f"select.{number}: {error}") from None
-    if recipe.quota.accepted:
-        rules = [Rule(table.use, table.keys) for table in recipe.select]
-        check_quota(rules, Quota(recipe.quota.accepted, recipe.quota.cell))
 
 
 @contextlib.contextmanager

@@ -6,17 +6,20 @@ classes are mixed.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from synthgen import shards, storage, tars
+from synthgen import pools, shards, storage, tars
 from synthgen.claims import Claim
 from synthgen.errors import WorkError
 from synthgen.pools import Place
+
+READ_AT_ONCE = 1000
+"""So many samples are in memory at a time."""
 
 
 class OutputShard(NamedTuple):
@@ -74,24 +77,45 @@ def cut(
 
 
 def write_shard(
-    root: Path, folder: Path, shard: OutputShard, *, record: dict[str, object], claim: Claim
+    root: Path,
+    folder: Path,
+    shard: OutputShard,
+    *,
+    record: dict[str, object],
+    claim: Claim,
+    sources: Mapping[str, Path] = {},
 ) -> None:
-    """Publishes one output shard below `folder`, member by member the pool's bytes.
+    """Publishes one output shard below `folder`, member by member the pool's bytes, or those of the sources
+    of an imported pool.
 
     Raises:
         WorkError: the pool's tar does not hold the sample where its row says.
+        FolderError: a source is not where it was, or has changed.
     """
     with shards.new_unit(root, folder / shard.split, shard.stem, record, claim) as create:
         tar = create(".tar")
-        for place, copy in shard.samples:
-            piece = storage.read(place.file, place.start, place.size)
-            key, members = next(tars.samples(piece), ("", {}))
-            if key != place.uid:
-                raise WorkError(f"{place.file}: {place.uid} is not at byte {place.start}")
-            tars.add_sample(tar, f"{key}-{copy}" if copy else key, members)
+        for start in range(0, len(shard.samples), READ_AT_ONCE):
+            chosen = shard.samples[start : start + READ_AT_ONCE]
+            for (place, copy), members in zip(chosen, _read(root, chosen, sources), strict=True):
+                tars.add_sample(tar, f"{place.uid}-{copy}" if copy else place.uid, members)
         tars.finish(tar)
         count = len(shard.samples)
         record |= {"requested": count, "written": count, "failed": 0, "successes": count}
+
+
+def _read(
+    root: Path, samples: Sequence[tuple[Place, int]], sources: Mapping[str, Path]
+) -> Iterator[dict[str, bytes]]:
+    """The members of samples, in order."""
+    imported = iter(pools.read_samples(root, [place for place, _ in samples if place.members], sources))
+    for place, _ in samples:
+        if place.members:
+            yield next(imported)
+            continue
+        key, members = next(tars.samples(storage.read(place.file, place.start, place.size)), ("", {}))
+        if key != place.uid:
+            raise WorkError(f"{place.file}: {place.uid} is not at byte {place.start}")
+        yield members
 
 
 def info(name: str, output: Sequence[OutputShard]) -> dict[str, object]:

@@ -360,7 +360,9 @@ def imported(root: Path) -> list[Imported]:
         record = read_record(root / SOURCES, name)
         stems = [shard_name(record["first"] + k) for k in range(len(record["shards"]))]
         classes = {name: number for number, name in record["classes"]}
-        found.append(Imported(name, Path(record["path"]), classes, stems, record["requested"], record["license"]))
+        found.append(
+            Imported(name, Path(record["path"]), classes, stems, record["requested"], record["license"])
+        )
     return sorted(found, key=lambda source: source.stems)
 
 

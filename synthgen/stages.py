@@ -5,7 +5,7 @@ The folder is the state: a unit is done when its record is there. `engine` makes
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def annotation_units(job: Job) -> list[Unit]:
             for table in job.recipe.annotate
             if not shards.is_done(folders[table.name], stem)
         ]
-        annotate_shard(job.root, stem, missing, claim=claim)
+        annotate_shard(job.root, stem, missing, claim=claim, sources=job.source_paths)
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)
@@ -194,7 +194,9 @@ def final_units(job: Job) -> list[Unit]:
     def unit(shard: resharding.OutputShard) -> Unit:
         def make(claim: Claim) -> None:
             record = job.record("reshard", inputs)
-            resharding.write_shard(job.root, job.final, shard, record=record, claim=claim)
+            resharding.write_shard(
+                job.root, job.final, shard, record=record, claim=claim, sources=job.source_paths
+            )
 
         folder = job.final / shard.split
         return _shard_unit(f"final/{job.subset}/{shard.split}/{shard.stem}", folder, shard.stem, make)
@@ -208,7 +210,7 @@ def card_units(job: Job) -> list[Unit]:
 
     def make(claim: Claim) -> None:
         output = job.output_shards()
-        names = {category.id: category.name for category in job.recipe.classes}
+        names = {category.id: category.name for category in job.classes}
         info = resharding.info(job.recipe.name, output)
         models = [
             # where a folder lies is nobody else's business
@@ -221,12 +223,19 @@ def card_units(job: Job) -> list[Unit]:
             for one, call in zip(job.recipe.models, job.models.values(), strict=True)
         ]
         files = {
-            "classes.txt": "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1)).encode(),
             "_info.json": storage.to_json(info),
             "README.md": card(
-                job.recipe.name, job.recipe.classes, info, models, marked=job.recipe.images.mark
+                job.recipe.name,
+                job.classes,
+                info,
+                models,
+                marked=job.recipe.images.mark and not job.recipe.curates,
+                sources=[(one.name, one.license) for one in shards.imported(job.root)],
             ).encode(),
         }
+        if names:
+            listed = "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1))
+            files = {"classes.txt": listed.encode(), **files}
         for split in dict.fromkeys(shard.split for shard in output):
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
         for name, data in files.items():
@@ -248,7 +257,7 @@ def report_units(job: Job) -> list[Unit]:
         there = storage.exists(path) and storage.exists(path.with_name("index.html"))
         return there and storage.read_json(path).get("inputs") == inputs
 
-    return [Unit("report", done, lambda claim: write_report(job.root, job.subset))]
+    return [Unit("report", done, lambda claim: write_report(job.root, job.subset, job.source_paths))]
 
 
 def _report_inputs(root: Path, subset: str) -> dict[str, object]:
@@ -257,11 +266,14 @@ def _report_inputs(root: Path, subset: str) -> dict[str, object]:
     return {"subset": subset, **inputs(root, subset)}
 
 
-def write_report(root: Path, subset: str) -> None:
+def write_report(root: Path, subset: str, sources: Mapping[str, Path] = {}) -> None:
     from synthgen.reporting.report import contact_sheet, page
 
     folder = root / shards.REPORT
-    files = {"index.html": page(root, subset), "contact_sheet.jpg": contact_sheet(root, subset)}
+    files = {
+        "index.html": page(root, subset, sources),
+        "contact_sheet.jpg": contact_sheet(root, subset, sources),
+    }
     record = {"stage": "report", "inputs": _report_inputs(root, subset)}
     record["files"] = {name: storage.checksum_of(data) for name, data in files.items()}
     for name, data in {**files, f"index{shards.RECORD_SUFFIX}": storage.to_json(record)}.items():

@@ -65,7 +65,14 @@ class Annotation:
         self.seconds += time.monotonic() - started
 
 
-def annotate_shard(root: Path, stem: str, annotations: Sequence[Annotation], *, claim: Claim) -> None:
+def annotate_shard(
+    root: Path,
+    stem: str,
+    annotations: Sequence[Annotation],
+    *,
+    claim: Claim,
+    sources: Mapping[str, Path] = {},
+) -> None:
     """Publishes `annotations/<name>/<stem>` of each annotation: columns `<name>_*`, null in failed rows, and
     features, NaN there.
 
@@ -78,7 +85,7 @@ def annotate_shard(root: Path, stem: str, annotations: Sequence[Annotation], *, 
     rows = [row for row, at in enumerate(table["image_offset"].to_pylist()) if at is not None]
     claim.progress(0)
     done = 0
-    for samples in _read_samples(root, stem, table.take(pa.array(rows, pa.int64()))):
+    for samples in _read_samples(root, stem, table.take(pa.array(rows, pa.int64())), sources):
         for annotation in annotations:
             annotation.add(samples, last=False)
         done += len(samples)
@@ -124,14 +131,16 @@ def _spread(values: npt.NDArray[np.generic], kind: pa.DataType, rows: Sequence[i
     return pa.array(full, kind)
 
 
-def _read_samples(root: Path, stem: str, written: pa.Table) -> Iterator[list[Sample]]:
+def _read_samples(
+    root: Path, stem: str, written: pa.Table, sources: Mapping[str, Path]
+) -> Iterator[list[Sample]]:
     """The written samples of a pool shard in chunks, each decoded while the one before is in use."""
     with ThreadPoolExecutor(DECODERS) as decoders:
 
         def begin(start: int) -> Iterator[Sample]:
             rows = written.slice(start, CHUNK)
             columns = [rows[name].to_pylist() for name in ("uid", "class_id", "class_name", "text")]
-            return decoders.map(_sample, *columns, pools.read_images(root, stem, rows))
+            return decoders.map(_sample, *columns, pools.read_images(root, stem, rows, sources))
 
         chunk = begin(0)
         for start in range(CHUNK, len(written) + CHUNK, CHUNK):

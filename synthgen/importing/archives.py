@@ -99,5 +99,3 @@ def _told(read: dict[str, bytes], classes: Sequence[str]) -> dict[str, object]:
         else:
             data |= {"class_id": number, "class_name": classes[number]}
     return data
-
-

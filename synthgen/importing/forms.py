@@ -38,7 +38,7 @@ class Form(NamedTuple):
     folder: Path
     pieces: list[Piece]
     classes: list[str]
-    ids: dict[str, int] = {}
+    ids: dict[str, int]
 
 
 class Keys(NamedTuple):
@@ -82,14 +82,14 @@ def open_form(path: Path, keys: Keys = Keys()) -> Form:  # noqa: B008
         names = [file.relative_to(folder).as_posix() for file in packed]
         sizes = [storage.size(file) for file in packed]
         pieces = [Piece(name, name, 0, size) for name, size in zip(names, sizes, strict=True)]
-        return Form("tars", folder, pieces, read_classes(folder))
+        return Form("tars", folder, pieces, read_classes(folder), {})
     entries = _in_folders(files, folder)
     if not entries:
         raise RecipeError(
-            f"{path}: no images there; a folder of webdataset tars, a folder with a folder of images a class, "
-            "a table of image paths, or a COCO or LVIS .json is wanted"
+            f"{path}: no images there; a folder of webdataset tars, a folder with a folder of images a "
+            "class, a table of image paths, or a COCO or LVIS .json is wanted"
         )
-    return Form("folder", folder, _cut(entries, folder), read_classes(folder))
+    return Form("folder", folder, _cut(entries, folder), read_classes(folder), {})
 
 
 def samples_of(form: Form, piece: Piece, *, images: bool = True) -> Iterator[Found]:
@@ -142,9 +142,7 @@ def _in_folders(files: Sequence[Path], folder: Path) -> list[Found]:
     """A folder's images, whose class is the folder at the top, or below a split; none where there is no
     folder.
     """
-    names = [
-        file.relative_to(folder).as_posix() for file in files if file.suffix[1:].lower() in ENDINGS
-    ]
+    names = [file.relative_to(folder).as_posix() for file in files if file.suffix[1:].lower() in ENDINGS]
     has_splits = all(split_of(name) for name in names)
     found = []
     for name in names:

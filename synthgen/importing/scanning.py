@@ -188,7 +188,9 @@ class Metadata(NamedTuple):
 def metadata_files(folder: Path) -> list[Path]:
     """The parquet files of DataComp's metadata, beside or above the shards."""
     there = next((one for one in (folder, folder.parent) if storage.is_folder(one / "metadata")), folder)
-    return [there / "metadata" / name for name in storage.names(there / "metadata") if name.endswith(".parquet")]
+    return [
+        there / "metadata" / name for name in storage.names(there / "metadata") if name.endswith(".parquet")
+    ]
 
 
 @functools.lru_cache(maxsize=1)
@@ -213,7 +215,9 @@ def _join_metadata(table: pa.Table, folder: Path) -> pa.Table:
     uids = shards.uid_array([uid or "0" * 32 for uid in own])
     here = np.minimum(np.searchsorted(known.high, uids["f0"]), len(known.high) - 1)
     while True:  # several uids may share their upper half
-        step = (known.high[here] == uids["f0"]) & (known.low[here] < uids["f1"]) & (here + 1 < len(known.high))
+        step = (
+            (known.high[here] == uids["f0"]) & (known.low[here] < uids["f1"]) & (here + 1 < len(known.high))
+        )
         if not step.any():
             break
         here = here + step

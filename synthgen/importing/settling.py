@@ -105,7 +105,9 @@ def settle(
     fields = [pa.field(name, kind) for name, kind in FIXED.items()]
     for name, raw in columns.items():
         if name not in FIXED:
-            fields.append(pa.field(name, pa.string() if name == "split" else merged.field(f"data.{raw}").type))
+            fields.append(
+                pa.field(name, pa.string() if name == "split" else merged.field(f"data.{raw}").type)
+            )
     return Settled(
         columns,
         pa.schema(fields),
@@ -117,7 +119,14 @@ def settle(
 
 
 def rows(
-    table: pa.Table, settled: Settled, *, twice: Sequence[int], start: int, stop: int, source: str, license: str
+    table: pa.Table,
+    settled: Settled,
+    *,
+    twice: Sequence[int],
+    start: int,
+    stop: int,
+    source: str,
+    license: str,
 ) -> pa.Table:
     """The pool's rows of a scan's rows from `start` to `stop`."""
     errors = _errors(table, settled, twice)[start:stop]
@@ -134,8 +143,7 @@ def rows(
         return part[column].to_pylist() if raw and column in part.column_names else [None] * len(part)
 
     places = [
-        _place(file, key)
-        for file, key in zip(part["file"].to_pylist(), part["key"].to_pylist(), strict=True)
+        _place(file, key) for file, key in zip(part["file"].to_pylist(), part["key"].to_pylist(), strict=True)
     ]
     names = {number: name for name, number in settled.classes.items()}
     labels = [_label(*each, names) for each in zip(told("class_id"), told("class_name"), strict=True)]
@@ -178,7 +186,7 @@ def _place(file: str, key: str) -> str:
 
 
 def uid_of(source: str, place: str) -> str:
-    """128 bits of a hash of a source's name and a place in it: never of bytes, nor of where the source lies."""
+    """128 bits of a hash of a source's name and a place in it: not of bytes, nor of where the source lies."""
     return hashlib.sha256(json.dumps([source, place]).encode()).hexdigest()[:32]
 
 
@@ -245,7 +253,9 @@ def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
                 except pa.ArrowException:
                     kind = pa.string()
             kinds[field.name] = kind
-    return pa.schema([pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()])
+    return pa.schema(
+        [pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()]
+    )
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -260,7 +270,9 @@ def _columns(merged: pa.Schema, renamed: Mapping[str, str], source: str) -> dict
     raws = [name.removeprefix("data.") for name in merged.names if name.startswith("data.")]
     for new, old in renamed.items():
         if old not in raws:
-            raise RecipeError(f'--columns {new}={old}: source "{source}" has no column "{old}"{nearest(old, raws)}')
+            raise RecipeError(
+                f'--columns {new}={old}: source "{source}" has no column "{old}"{nearest(old, raws)}'
+            )
         if not re.fullmatch(r"[A-Za-z]\w*", new) or (new in FIXED and new not in TOLD):
             raise RecipeError(f"--columns {new}={old}: {new} is no name that a column can have here")
     found = dict(renamed)
@@ -324,11 +336,10 @@ def _ids(
     """The id of each class: the source's own, else that of another source, else the next ones by name."""
     found = dict(given)
     for number, name in labels:
-        if number is not None and name is not None:
-            if found.setdefault(name, number) != number:
-                raise FolderError(
-                    f'source "{source}": class "{name}" has id {number} and id {found[name]}; a class has one'
-                )
+        if number is not None and name is not None and found.setdefault(name, number) != number:
+            raise FolderError(
+                f'source "{source}": class "{name}" has id {number} and id {found[name]}; a class has one'
+            )
     taken = {number: name for name, number in found.items()}
     for number, name in labels:
         if number is not None and name is None and number not in taken:
@@ -336,13 +347,17 @@ def _ids(
     if len(taken) < len(found):
         number = next(n for n, count in Counter(found.values()).items() if count > 1)
         same = [name for name, own in found.items() if own == number]
-        raise FolderError(f'source "{source}": id {number} is "{same[0]}" and "{same[1]}"; each class has its own')
+        raise FolderError(
+            f'source "{source}": id {number} is "{same[0]}" and "{same[1]}"; each class has its own'
+        )
     for name, number in found.items():
-        if known.get(name, number) != number or any(own == number and other != name for other, own in known.items()):
+        if known.get(name, number) != number or any(
+            own == number and other != name for other, own in known.items()
+        ):
             other = next(other for other, own in known.items() if other == name or own == number)
             raise FolderError(
                 f'source "{source}" has class "{name}" with id {number}, and in the folder "{other}" has id '
-                f"{known[other]}; classes are joined by name and keep their ids: import it into another folder"
+                f"{known[other]}; classes are joined by name and keep their ids; import it into another folder"
             )
     nameless = sorted({name for number, name in labels if name is not None and name not in found})
     if not found and not known and all(str(_number(name)) == name for name in nameless):

@@ -79,12 +79,10 @@ def read(path: Path) -> pa.Table:
             return pq.read_table(data)
         if path.suffix == ".jsonl":
             return pa.json.read_json(data)
-        strings = pa.csv.ConvertOptions(strings_can_be_null=True, null_values=["", "nan", "NaN", "null", "NULL"])
-        parse = pa.csv.ParseOptions(
-            delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
+        strings = pa.csv.ConvertOptions(
+            strings_can_be_null=True, null_values=["", "nan", "NaN", "null", "NULL"]
         )
+        parse = pa.csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
         return pa.csv.read_csv(data, parse_options=parse, convert_options=strings)
     except (pa.ArrowException, OSError) as error:
         raise RecipeError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]})") from None
-
-
