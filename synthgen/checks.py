@@ -9,7 +9,7 @@ from synthgen import costs, pools, shards, storage
 from synthgen.annotators import CHECKS
 from synthgen.errors import FolderError, UnansweredError
 from synthgen.job import Job
-from synthgen.recipe import check_columns, known_columns, where
+from synthgen.recipe import check_columns, where
 
 Entry = TypeVar("Entry")
 SPOT_CHECKS = 16
@@ -25,7 +25,7 @@ def check(job: Job) -> None:
     check_folder(job)
     if job.recipe.curates:
         with where(job.recipe_path, ""):
-            check_columns(job.recipe, known_columns(job.recipe, _pool_columns(job)))
+            check_columns(job.recipe, _pool_columns(job))
         _ = job.classes  # whether they are those that were imported
     for table in job.recipe.annotate:
         with where(job.recipe_path, f"annotate.{table.name}"):
@@ -225,6 +225,12 @@ def check_records(job: Job, at_most: int | None = None) -> None:
                     f"{folder / stem} was made from other images than the pool holds; delete its "
                     "_stats.json and run again"
                 )
+            for other, made_from in record["reads"].items():
+                if made_from != shards.read_record(folder.with_name(other), stem)["files"]:
+                    raise FolderError(
+                        f"{folder / stem} was made from another {folder.with_name(other) / stem} than is "
+                        "there; delete its _stats.json and run again"
+                    )
             if job.strict:
                 _check_stack(job, folder / stem, record, job.stack)
 

@@ -1,7 +1,8 @@
 """The nouns of the house, as plain frozen values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -102,13 +103,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """A stored image as annotators see it. `image` is uint8 of shape (height, width, 3); `stored` its file's
-    bytes.
+    """A stored image as annotators see it.
+
+    Attributes:
+        class_id: None, like `class_name`, where it has no label; `text` where it has no caption.
+        image: uint8 of shape (height, width, 3); of shape (0, 0, 3) for annotators that need no pixels.
+        stored: its file's bytes; b"" for annotators that need no pixels.
+        read: what the annotator reads of other annotations and of the pool, by name: a column's value
+            (a numpy scalar, or a string), or features (float16 of shape (width,)). Nothing is missing in it.
+        prepared: what the annotator's own `prepare` made of the sample; None where it has none.
     """
 
     uid: str
-    class_id: int
-    class_name: str
-    text: str
+    class_id: int | None
+    class_name: str | None
+    text: str | None
     image: npt.NDArray[np.uint8]
     stored: bytes
+    read: Mapping[str, Any] = field(default_factory=dict)
+    prepared: object = None

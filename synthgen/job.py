@@ -250,7 +250,8 @@ class Job:
 
     @functools.cached_property
     def rules(self) -> list[selection.Rule]:
-        return [selection.Rule(table.use, table.keys) for table in self.recipe.select]
+        """Those of the subset; of another name than the recipe's, those of `main`."""
+        return self.recipe.rules(self.subset) or self.recipe.rules("main")
 
     def selected(self, columns: Columns) -> selection.Selection:
         """What the recipe's rules say of the pool."""
@@ -345,10 +346,20 @@ class Job:
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
             inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.classes]
+        makers = {name: self.recipe.made_by.get(name) for name in table.reads.values()}
+        inputs |= {
+            f"reads.{name}": shards.digest(self.annotation_inputs(other))[:32]
+            for name, maker in makers.items()
+            for other in self.recipe.annotate
+            if other.name == maker
+        }
         return flat(f"annotate.{table.name}", inputs)
 
     def selection_inputs(self) -> dict[str, object]:
-        rules = [{"use": table.use, **table.keys} for table in self.recipe.select]
+        rules = [
+            {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
+            for rule in self.rules
+        ]
         planned = shards.planned_requests(self.root)
         if self.quota:
             return {"requests": planned, "select": rules, **flat("quota", self.quota._asdict())}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthgen import asking, checks, recipe, shards, storage
+from synthgen import asking, checks, recipe, selection, shards, storage
 from synthgen.asking import Counts
 from synthgen.engine import Unit, Worker
 from synthgen.errors import FolderError, RecipeError, SynthgenError, WorkError, nearest
@@ -115,7 +115,7 @@ def open_job(
     path = recipe.find(recipe_name)
     loaded = recipe.load(path, settings)
     root = Path(output) if output else Path(shards.DEFAULT_ROOT) / loaded.name
-    return Job(
+    job = Job(
         path,
         loaded,
         root,
@@ -128,6 +128,10 @@ def open_job(
         fetch=fetch,
         offload=offload,
     )
+    if job.quota:
+        with recipe.where(path, ""):
+            selection.check_quota(job.rules, job.quota)
+    return job
 
 
 def require_making(job: Job) -> None:

@@ -66,7 +66,7 @@ def places(root: Path, stem: str, sources: Sources = {}) -> list[Place]:  # noqa
 def is_in_place(root: Path, stem: str) -> bool:
     """Whether the samples of a pool shard lie in a source that was imported, not in a tar of the pool."""
     path = root / shards.POOL / f"{stem}.parquet"
-    return not storage.exists(path.with_suffix(".tar")) and "members" in schema_of(path).names
+    return not storage.exists(path.with_suffix(".tar")) and "members" in shards.names(path)
 
 
 def _places_in_sources(root: Path, stem: str, sources: Sources) -> list[Place]:
@@ -121,9 +121,13 @@ def _read_from_sources(
     return found
 
 
-def read_samples(root: Path, wanted: Sequence[Place], sources: Sources = {}) -> list[dict[str, bytes]]:  # noqa: B006
-    """The members of samples that lie in sources, in the order given: suffix -> bytes, the image first, then as
-    they lie there, then `added_members`. Rows are read once for all samples of a pool shard.
+def read_samples(
+    root: Path,
+    wanted: Sequence[Place],
+    sources: Sources = {},  # noqa: B006
+) -> list[dict[str, bytes]]:
+    """The members of samples that lie in sources, in the order given: suffix -> bytes, the image first, then
+    as they lie there, then `added_members`. Rows are read once for all samples of a pool shard.
 
     Raises:
         FolderError: a source is not there, or the image in it has changed.
@@ -204,6 +208,37 @@ def schema_of(path: Path) -> pa.Schema:
     return pq.read_schema(pa.BufferReader(storage.read(path)))
 
 
+def to_masked(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """A column as a `numpy.ma` array, masked where it is null; texts are of dtype object."""
+    kind = column.type
+    fill = "" if pa.types.is_string(kind) else False if pa.types.is_boolean(kind) else 0
+    mask = column.is_null().to_numpy()
+    masked: npt.NDArray[np.generic] = np.ma.array(column.fill_null(fill).to_numpy(), mask=mask)
+    return masked
+
+
+def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Which rows have no value: masked, or NaN, of features NaN anywhere."""
+    missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
+    if values.dtype.kind == "f":
+        missing = missing | np.isnan(np.ma.getdata(values))
+    if values.ndim > 1:
+        missing = missing.any(axis=1)
+    return missing
+
+
+def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """A column as rules see it: a missing text is "", a missing number or bool NaN."""
+    missing, plain = is_missing(values), np.ma.getdata(values)
+    if values.ndim > 1 or not missing.any():
+        return plain
+    if plain.dtype.kind in "OU":
+        return np.where(missing, "", plain)
+    numbers = plain.astype(np.result_type(plain, np.float32))
+    numbers[missing] = np.nan
+    return numbers
+
+
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
     asked for.
@@ -242,7 +277,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def _part(self, name: str, stem: str) -> pa.ChunkedArray:
         path = self._folders[name] / f"{stem}.parquet"
-        if name in schema_of(path).names:
+        if name in shards.names(path):
             return shards.read_table(path, [name])[name].cast(self._kinds[name])
         return pa.chunked_array([pa.nulls(shards.rows(path), self._kinds[name])])
 

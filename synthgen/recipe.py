@@ -15,7 +15,7 @@ from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
-from synthgen.selection import RULES, Quota, Rule, check_quota, columns_read
+from synthgen.selection import RULES, Quota, check_quota, columns_read
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
 
@@ -248,14 +248,29 @@ def _check(recipe: Recipe) -> None:
             f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
         )
     if not recipe.curates:
-        check_columns(recipe, known_columns(recipe))
+        check_columns(recipe)
     if recipe.quota.accepted:
-        rules = [Rule(table.use, table.keys) for table in recipe.select]
-        check_quota(rules, Quota(recipe.quota.accepted, recipe.quota.cell))
+        check_quota(recipe.rules("main"), Quota(recipe.quota.accepted, recipe.quota.cell))
 
 
-def check_columns(recipe: Recipe, columns: Mapping[str, str]) -> None:
-    """Raises RecipeError where a rule reads a column that is not there, or one of another type."""
+def check_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> None:
+    """Whether what annotators and rules read is there.
+
+    Args:
+        imported: the columns of the pool that a recipe which curates chooses from, and their types.
+
+    Raises:
+        RecipeError: a column is not there, or is of another type; or annotators go in a circle.
+    """
+    columns = known_columns(recipe, imported)
+    features = [name for name in recipe.made_by if name not in columns]
+    for number, one in enumerate(recipe.annotate):
+        for key, name in one.reads.items():
+            known = features if key.split(".")[0] == "features" else [*columns, *features]
+            if name not in known:
+                what = "features" if known is features else "column or features"
+                raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+    _ = recipe.annotations  # refuses a circle
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
             if column not in columns:

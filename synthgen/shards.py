@@ -170,6 +170,12 @@ def rows(path: Path) -> int:
     return int(pq.read_metadata(pa.BufferReader(storage.read(path))).num_rows)
 
 
+def names(path: Path) -> list[str]:
+    """The columns of a parquet file of the run."""
+    found: list[str] = pq.read_schema(pa.BufferReader(storage.read(path))).names
+    return found
+
+
 def to_npz(arrays: dict[str, npt.NDArray[np.float16]]) -> bytes:
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # type: ignore[arg-type]

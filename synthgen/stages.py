@@ -100,15 +100,16 @@ def annotation_units(job: Job) -> list[Unit]:
         record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack}
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
-        return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record)
+        reads = list(dict.fromkeys(table.reads.values()))
+        return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record, reads)
 
     def make(stem: str, claim: Claim) -> None:
         missing = [
             begin(table, stem)
-            for table in job.recipe.annotate
+            for table in job.recipe.annotations
             if not shards.is_done(folders[table.name], stem)
         ]
-        annotate_shard(job.root, stem, missing, claim=claim, sources=job.source_paths)
+        annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim, sources=job.source_paths)
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)

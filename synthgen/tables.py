@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from synthgen.annotators import ANNOTATORS
+from synthgen.annotators import ANNOTATORS, COLUMNS, FEATURES, READS
 from synthgen.data import Ask, Category, LanguageModel, Word
 from synthgen.diversity import Vectors, word_vectors
 from synthgen.errors import RecipeError, nearest
@@ -34,7 +34,7 @@ from synthgen.prompts.categories import extra as add_classes
 from synthgen.prompts.language import AXES_OF_TASKS
 from synthgen.prompts.lists import name_classes, read_classes, read_lines, read_words, source_classes
 from synthgen.prompts.templates import naming_axes
-from synthgen.selection import RULES
+from synthgen.selection import RULES, Rule, columns_read
 from synthgen.shards import canonical
 
 GIVEN = {"answers", "classes", "count_tokens", "device", "language_model", "seed"}
@@ -185,6 +185,7 @@ Words = Annotated[Any, PlainValidator(_read_words)]
 Categories = Annotated[
     list[Category], _reader(_read_classes, name_classes), AfterValidator(_distinct_categories)
 ]
+SubsetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Never = Annotated[list[dict[str, str | list[str]]], BeforeValidator(_rules)]
 Axes = Annotated[list[str], BeforeValidator(_axis_names)]
@@ -476,22 +477,42 @@ class AnnotateTable(Table):
     use: str
     batch_size: int = Field(default=64, ge=1)
     license: str = ""
+    on: str = ""
     keys: dict[str, Any]
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: object) -> object:
-        return _function_keys(value, ANNOTATORS, "annotator", {"name", "use", "batch_size", "license"})
+        return _function_keys(value, ANNOTATORS, "annotator", {"name", "use", "batch_size", "license", "on"})
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """The columns and features that its annotator reads, by the keys that name them."""
+        found = dict[str, str]()
+        for key in READS.get(self.use, ()):
+            value = self.keys[key]
+            if isinstance(value, list):
+                found |= {f"{key}.{k}": name for k, name in enumerate(value)}
+            elif value:
+                found[key] = value
+        return found
+
+    @property
+    def makes(self) -> list[str]:
+        """Its columns and features."""
+        return [f"{self.name}_{key}" for key in (*COLUMNS[self.use], *FEATURES.get(self.use, ()))]
 
 
 class SelectTable(Table):
     use: str
+    subset: SubsetName = "main"
+    of: Literal["survivors", "pool"] = "survivors"
     keys: dict[str, Any]
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, value: object) -> object:
-        return _function_keys(value, RULES, "rule", {"use"})
+        return _function_keys(value, RULES, "rule", {"use", "subset", "of"})
 
 
 class ReshardTable(Table):
@@ -516,6 +537,19 @@ class Recipe(Table):
     select: list[SelectTable] = []
     reshard: ReshardTable = ReshardTable()
 
+    def rules(self, subset: str) -> list[Rule]:
+        """The rules of a named subset, none where the recipe has none of that name."""
+        return [
+            Rule(table.use, table.keys, table.of, number)
+            for number, table in enumerate(self.select)
+            if table.subset == subset
+        ]
+
+    @property
+    def subsets(self) -> list[str]:
+        """The named subsets, `main` first, which is there without a rule too."""
+        return list(dict.fromkeys(["main", *(table.subset for table in self.select)]))
+
     @property
     def classes(self) -> list[Category]:
         """All classes, by id; none where a recipe that curates leaves them to what was imported."""
@@ -535,6 +569,42 @@ class Recipe(Table):
             for table in self.prompts
         ]
         return list(dict.fromkeys(axis for axes in own for axis in axes))
+
+    @property
+    def made_by(self) -> dict[str, str]:
+        """The annotation that makes each column and each features of the annotations."""
+        return {name: table.name for table in self.annotate for name in table.makes}
+
+    def judged_by(self, table: AnnotateTable) -> dict[str, str]:
+        """What the rules read that say which samples are annotated, by the keys that name it."""
+        return {
+            f"on: {table.on}: {rule.use}.{key}": name
+            for rule in self.rules(table.on)
+            for key, name in columns_read(rule.keys).items()
+        }
+
+    @property
+    def annotations(self) -> list[AnnotateTable]:
+        """The annotations, each behind those that it reads, else as they are written.
+
+        Raises:
+            RecipeError: some read each other in a circle.
+        """
+        made_by, left, found = self.made_by, list(self.annotate), list[AnnotateTable]()
+        before = {
+            table.name: {made_by.get(name) for name in (table.reads | self.judged_by(table)).values()}
+            for table in left
+        }
+        while left:
+            names = {table.name for table in left}
+            ready = next((table for table in left if not before[table.name] & names), None)
+            if ready is None:
+                raise RecipeError(
+                    f"annotate: {', '.join(sorted(names))} read each other in a circle; none can be the first"
+                )
+            found.append(ready)
+            left.remove(ready)
+        return found
 
     @property
     def measured_axes(self) -> list[str]:

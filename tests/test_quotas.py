@@ -183,6 +183,11 @@ def test_models_go_by_weight_in_each_class() -> None:
             "keeps less than quota.accepted",
         ),
         (Rule("top", {"column": "s", "fraction": 0.0, "per": "class"}), [], "keeps less than quota.accepted"),
+        (
+            Rule("top", {"column": "s", "fraction": 0.5, "per": "class"}, of="pool", number=3),
+            ["class"],
+            r"select\.3\.of: \"pool\"; with quota.accepted",
+        ),
     ],
 )
 def test_rules_that_no_quota_can_be_exact_with(rule: Rule, per: list[str], message: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthgen.errors import RecipeError
-from synthgen.selection import RULES, Rule, columns_read, select
+from synthgen.selection import RULES, Rule, columns_read, select, verdicts
 
 Columns = dict[str, npt.NDArray[np.generic]]
 NAN = float("nan")
@@ -151,4 +151,24 @@ def test_columns_read_names_what_a_rule_needs() -> None:
         "column": "clip_margin",
         "per.0": "class_name",
         "per.1": "axis_background",
+    }
+
+
+@given(scores)
+def test_of_the_pool_judges_as_if_a_rule_stood_alone(rows: list[tuple[float, str]]) -> None:
+    given_columns = columns([score for score, _ in rows], "".join(name for _, name in rows))
+    given_columns["error"] = np.array(["black" if k % 5 == 4 else "" for k in range(len(rows))], dtype="U8")
+    half = {"column": "score", "fraction": 0.5}
+    rules = [Rule("sample", {"count": 2}), Rule("top", half, of="pool", number=7)]
+    chosen = select(given_columns, rules)
+    alone = [select(given_columns, [rule._replace(of="survivors")]) for rule in rules]
+    assert (chosen.kept == (alone[0].kept & alone[1].kept)).all()
+    first = np.where(alone[0].verdict == 0, 0, np.where(alone[1].verdict == 0, 1, alone[0].verdict))
+    assert (chosen.verdict == first).all()
+    said = verdicts(chosen, rules)
+    assert set(said) <= {
+        "kept",
+        "failed",
+        "select.0 sample count=2",
+        "select.7 top score fraction=0.5 of=pool",
     }

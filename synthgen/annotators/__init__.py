@@ -3,8 +3,16 @@ selection.
 
 An annotator is `(*, device, **keys) -> Callable[[list[Sample]], dict[str, ndarray]]`: n samples in, arrays
 with n rows out. One-dimensional arrays become columns `<name>_<key>` in parquet, two-dimensional ones
-features in npz (float16). The call is made with a fixed number of samples, so a score never depends on how a
-shard was cut.
+features in npz (float16). What is NaN, or masked in a `numpy.ma` array, is null. The call is made with a
+fixed number of samples, so a score never depends on how a shard was cut.
+
+An annotator reads what others made by naming it in a key that `READS` lists, such as
+`features = "clip_img"`: then each sample has it as `sample.read["clip_img"]`. A sample that lacks any of it
+is not shown to the annotator, and is null in its columns too. The callable may have three attributes:
+
+- `fingerprint`, a hash of the weights that it looks with;
+- `needs_pixels = False`: it works from text, label and what it reads, so nothing is decoded for it;
+- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as `sample.prepared`.
 """
 
 from collections.abc import Callable
@@ -24,3 +32,7 @@ COLUMNS = {"clip": CLIP_COLUMNS, "hashes": HASHES_COLUMNS, "image": IMAGE_COLUMN
 """Columns of each annotator, without its name before them, and their types in parquet."""
 FEATURES: dict[str, tuple[str, ...]] = {"clip": ("img", "txt")}
 """Features of each annotator that has some, without its name before them: rows of float16 in npz."""
+READS: dict[str, tuple[str, ...]] = {}
+"""Keys of each annotator that name what it reads: a column or features of another annotation (a key
+`features` only these), or a column of the pool; a name or a list of names, "" for nothing.
+"""

@@ -76,11 +76,11 @@ def clip(
         with torch.inference_mode():
             pixels = torch.stack([preprocess(Image.fromarray(sample.image)) for sample in samples])
             images = network.encode_image(pixels.to(device), normalize=True)
-            texts = encode_text([sample.text for sample in samples])
+            texts = encode_text([sample.text or "" for sample in samples])
             similarity = (images * texts).sum(1).cpu().numpy()
             logits = (images @ labels.T).cpu().numpy()
         rows = np.arange(len(samples))
-        true = np.array([place[sample.class_name] for sample in samples])
+        true = np.array([place[sample.class_name or ""] for sample in samples])
         own = logits[rows, true]
         others = logits.copy()
         others[rows, true] = -np.inf

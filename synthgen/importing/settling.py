@@ -310,8 +310,7 @@ def _id_and_name(number: object, name: object) -> tuple[int | None, str | None]:
     whole = _whole(number)
     if whole is None and number is not None and name is None:
         name = number
-    text = " ".join(_text(name).split()) if name is not None and _text(name) else None
-    return whole, text or None
+    return whole, " ".join((_text(name) or "").split()) or None
 
 
 def _whole(value: object) -> int | None:
@@ -357,7 +356,7 @@ def _ids(
             other = next(other for other, own in known.items() if other == name or own == number)
             raise FolderError(
                 f'source "{source}" has class "{name}" with id {number}, and in the folder "{other}" has id '
-                f"{known[other]}; classes are joined by name and keep their ids; import it into another folder"
+                f"{known[other]}; classes are joined by name and keep their ids: use another folder"
             )
     nameless = sorted({name for number, name in labels if name is not None and name not in found})
     if not found and not known and all(str(_number(name)) == name for name in nameless):

@@ -2,7 +2,7 @@
 images.
 
 A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules before it, and keeps where
-True.
+True; with `of = "pool"` it judges every written sample, as if it stood alone.
 """
 
 import json
@@ -39,10 +39,16 @@ RELATIVE = {"sample", "top"}
 
 
 class Rule(NamedTuple):
-    """One `[[select]]` of the recipe; `use` is its name in `RULES`."""
+    """One `[[select]]` of the recipe; `use` is its name in `RULES`.
+
+    `of` is what it sees: the "survivors" of the rules before it, or every written sample of the "pool".
+    `number` is its place in the recipe's list, None where it is the place among the rules that are given.
+    """
 
     use: str
     keys: dict[str, object]
+    of: str = "survivors"
+    number: int | None = None
 
     @property
     def label(self) -> str:
@@ -53,7 +59,8 @@ class Rule(NamedTuple):
             for key, value in self.keys.items()
             if key != "column" and value not in (None, "")
         ]
-        return " ".join([self.use, *([str(column)] if column else []), *others])
+        of = [] if self.of == "survivors" else [f"of={self.of}"]
+        return " ".join([self.use, *([str(column)] if column else []), *others, *of])
 
     @property
     def is_relative(self) -> bool:
@@ -103,32 +110,44 @@ def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
     return named
 
 
+def key_of(rules: Sequence[Rule], place: int) -> str:
+    """What the recipe calls the rule at a place of those of a subset: "select.3"."""
+    number = rules[place].number
+    return f"select.{place if number is None else number}"
+
+
 def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
     """Raises RecipeError where a quota of accepted samples cannot be met exactly by these rules."""
     relative = ""
-    for number, rule in enumerate(rules):
-        per = rule.keys.get("per")
+    for place, rule in enumerate(rules):
+        per, key = rule.keys.get("per"), key_of(rules, place)
         if rule.is_relative:
-            relative = relative or f"select.{number} {rule.use}"
+            relative = relative or f"{key} {rule.use}"
         elif relative:
             raise RecipeError(
-                f"select.{number}: {rule.use} judges a sample by itself, and stands after {relative}, which "
+                f"{key}: {rule.use} judges a sample by itself, and stands after {relative}, which "
                 "compares; with quota.accepted, put it before"
             )
         if isinstance(per, str | list) and not set(quota.per) <= set([per] if isinstance(per, str) else per):
             raise RecipeError(
-                f"select.{number}.per: {json.dumps(per)} reaches over the cells of the quota, "
+                f"{key}.per: {json.dumps(per)} reaches over the cells of the quota, "
                 f"{json.dumps(quota.per)}; with quota.accepted, a rule works within them: name at least these"
+            )
+        if rule.is_relative and rule.of == "pool":
+            raise RecipeError(
+                f'{key}.of: "pool"; with quota.accepted, a rule that compares looks at the samples that are '
+                "needed alone: leave `of` out"
             )
         count, share = rule.keys.get("count"), rule.keys.get("fraction")
         if share == 0 or (isinstance(count, int) and count < quota.accepted):
             raise RecipeError(
-                f"select.{number}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
+                f"{key}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
             )
 
 
 def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) -> Selection:
-    """Applies rules in order, each to the survivors of those before. Failed rows are never kept.
+    """Applies rules in order, each to the survivors of those before, or to every written row where its `of`
+    is "pool". Failed rows are never kept; what several rules reject is the first one's.
 
     With a quota: of the samples of a cell that pass the rules which judge a sample by itself, in the order in
     which they were asked for, the first K go on to those that compare; K is the least that leaves the quota,
@@ -141,8 +160,8 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     Raises:
         RecipeError: a rule does not return one bool for each row that it was given.
     """
-    alive = columns["error"] == ""
-    verdict = np.where(alive, KEPT, FAILED).astype(np.int32)
+    written = columns["error"] == ""
+    verdict = np.where(written, KEPT, FAILED).astype(np.int32)
     class_names = columns["class_name"]
 
     def stage(name: str, before: int) -> Stage:
@@ -150,39 +169,43 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
         by_class = dict(zip(found.tolist(), counts.tolist(), strict=True))
         return Stage(name, before, int((verdict == KEPT).sum()), by_class)
 
-    funnel = [stage("generated", len(alive))]
+    def judge(place: int, rule: Rule) -> None:
+        rows = np.flatnonzero(verdict == KEPT)
+        seen = rows if rule.of == "survivors" else np.flatnonzero(written)
+        rejected = seen[~_apply(columns, seen, key_of(rules, place), rule)]
+        verdict[rejected[verdict[rejected] == KEPT]] = place
+        funnel.append(stage(rule.label, len(rows)))
+
+    funnel = [stage("generated", len(written))]
     numbered = list(enumerate(rules))
     own = [(k, rule) for k, rule in numbered if not (quota and rule.is_relative)]
     relative = numbered[len(own) :]
-    for number, rule in own:
-        rows = np.flatnonzero(verdict == KEPT)
-        verdict[rows[~_apply(columns, rows, number, rule)]] = number
-        funnel.append(stage(rule.label, len(rows)))
+    for place, rule in own:
+        judge(place, rule)
     if quota:
         rows = np.flatnonzero(verdict == KEPT)
-        verdict[rows[~_first(columns, rows, relative, quota)]] = NOT_NEEDED
+        comparing = [(key_of(rules, place), rule) for place, rule in relative]
+        verdict[rows[~_first(columns, rows, comparing, quota)]] = NOT_NEEDED
         label = f"quota accepted={quota.accepted}" + (f" per={','.join(quota.per)}" if quota.per else "")
         funnel.append(stage(label, len(rows)))
-        for number, rule in relative:
-            rows = np.flatnonzero(verdict == KEPT)
-            verdict[rows[~_apply(columns, rows, number, rule)]] = number
-            funnel.append(stage(rule.label, len(rows)))
+        for place, rule in relative:
+            judge(place, rule)
     return Selection(verdict == KEPT, verdict, funnel)
 
 
-def _apply(columns: Columns, rows: Rows, number: int, rule: Rule) -> npt.NDArray[np.bool_]:
+def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
     """What a rule says of some rows."""
     keep = RULES[rule.use](_Survivors(columns, rows), **rule.keys)
     if keep.shape != rows.shape or keep.dtype != np.bool_:
         raise RecipeError(
-            f'select.{number}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
+            f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
             f"a bool for each of the {len(rows)} rows is wanted"
         )
     return keep
 
 
 def _first(
-    columns: Columns, rows: Rows, relative: Sequence[tuple[int, Rule]], quota: Quota
+    columns: Columns, rows: Rows, relative: Sequence[tuple[str, Rule]], quota: Quota
 ) -> npt.NDArray[np.bool_]:
     """The first K rows of each cell, as `select` has it."""
     survivors = _Survivors(columns, rows)
@@ -194,8 +217,8 @@ def _first(
     while True:
         taken = place < first[cells]
         left = rows[taken]
-        for number, rule in relative:
-            left = left[_apply(columns, left, number, rule)]
+        for key, rule in relative:
+            left = left[_apply(columns, left, key, rule)]
         lacking = quota.accepted - np.bincount(cells[np.isin(rows, left)], minlength=len(sizes))
         # one more sample leaves one more at most
         more = np.minimum(sizes, first + np.maximum(lacking, 0))
@@ -207,7 +230,7 @@ def _first(
 def verdicts(chosen: Selection, rules: Sequence[Rule]) -> list[str]:
     """The verdict on each row in words."""
     names = {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"}
-    names |= {k: f"select.{k} {rule.label}" for k, rule in enumerate(rules)}
+    names |= {k: f"{key_of(rules, k)} {rule.label}" for k, rule in enumerate(rules)}
     return [names[code] for code in chosen.verdict.tolist()]
 
 
