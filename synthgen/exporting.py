@@ -1,5 +1,5 @@
-"""A pool handed on to DataComp's code: `metadata/<32 hex>.parquet` and, row for row, `.npz`, as its `baselines.py`
-reads them. Its `resharder.py` reads `pool/` of a run as it is, or the source's own shards.
+"""A pool handed on to DataComp's code: `metadata/<32 hex>.parquet` and, row for row, `.npz`, as its
+`baselines.py` reads them. Its `resharder.py` reads `pool/` of a run as it is, or the source's own shards.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ COLUMNS = {
     "face_bboxes": pa.list_(pa.list_(pa.float64())),
     "sha256": pa.string(),
 }
-"""DataComp's columns and their types, in its order (Gadre et al., arXiv 2304.14108; its metadata on the hub)."""
+"""DataComp's columns and their types, in its order (Gadre et al., arXiv 2304.14108)."""
 FEATURES = ("b32_img", "b32_txt", "l14_img", "l14_txt", "dedup")
 """Its features, float16."""
 MODELS = {"ViT-B-32": "b32", "ViT-B-32-quickgelu": "b32", "ViT-L-14": "l14", "ViT-L-14-quickgelu": "l14"}
@@ -33,6 +33,13 @@ MODELS = {"ViT-B-32": "b32", "ViT-B-32-quickgelu": "b32", "ViT-L-14": "l14", "Vi
 
 
 KINDS = ("img", "txt")
+
+
+class Features(NamedTuple):
+    """Where features of a name are, and how wide."""
+
+    folder: Path
+    width: int
 
 
 class Exported(NamedTuple):
@@ -112,16 +119,17 @@ def to_datacomp(
 
 def _known(
     root: Path, stems: Sequence[str], annotations: Sequence[Path]
-) -> tuple[dict[str, Path], dict[str, Path]]:
+) -> tuple[dict[str, Path], dict[str, Features]]:
     """The folders of all columns and of all features."""
     firsts = dict.fromkeys([stems[0], *(source.stems[0] for source in shards.imported(root) if source.stems)])
-    table, arrays = dict[str, Path](), dict[str, Path]()
+    table, arrays = dict[str, Path](), dict[str, Features]()
     for folder in [root / shards.POOL, *annotations]:
         for stem in firsts:
             table = {**dict.fromkeys(shards.names(folder / f"{stem}.parquet"), folder), **table}
     for folder in annotations:
-        for stem in stems:
-            arrays |= dict.fromkeys(shards.read_npz(folder / f"{stem}.npz"), folder)
+        there = next((stem for stem in stems if storage.exists(folder / f"{stem}.npz")), "")
+        for name, array in shards.read_npz(folder / f"{there}.npz").items():
+            arrays[name] = Features(folder, array.shape[1])
     return table, arrays
 
 
@@ -188,7 +196,7 @@ def _shard(
     wanted: dict[str, str],
     taken: dict[str, str],
     table: dict[str, Path],
-    arrays: dict[str, Path],
+    arrays: dict[str, Features],
     chosen: npt.NDArray[np.void] | None,
 ) -> tuple[pa.Table, dict[str, npt.NDArray[np.float16]]]:
     """The rows of a pool shard in DataComp's columns, and its features."""
@@ -208,8 +216,8 @@ def _shard(
         found[name] = pc.fill_null(column, "") if name in ("url", "text") else column
     own = {}
     for new, old in taken.items():
-        features = shards.read_npz(arrays[old] / f"{stem}.npz").get(old)
-        if features is None:  # all of its images failed
-            features = np.empty((len(pool), 0), np.float16)
+        features = shards.read_npz(arrays[old].folder / f"{stem}.npz").get(old)
+        if features is None:  # none of its images was annotated
+            features = np.full((len(pool), arrays[old].width), np.nan, np.float16)
         own[new] = features[keep]
     return pa.table(found), own

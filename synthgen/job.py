@@ -108,9 +108,12 @@ class Job:
         """What models start from, by the names of the sources."""
         found = {}
         for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
-            path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
+            table = self.recipe.sources[name]
+            path = self.recipe_path.parent / Path(table.path).expanduser()
             with where(self.recipe_path, f"sources.{name}"):
-                found[name] = sources.open_source(path, name, self.classes)
+                found[name] = sources.open_source(
+                    path, name, self.classes, image=table.image, label=table.label
+                )
         return found
 
     def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:

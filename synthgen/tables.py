@@ -229,6 +229,8 @@ def _function_keys(value: object, functions: Functions, what: str, own: set[str]
 class SourceTable(Table):
     path: str = Field(min_length=1)
     license: str = ""
+    image: str = ""
+    label: str = ""
 
 
 class ExtraTable(Table):

@@ -7,10 +7,14 @@ on what no piece can know: columns and their types, the ids of classes, which me
 that are there twice. Then each shard is written. A new form is one function in `forms` that gives entries.
 """
 
+import hashlib
+import json
+import re
 from typing import NamedTuple
 
 ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 """Of images, in order of preference where a sample has several."""
+UID = re.compile("[0-9a-f]{32}")
 
 
 class Found(NamedTuple):
@@ -42,3 +46,8 @@ class Found(NamedTuple):
         """The member that is its image."""
         by_suffix = {member[0]: member for member in self.members}
         return next((by_suffix[ending] for ending in ENDINGS if ending in by_suffix), None)
+
+
+def uid_of(source: str, place: str) -> str:
+    """128 bits of a hash of a source's name and a place in it: not of bytes, nor of where the source lies."""
+    return hashlib.sha256(json.dumps([source, place]).encode()).hexdigest()[:32]

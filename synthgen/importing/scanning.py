@@ -8,7 +8,6 @@ import functools
 import hashlib
 import io
 import json
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,10 +23,9 @@ from PIL import Image
 
 from synthgen import shards, storage
 from synthgen.errors import RecipeError
-from synthgen.importing import Found
+from synthgen.importing import UID, Found
 from synthgen.importing.forms import Form, Piece, samples_of
 
-UID = re.compile("[0-9a-f]{32}")
 MEMBERS = pa.list_(pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))
 TOLD_ELSEWHERE = ("uid", "url", "text", "sha256")
 """Columns of DataComp's metadata that its shards have too."""

@@ -3,8 +3,6 @@
 Only what is small is kept of each scan: types of columns, labels, members, uids.
 """
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +15,7 @@ import pyarrow.compute as pc
 
 from synthgen import shards
 from synthgen.errors import FolderError, RecipeError, nearest
-from synthgen.importing import ENDINGS
+from synthgen.importing import ENDINGS, uid_of
 from synthgen.importing.scanning import MEMBERS, as_text
 
 SHARD_ROWS = 10_000
@@ -183,11 +181,6 @@ def rows(
 
 def _place(file: str, key: str) -> str:
     return key if key == file else f"{file}/{key}"
-
-
-def uid_of(source: str, place: str) -> str:
-    """128 bits of a hash of a source's name and a place in it: not of bytes, nor of where the source lies."""
-    return hashlib.sha256(json.dumps([source, place]).encode()).hexdigest()[:32]
 
 
 def _errors(table: pa.Table, settled: Settled, twice: Sequence[int]) -> list[str | None]:

@@ -5,11 +5,13 @@ from typing import Any
 
 from synthgen.data import Category
 
-MADE = """A synthetic labelled image dataset made by synthgen. Each sample has an image, `txt` (prompt), `cls` (class
+MADE = """\
+A synthetic labelled image dataset made by synthgen. Each sample has an image, `txt` (prompt), `cls` (class
 id) and `json` (provenance: prompt, model and its fingerprint, seed, steps, guidance, scheduler, licence of
-the model, sha256 of the image)."""  # noqa: E501
-CHOSEN = """Images of other datasets, chosen by synthgen. Each sample has the members that it has in its source,
-under its uid, and `cls` (class id), `txt` (caption) and `json` (where it is from) where they are known."""
+the model, sha256 of the image)."""
+CHOSEN = """\
+Images of other datasets, chosen by synthgen. Each sample has the members that it has in its source, under
+its uid, and `cls` (class id), `txt` (caption) and `json` (where it is from) where they are known."""
 
 
 def card(
