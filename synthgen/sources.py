@@ -114,7 +114,7 @@ def list_images(path: Path, source: str, *, image: str = "", label: str = "") ->
     """
     form = open_form(path, Keys(image, label))
     found = [
-        _real_image(one, form.folder)
+        _real_image(one, form)
         for piece in form.pieces
         for one in samples_of(form, piece, images=False)
         if one.error or (one.image and not _is_loose(form, one))
@@ -137,14 +137,15 @@ def _is_loose(form: Form, found: Found) -> bool:
     return form.kind != "tars" and not {"class_name", "class_id"} & found.data.keys()
 
 
-def _real_image(found: Found, folder: Path) -> RealImage:
+def _real_image(found: Found, form: Form) -> RealImage:
     """A sample as a labelled image.
 
     Raises:
         RecipeError: it has no class, or cannot be read.
     """
-    file, name = folder / found.file, found.data.get("class_name", found.data.get("class_id"))
-    name = str(name) if isinstance(name, int) else name  # a table may number its classes
+    file, name = form.folder / found.file, found.data.get("class_name")
+    if form.kind == "table" and name is None:
+        name = str(found.data["class_id"])
     what = f"{file}: {found.key}" if found.key not in ("", found.file) else f"{file}"
     if found.error or not found.image:
         raise RecipeError(f"{what}: {found.error}; put the whole file there")
