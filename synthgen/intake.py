@@ -51,7 +51,7 @@ class Source(NamedTuple):
     @property
     def scans(self) -> Path:
         """Where the scans of these very pieces are kept meanwhile."""
-        return self.root / storage.WORK / "import" / shards.digest(self.inputs)[:16]
+        return self.root / storage.WORK / shards.SCANS / shards.digest(self.inputs)[:16]
 
 
 def bring(
@@ -188,16 +188,16 @@ def _open(
     is_copied: bool,
     is_decoded: bool,
 ) -> Source:
-    own = name or re.sub(r"\W+", "_", path.resolve().stem if path.is_file() else path.resolve().name).strip(
-        "_"
-    )
-    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", own):
-        raise SynthgenError(f'"{own}": is no name of a source; --name NAME, letters, digits and _, gives one')
     if path.resolve() == root.resolve() or root.resolve() in path.resolve().parents:
         raise SynthgenError(
             f"{path}: lies in the folder that it is imported into; choose another with -o DIR"
         )
     form = open_form(path, keys)
+    own = name or re.sub(r"\W+", "_", path.resolve().stem if path.is_file() else path.resolve().name).strip(
+        "_"
+    )
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", own):
+        raise SynthgenError(f'"{own}": is no name of a source; --name NAME, letters, digits and _, gives one')
     if len({*form.classes}) < len(form.classes):
         raise SynthgenError(f"{path}: its classes.txt has a line twice; each class has one line")
     inputs: dict[str, object] = {

@@ -31,6 +31,8 @@ RECIPES, TEXTS, PLAN, SOURCES, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
     "recipes", "texts", "plan", "sources", "pool", "annotations", "subsets", "final", "report",
 )  # fmt: skip
 DEFAULT_ROOT = "shards"
+SCANS = "import"
+"""Where, in a folder's own work, an import keeps what it has read; it is there from its beginning on."""
 RECORD_SUFFIX = "_stats.json"
 UID = np.dtype("u8,u8")
 
@@ -214,7 +216,7 @@ def verdict_table(
 def is_run(root: Path) -> bool:
     """Whether synthgen has made something in a folder."""
     made = any(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in storage.names(root / RECIPES))
-    return made or bool(records(root / SOURCES))
+    return made or bool(records(root / SOURCES)) or storage.exists(root / storage.WORK / SCANS)
 
 
 def record_path(folder: Path, stem: str) -> Path:

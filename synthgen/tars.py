@@ -132,7 +132,7 @@ def walk(file: BinaryIO) -> Iterator[Member]:
         if head == b"\0" * BLOCK:
             return
         if len(head) < BLOCK:
-            raise WorkError(f"cut at byte {at + len(head)}: the archive has no end")
+            raise WorkError(f"cut at byte {end}: the archive has no end")
         kind, held = head[156:157], _number(head[124:136])
         if _number(head[148:156]) != sum(head) - sum(head[148:156]) + 256 or held < 0:
             raise WorkError(f"damaged header at byte {at}")

@@ -4,7 +4,8 @@ table of image paths, a COCO or LVIS file.
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,7 +97,8 @@ def samples_of(form: Form, piece: Piece, *, images: bool = True) -> Iterator[Fou
     """The samples of a piece, in order; with `images` their images are read."""
     if form.kind == "tars":
         split = split_of(piece.first)
-        for found in archives.samples(form.folder / piece.first, piece.first, form.classes, images=images):
+        path = form.folder / piece.first
+        for found in _with_own_keys(archives.samples(path, piece.first, form.classes, images=images)):
             yield found._replace(data={"split": split, **found.data}) if split else found
         return
     for entry in piece.entries:
@@ -149,23 +151,34 @@ def _in_folders(files: Sequence[Path], folder: Path) -> list[Found]:
         split = split_of(name) if has_splits else ""
         label = posixpath.relpath(name, split).split("/")[:-1] if split else name.split("/")[:-1]
         data: dict[str, object] = {"class_name": label[0]} if label else {}
-        found.append(Found(name, name, [whole(name)], None, data | ({"split": split} if split else {})))
+        found.append(Found(name, name, [_whole(name)], None, data | ({"split": split} if split else {})))
     return found
 
 
-def whole(name: str) -> tuple[str, int, int]:
+def _whole(name: str) -> tuple[str, int, int]:
     """An image file as the only member of its sample; its size is found when it is read."""
     return name.rpartition(".")[2].lower(), 0, 0
 
 
 def _cut(entries: Sequence[Found], folder: Path) -> list[Piece]:
     """Images in files of their own, so many a piece."""
-    pieces = []
+    pieces, whole = [], list(_with_own_keys(entries))
     for start in range(0, len(entries), IMAGES_A_PIECE):
-        own = [_with_size(entry, folder) for entry in entries[start : start + IMAGES_A_PIECE]]
+        own = [_with_size(entry, folder) for entry in whole[start : start + IMAGES_A_PIECE]]
         size = sum(entry.members[0][2] for entry in own if entry.members)
         pieces.append(Piece(own[0].place, own[-1].place, len(own), size, own))
     return pieces
+
+
+def _with_own_keys(all_found: Iterable[Found]) -> Iterator[Found]:
+    """Samples whose keys are there once: a further one of a key is another row, with an error."""
+    seen = Counter[str]()
+    for found in all_found:
+        seen[found.key] += 1
+        if seen[found.key] > 1:
+            error = found.error or "duplicate key"
+            found = found._replace(key=f"{found.key}#{seen[found.key]}", error=error)
+        yield found
 
 
 def _with_size(entry: Found, folder: Path) -> Found:

@@ -9,8 +9,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ def scan(form: Form, piece: Piece, *, decode: bool) -> pa.Table:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        rows = [_row(found, decode) for found in _with_own_keys(samples_of(form, piece))]
+        rows = [_row(found, decode) for found in samples_of(form, piece)]
     table = pa.table(
         {
             "key": [found.key for found, *_ in rows],
@@ -106,17 +105,6 @@ def _has_end(kind: str | None, data: bytes) -> bool:
     return kind == "WEBP" and int.from_bytes(data[4:8], "little") + 8 <= len(data)
 
 
-def _with_own_keys(all_found: Iterable[Found]) -> Iterator[Found]:
-    """Samples whose keys are there once: a further one of a key is another row, with an error."""
-    seen = Counter[str]()
-    for found in all_found:
-        seen[found.key] += 1
-        if seen[found.key] > 1:
-            error = found.error or "duplicate key"
-            found = found._replace(key=f"{found.key}#{seen[found.key]}", error=error)
-        yield found
-
-
 def _own_uid(found: Found) -> str | None:
     """The uid that a sample has already: its `uid`, or its key."""
     for own in (found.data.get("uid"), found.key.rpartition("/")[2].partition(".")[0]):
@@ -168,6 +156,7 @@ def _join_beside(table: pa.Table, tar: Path, file: str) -> pa.Table:
         {
             "key": lost[by].cast(pa.string()),
             "file": pa.array([file] * len(lost)),
+            "own_uid": lost["uid"] if "uid" in lost.column_names else pa.nulls(len(lost), pa.string()),
             "error": [next(filter(None, told), "not in the tar") for told in zip(*messages, strict=True)],
             **{f"data.{name}": lost[name] for name in lost.column_names},
         }
@@ -210,7 +199,7 @@ def _join_metadata(table: pa.Table, folder: Path) -> pa.Table:
     if known is None:
         return table
     own = table["own_uid"].to_pylist()
-    uids = shards.uid_array([uid or "0" * 32 for uid in own])
+    uids = shards.uid_array([uid if uid and UID.fullmatch(uid) else "0" * 32 for uid in own])
     here = np.minimum(np.searchsorted(known.high, uids["f0"]), len(known.high) - 1)
     while True:  # several uids may share their upper half
         step = (
