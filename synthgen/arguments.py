@@ -82,6 +82,14 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--dry-run", action="store_true", help="write nothing; say what would be made and its cost"
             )
+        if name in ("run", "reshard"):
+            command.add_argument(
+                "--add",
+                action="append",
+                default=[],
+                metavar="RUN[:SUBSET]",
+                help="join what another run has chosen (its subset; default: main)",
+            )
         if name in ("run", "generate"):
             command.add_argument(
                 "--force", action="store_true", help="start even where the disk has too little room"
@@ -172,6 +180,22 @@ def parser() -> argparse.ArgumentParser:
             )
         else:
             command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(
+        "combine",
+        "make a subset of subsets: and, or, minus, parentheses",
+        "synthgen combine shards/emoji clean 'strict and sharp minus takedown.npy'",
+    )
+    command.add_argument("folder", help="a run's folder")
+    command.add_argument("name", metavar="NAME", help="of the new subset")
+    command.add_argument(
+        "expression",
+        metavar="EXPRESSION",
+        help="of names of subsets, `pool` (every sample), and paths of files of uids, DataComp's among them",
+    )
+    command.add_argument(
+        "--replace", action="store_true", help="take also the name of a subset that the recipe's rules make"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add(
         "show", "say what the mark in an image says, and where the image is from", "synthgen show image.webp"
     )

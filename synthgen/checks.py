@@ -13,11 +13,15 @@ from synthgen.recipe import check_columns, where
 
 Entry = TypeVar("Entry")
 SPOT_CHECKS = 16
+ADDED = "reshard.add."
 KEEP = "what is there stays: put the recipe back, or use another folder with -o DIR"
 
 
-def check(job: Job) -> None:
+def check(job: Job, *, joins: bool = False) -> None:
     """Compares the folder with the recipe, and changes nothing.
+
+    Args:
+        joins: whether final shards are to be written: then it matters what other runs are joined.
 
     Raises:
         FolderError: the folder is not a run's, or it was made with other values of a key, which is named.
@@ -34,7 +38,7 @@ def check(job: Job) -> None:
     check_plan(job)
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:
-        check_final(job)
+        check_final(job, joins=joins)
     job.new_requests()  # what is wrong with the prompts, or a model, is said before anything is made
 
 
@@ -244,17 +248,28 @@ def check_selected(job: Job) -> None:
     """Raises FolderError where the subset is not this recipe's: another command has selected since."""
     path = job.root / shards.SUBSETS / f"{job.subset}.json"
     made = storage.read_json(path)["inputs"]
-    wanted = job.selection_inputs()
+    wanted = job.selection_inputs(job.subset)
     shards.require_equal(path, made, wanted, "another command has selected since; add --subset NEW")
 
 
-def check_final(job: Job) -> None:
-    """Raises FolderError where `final/<subset>` was made from other inputs."""
+def check_final(job: Job, *, joins: bool = True) -> None:
+    """Raises FolderError where `final/<subset>` was made from other inputs; `joins` as in `check`."""
     made = _final_units(job)
-    inputs = job.final_inputs() if made else {}
+    wanted = job.final_inputs() if made else {}
     for folder, stem in made:
-        shards.require_inputs(
-            folder, stem, inputs, "add --subset NEW to make another beside it, or --replace to make it anew"
+        inputs = shards.read_record(folder, stem).get("inputs", {})
+        added = {key: value for key, value in inputs.items() if key.startswith(ADDED)}
+        lost = next((key.removeprefix(ADDED) for key in added if key not in wanted), None)
+        if lost and joins:
+            raise FolderError(
+                f"{folder / stem} was made with --add {lost}; give that again, or add --subset NEW to make "
+                "another beside it, or --replace to make it anew without"
+            )
+        shards.require_equal(
+            folder / stem,
+            inputs,
+            wanted if joins else wanted | added,
+            "add --subset NEW to make another beside it, or --replace to make it anew",
         )
 
 

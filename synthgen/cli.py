@@ -78,6 +78,7 @@ def _make(options: argparse.Namespace) -> int:
             deadline=options.deadline,
             offload=getattr(options, "offload", ""),
             force="force" in options and options.force,
+            add=getattr(options, "add", ()),
         )
     if _is_quiet():
         return 0
@@ -281,6 +282,20 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
+def _combine(options: argparse.Namespace) -> int:
+    from synthgen.combining import combine
+
+    found = combine(options.folder, options.name, options.expression, replace=options.replace)
+    if options.json:
+        operands = {name: own._asdict() for name, own in found.operands.items()}
+        print(json.dumps({**found._asdict(), "operands": operands}, indent=1))
+    else:
+        print("\n".join(display.combined_lines(found)))
+    for line in display.unknown_lines(found):
+        print(f"synthgen: {line}", file=sys.stderr)
+    return 0
+
+
 def _show(options: argparse.Namespace) -> int:
     from synthgen.provenance import find
 
@@ -373,6 +388,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "prompts": _prompts,
     "status": _status,
     "verify": _verify,
+    "combine": _combine,
     "show": _show,
     "report": _report,
     "import": _import,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from synthgen.costs import spell_bytes
 
 if TYPE_CHECKING:
+    from synthgen.combining import Combined
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
     from synthgen.exporting import Exported
@@ -288,6 +289,25 @@ def export_lines(done: "Exported") -> list[str]:
     lines = [f"{done.folder}: {done.rows} rows; columns {', '.join(done.columns)}"]
     lines += [f"features: {', '.join(done.features) or 'none'}"]
     return lines + some("note", done.notes)
+
+
+def combined_lines(found: "Combined") -> list[str]:
+    """What a combined subset keeps, and what left the others out."""
+    repeats = f", {found.copies} with repeats" if found.copies != found.kept else ""
+    return [
+        f"subset {found.subset}: {found.kept} of {found.requested} kept{repeats} ({found.expression})",
+        *(f"  {count} {reason}" for reason, count in found.rejected.items()),
+    ]
+
+
+def unknown_lines(found: "Combined") -> list[str]:
+    """What of the operands is not in the pool."""
+    return [
+        f"{name}: {own.unknown} of {own.uids} uids are no written samples of the pool, "
+        f"first {own.first_unknown}"
+        for name, own in found.operands.items()
+        if own.unknown
+    ]
 
 
 def image_lines(found: "Found") -> list[str]:

@@ -16,6 +16,7 @@ from synthgen import pools, shards, storage, tars
 from synthgen.claims import MAX_ATTEMPTS, Held, attempted, attempts, claims
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.reporting.report import latest_recipe
+from synthgen.resharding import digest_of
 
 READ_AT_ONCE = 64
 """So many images of a source are read at a time."""
@@ -317,13 +318,10 @@ def _verify_subset(root: Path, name: str, rows: dict[str, str]) -> list[str]:
         for split in filter(lambda name: storage.is_folder(final / name), storage.names(final)):
             for stem in shards.records(final / split):
                 found += [key for key, _ in tars.samples(storage.read(final / split / f"{stem}.tar"))]
-        copies = Counter[str]()
-        wanted = []
-        for uid in uids:
-            wanted.append(f"{uid}-{copies[uid]}" if copies[uid] else uid)
-            copies[uid] += 1
-        if sorted(found) != sorted(wanted):
-            problems.append(
-                f"{final}: holds {len(found)} samples that are not the {len(wanted)} of {path.name}"
-            )
+        record = storage.read_json(final / shards.RECORD_SUFFIX)
+        if digest_of(sorted(found)) != record.get("keys"):
+            problems.append(f"{final}: holds {len(found)} samples that are not those of its record")
+        lacking = Counter(uids) - Counter(key.partition("-")[0] for key in found)
+        if lacking:
+            problems.append(f"{final}: lacks {lacking.total()} samples of {path.name}")
     return problems

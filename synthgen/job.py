@@ -13,7 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthgen import planning, pools, resharding, selection, shards, sources, storage
+import numpy as np
+
+from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
 from synthgen.annotators import ANNOTATORS
 from synthgen.data import Category, Word
 from synthgen.errors import ModelError, RecipeError
@@ -21,17 +23,16 @@ from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import where
-from synthgen.selection.rules import Columns, cell_columns
+from synthgen.selection.rules import cell_columns
 from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from diffusers import DiffusionPipeline
 
-    from synthgen.annotators.shard import Annotate
+    from synthgen.annotators.shard import Annotate, Keep
     from synthgen.data import Request
 
 ALONE = Place(0, 1)
@@ -55,8 +56,10 @@ class Job:
         strict: bool = False,
         fetch: bool = True,
         offload: str = "",
+        add: Sequence[tuple[Path, str]] = (),
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
+        self.add = add
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
         self.generators = {
@@ -64,6 +67,7 @@ class Job:
         }
         self._pipelines: dict[str, DiffusionPipeline] = {}
         self._new: tuple[object, list[Request]] = (None, [])
+        self._output: tuple[object, resharding.Output | None] = (None, None)
 
     @functools.cached_property
     def models(self) -> dict[str, planning.ModelCall]:
@@ -219,14 +223,14 @@ class Job:
                 f"{len(every)} cells with accepted = {quota.accepted} need {quota.accepted * len(every)}"
             )
         stems = self.pool_stems()
-        if stems and not self.is_made(stems):
+        if stems and (self.is_given(self.subset) or not self.is_made(stems)):
             return self._planned_cells()
-        if not stems and not self.recipe.select:  # nothing rejects
+        if not stems and not self.rules_of(self.subset):  # nothing rejects
             return dict.fromkeys(every, quota.accepted)
         made, kept = Counter[planning.Cell](), Counter[planning.Cell]()
         if stems:
             columns = self.columns(stems)
-            made, kept = selection.count_cells(columns, self.selected(columns).kept, quota.per)
+            made, kept = selection.count_cells(columns, self.selected(columns, self.subset).kept, quota.per)
         ask = partial(planning.next_ask, quota.accepted)
         return {cell: made[cell] + ask(kept=kept[cell], made=made[cell]) for cell in every}
 
@@ -251,15 +255,26 @@ class Job:
         planned = set(self.pool_stems() if stems is None else stems)
         return all(planned <= set(shards.records(self.root / folder)) for folder in folders)
 
-    @functools.cached_property
-    def rules(self) -> list[selection.Rule]:
-        """Those of the subset; of another name than the recipe's, those of `main`."""
-        return self.recipe.rules(self.subset) or self.recipe.rules("main")
+    def rules_of(self, subset: str) -> list[selection.Rule]:
+        """The rules of a subset; of another name than the recipe's, those of `main`."""
+        return self.recipe.rules(subset) or self.recipe.rules("main")
 
-    def selected(self, columns: Columns) -> selection.Selection:
+    def quota_of(self, subset: str) -> selection.Quota | None:
+        """The quota, for the subset that is asked for, or was when it was chosen: it is about no other."""
+        was_asked = "quota.accepted" in subsets.told(self.root, subset).get("inputs", {})
+        return self.quota if subset == self.subset or was_asked else None
+
+    def is_given(self, subset: str) -> bool:
+        """Whether a subset was made by `combine`: no rule is asked then."""
+        return subsets.is_given(self.root, subset)
+
+    def selected(self, columns: pools.PoolColumns, subset: str) -> selection.Selection:
         """What the recipe's rules say of the pool."""
+        rules = self.rules_of(subset)
+        columns.read([*subsets.READ, "class_id", "turn"])
+        columns.read(name for rule in rules for name in selection.columns_read(rule.keys).values())
         with where(self.recipe_path, "select"):
-            return selection.select(columns, self.rules, self.quota)
+            return selection.select(columns, rules, self.quota_of(subset))
 
     @functools.cached_property
     def texts(self) -> Texts:
@@ -349,7 +364,9 @@ class Job:
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
             inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.classes]
-        makers = {name: self.recipe.made_by.get(name) for name in table.reads.values()}
+        inputs |= self._on_inputs(table)
+        read = table.reads | self.recipe.judged_by(table)
+        makers = {name: self.recipe.made_by.get(name) for name in read.values()}
         inputs |= {
             f"reads.{name}": shards.digest(self.annotation_inputs(other))[:32]
             for name, maker in makers.items()
@@ -358,25 +375,71 @@ class Job:
         }
         return flat(f"annotate.{table.name}", inputs)
 
-    def selection_inputs(self) -> dict[str, object]:
+    def _on_inputs(self, table: AnnotateTable) -> dict[str, object]:
+        """What decides which samples are annotated: rules, or a subset that is there."""
+        if not table.on:
+            return {}
+        rules = self.recipe.rules(table.on)
+        if rules:
+            return {"on": table.on, "on.rules": [{"use": rule.use, **rule.keys} for rule in rules]}
+        return {"on": table.on, "on.sha256": storage.checksum(self._subset_of(table))["sha256"]}
+
+    def _subset_of(self, table: AnnotateTable) -> Path:
+        path = self.root / shards.SUBSETS / f"{table.on}.npy"
+        if not storage.exists(path):
+            raise RecipeError(
+                f'{self.recipe_path}: annotate.{table.name}.on: no [[select]] has subset = "{table.on}", and '
+                f"{path} is not there; add such rules, or select that subset first"
+            )
+        return path
+
+    @functools.cache  # noqa: B019
+    def keep_of(self, name: str) -> "tuple[Keep | None, list[str]]":
+        """What says which samples an annotation is for, and the columns that it looks at; None is all."""
+        table = next(table for table in self.recipe.annotate if table.name == name)
+        if not table.on:
+            return None, []
+        rules = self.recipe.rules(table.on)
+        if rules:
+            read = ["uid", *self.recipe.judged_by(table).values()]
+            return partial(selection.passing, rules=rules), list(dict.fromkeys(read))
+        uids = set(shards.uid_strings(shards.read_npy(self._subset_of(table))))
+        return lambda columns: np.array([uid in uids for uid in columns["uid"].tolist()], bool), ["uid"]
+
+    def selection_inputs(self, subset: str) -> dict[str, object]:
+        """What decides a subset; of one that was given, what it was made from."""
+        if self.is_given(subset):
+            inputs: dict[str, object] = subsets.told(self.root, subset)["inputs"]
+            return inputs
         rules = [
             {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
-            for rule in self.rules
+            for rule in self.rules_of(subset)
         ]
-        planned = shards.planned_requests(self.root)
-        if self.quota:
-            return {"requests": planned, "select": rules, **flat("quota", self.quota._asdict())}
+        planned, quota = shards.planned_requests(self.root), self.quota_of(subset)
+        if quota:
+            return {"requests": planned, "select": rules, **flat("quota", quota._asdict())}
         return {"requests": planned + len(self.new_requests()), "select": rules}
 
     def final_inputs(self) -> dict[str, object]:
-        reshard, inputs = self.recipe.reshard, self.selection_inputs()
-        chosen = self.root / shards.SUBSETS / f"{self.subset}.json"
-        if self.quota and storage.exists(chosen) and not storage.read_json(chosen)["short"]:
+        reshard, inputs = self.recipe.reshard, self.selection_inputs(self.subset)
+        if self.quota and subsets.told(self.root, self.subset).get("short") == []:
             inputs.pop("requests")  # a quota that is met is met by the same samples, however many are made
-        return inputs | {
-            "reshard.split": [list(part) for part in reshard.split.items()],
-            "reshard.shard_size": reshard.shard_size,
-        }
+        inputs |= flat(
+            "reshard", reshard.model_dump() | {"split": [list(one) for one in reshard.split.items()]}
+        )
+        return inputs | {f"reshard.add.{name}": digest for name, digest in self._added.items()}
+
+    @functools.cached_property
+    def _added(self) -> dict[str, str]:
+        """What other runs are joined, by their names, and a digest of what of them is: subset and pool."""
+        found = {}
+        for root, subset in self.add:
+            pool = [
+                shards.read_record(root / shards.POOL, stem).get("files") for stem in shards.pool_stems(root)
+            ]
+            chosen = storage.checksum(root / shards.SUBSETS / f"{subset}.npy")["sha256"]
+            found[f"{root.resolve().name}:{subset}"] = shards.digest([chosen, pool])[:16]
+        return found
 
     @functools.cached_property
     def recipe_digest(self) -> str:
@@ -463,17 +526,34 @@ class Job:
         stems = self.pool_stems() if stems is None else stems
         return pools.PoolColumns(self.root, stems, [table.name for table in self.recipe.annotate])
 
-    def output_shards(self) -> list[resharding.OutputShard]:
-        columns = self.columns()
-        uids = shards.uid_strings(shards.read_npy(self.root / shards.SUBSETS / f"{self.subset}.npy"))
-        where = {
-            place.uid: place
-            for stem in self.pool_stems()
-            for place in pools.places(self.root, stem, self.source_paths)
-        }
-        groups = dict(zip(columns["uid"].tolist(), columns["group"].tolist(), strict=True))
-        reshard = self.recipe.reshard
-        return resharding.cut(uids, groups, where, split=reshard.split, shard_size=reshard.shard_size)
+    def output(self) -> resharding.Output:
+        """What `final/<subset>` is to hold; worked out once for a subset."""
+        parts = [
+            resharding.Part(
+                f"{root.resolve().name}:{subset}",
+                root,
+                shards.pool_stems(root),
+                storage.names(root / shards.ANNOTATIONS),
+                shards.read_npy(root / shards.SUBSETS / f"{subset}.npy"),
+                self.source_paths if root == self.root else {},
+            )
+            for root, subset in [(self.root, self.subset), *self.add]
+        ]
+        known = [[part.stems, part.subset.tobytes()] for part in parts]
+        if known != self._output[0] or self._output[1] is None:
+            classes = {category.name: category.id for category in self.classes}
+            with where(self.recipe_path, ""):
+                self._output = known, resharding.cut_parts(parts, classes, self._reshard_settings())
+        found = self._output[1]
+        assert found is not None
+        return found
+
+    def _reshard_settings(self) -> resharding.Settings:
+        values = self.recipe.reshard.model_dump()
+        if values["stratify"] is not None:
+            values["stratify"] = cell_columns(values["stratify"])
+        values["repeat"] = {cell_columns(name)[0]: count for name, count in values["repeat"].items()}
+        return resharding.Settings(**values)
 
     @functools.cached_property
     def device(self) -> str:

@@ -99,6 +99,7 @@ def open_job(
     strict: bool = False,
     fetch: bool = True,
     offload: str = "",
+    add: Sequence[str] = (),
 ) -> Job:
     """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written. Without
     `fetch` no model is downloaded either.
@@ -127,10 +128,11 @@ def open_job(
         strict=strict,
         fetch=fetch,
         offload=offload,
+        add=_find_added(add, root, subset),
     )
     if job.quota:
         with recipe.where(path, ""):
-            selection.check_quota(job.rules, job.quota)
+            selection.check_quota(job.rules_of(subset), job.quota)
     return job
 
 
@@ -141,6 +143,35 @@ def require_making(job: Job) -> None:
             f"{job.recipe_path}: makes no images, as it has no [[prompts]], [[models]] and [quota]; "
             "`synthgen run` curates with it what was imported"
         )
+
+
+def _find_added(add: Sequence[str], root: Path, subset: str) -> list[tuple[Path, str]]:
+    """Other runs and their subsets, of arguments RUN[:SUBSET].
+
+    Raises:
+        FolderError: there is no such run or subset, or two have one name.
+    """
+    found: list[tuple[Path, str]] = []
+    for text in add:
+        folder, colon, name = text.rpartition(":")
+        if not colon or storage.is_folder(Path(text)):
+            folder, name = text, "main"
+        other = Path(folder)
+        known = [
+            entry.removesuffix(".npy")
+            for entry in storage.names(other / shards.SUBSETS)
+            if entry.endswith(".npy")
+        ]
+        if name not in known:
+            what = f"no subset {name}; known: {', '.join(known)}" if known else "no run there with a subset"
+            raise FolderError(f"--add {text}: {what}; RUN[:SUBSET] is wanted, such as shards/birds:strict")
+        names = [f"{one.resolve().name}:{own}" for one, own in [(root, subset), *found]]
+        if f"{other.resolve().name}:{name}" in names:
+            raise FolderError(
+                f"--add {text}: {other.resolve().name}:{name} is there twice; each needs its own name"
+            )
+        found.append((other, name))
+    return found
 
 
 def run(
@@ -160,6 +191,7 @@ def run(
     deadline: int | None = None,
     offload: str = "",
     force: bool = False,
+    add: Sequence[str] = (),
 ) -> Path:
     """Makes what a recipe describes, or goes on where the last run stopped.
 
@@ -181,6 +213,7 @@ def run(
             where it is one of several workers); None is no end.
         offload: "model" or "sequential" keeps weights on the CPU, and moves the model that runs, or each of
             its layers, to the GPU; the bytes stay the same.
+        add: other runs whose subsets go into the final shards too, "RUN" (its subset main) or "RUN:SUBSET".
         force: start even where the disk has less room than what is left to make would take.
 
     Returns:
@@ -208,8 +241,9 @@ def run(
         threads=threads,
         strict=strict,
         offload=offload,
+        add=add,
     )
-    checks.check(job)
+    checks.check(job, joins="reshard" in stages)
     if job.recipe.curates:  # what it chooses from is there
         stages = [stage for stage in stages if stage not in ("plan", "generate")]
     if not stages:
@@ -222,7 +256,8 @@ def run(
         if "generate" in stages and not force:
             checks.check_room(job, stages)
         _keep_recipe(job)
-    if is_launched() or not SLOW & set(stages) or (engine == "local" and (workers or default_workers()) == 1):
+    is_short_work = not SLOW & set(stages) and workers is None
+    if is_launched() or is_short_work or (engine == "local" and (workers or default_workers()) == 1):
         work(job, stages, deadline=deadline)
         return job.root
     work(job, [stage for stage in stages if stage == "plan"])
@@ -231,6 +266,7 @@ def run(
     arguments += [part for setting in settings for part in ("--set", setting)]
     arguments += ["--limit", str(limit)] if limit is not None else []
     arguments += ["--deadline", str(deadline)] if deadline is not None else []
+    arguments += [part for other in add for part in ("--add", other)]
     arguments += ["--replace"] if replace else []
     arguments += ["--strict"] if strict else []
     arguments += ["--offload", offload] if offload else []

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     In a tar of our own `members` is empty: from `start` on, `size` bytes are the sample's blocks with their
     headers (the last one of a tar may reach into the archive's end). In another archive, or in files of
     their own, `members` has the suffix, offset and size of each member's data, and `start` and `size` span
-    them; what the pool says of it is the row of this number in the shard `stem`.
+    them.
     """
 
     uid: str
@@ -33,8 +33,6 @@ class Place(NamedTuple):
     start: int
     size: int
     members: tuple[tuple[str, int, int], ...] = ()
-    stem: str = ""
-    row: int = 0
 
 
 Sources = Mapping[str, Path]
@@ -70,15 +68,18 @@ def is_in_place(root: Path, stem: str) -> bool:
 
 
 def _places_in_sources(root: Path, stem: str, sources: Sources) -> list[Place]:
-    folders, found = source_paths(root, sources), list[Place]()
-    columns = ["uid", "source", "file", "members"]
-    table = shards.read_table(root / shards.POOL / f"{stem}.parquet", columns)
-    for row, (uid, source, file, members) in enumerate(zip(*table.to_pydict().values(), strict=True)):
-        if members is not None:
-            own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
-            start = min(offset for _, offset, _ in own)
-            size = max(offset + size for _, offset, size in own) - start
-            found.append(Place(uid, folders[source] / file, start, size, own, stem, row))
+    folders, found, seen = source_paths(root, sources), list[Place](), set[tuple[str, str]]()
+    table = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "source", "file", "members"])
+    for uid, source, file, members in zip(*table.to_pydict().values(), strict=True):
+        if members is None:
+            continue
+        if (source, file) not in seen and not storage.exists(folders[source] / file):
+            raise FolderError(_not_there(source, folders[source], file))
+        seen.add((source, file))
+        own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
+        start = min(offset for _, offset, _ in own)
+        size = max(offset + size for _, offset, size in own) - start
+        found.append(Place(uid, folders[source] / file, start, size, own))
     return found
 
 
@@ -117,55 +118,28 @@ def _read_from_sources(
     for (name, file), group in itertools.groupby(named, key=lambda each: each[:2]):
         found += _read_source(name, folders[name], file, [span for *_, span in group])
     for data, row in zip(found, rows.select(["sha256", "source", "file", "key"]).to_pylist(), strict=True):
-        _require_same(data, row, folders)
+        require_same(data, row, folders[row["source"]] / row["file"])
     return found
-
-
-def read_samples(
-    root: Path,
-    wanted: Sequence[Place],
-    sources: Sources = {},  # noqa: B006
-) -> list[dict[str, bytes]]:
-    """The members of samples that lie in sources, in the order given: suffix -> bytes, the image first, then
-    as they lie there, then `added_members`. Rows are read once for all samples of a pool shard.
-
-    Raises:
-        FolderError: a source is not there, or the image in it has changed.
-    """
-    folders, found = source_paths(root, sources), dict[int, dict[str, bytes]]()
-    order = sorted(range(len(wanted)), key=lambda k: (wanted[k].stem, wanted[k].file, wanted[k].start))
-    for stem, group in itertools.groupby(order, key=lambda k: wanted[k].stem):
-        numbers = list(group)
-        own = [wanted[k] for k in numbers]
-        table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
-        rows = table.take(pa.array([place.row for place in own], pa.int64()))
-        for number, place, row, added in zip(
-            numbers, own, rows.to_pylist(), added_members(rows), strict=True
-        ):
-            spans = [(offset, size) for _, offset, size in place.members]
-            data = _read_source(row["source"], folders[row["source"]], row["file"], spans)
-            members = {suffix: one for (suffix, *_), one in zip(place.members, data, strict=True)}
-            image = next(
-                suffix for suffix, *span in place.members if span == [row["image_offset"], row["image_bytes"]]
-            )
-            _require_same(members[image], row, folders)
-            found[number] = {image: members.pop(image), **members, **added}
-    return [found[k] for k in range(len(wanted))]
 
 
 def _read_source(name: str, folder: Path, file: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     try:
         return storage.read_spans(folder / file, spans)
     except OSError:
-        raise FolderError(f'source "{name}": {file} is not in {folder}; {MOVED.format(name)}') from None
+        raise FolderError(_not_there(name, folder, file)) from None
 
 
-def _require_same(data: bytes, row: Mapping[str, Any], folders: Sources) -> None:
+def _not_there(name: str, folder: Path, file: str) -> str:
+    return f'source "{name}": {file} is not in {folder}; {MOVED.format(name)}'
+
+
+def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: Path) -> None:
+    """Raises FolderError where an image of a file of a source is not the one that the pool's row says."""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        where = row["file"] if row["key"] == row["file"] else f"{row['file']}: {row['key']}"
+        what = f"{file}" if row["key"] == row["file"] else f"{file}: {row['key']}"
         raise FolderError(
-            f'source "{row["source"]}": the image {where} in {folders[row["source"]]} has other bytes '
-            "than at the import; put it back, or import what is there now into another folder"
+            f'source "{row["source"]}": the image {what} has other bytes than at the import; put it back, or '
+            "import what is there now into another folder"
         )
 
 
@@ -221,19 +195,21 @@ def is_missing(values: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """Which rows have no value: masked, or NaN, of features NaN anywhere."""
     missing: npt.NDArray[np.bool_] = np.ma.getmaskarray(values)
     if values.dtype.kind == "f":
-        missing = missing | np.isnan(np.ma.getdata(values))
-    if values.ndim > 1:
-        missing = missing.any(axis=1)
-    return missing
+        missing = np.logical_or(missing, np.isnan(np.ma.getdata(values)))
+    return missing if values.ndim == 1 else np.logical_or.reduce(missing, axis=1)
 
 
 def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """A column as rules see it: a missing text is "", a missing number or bool NaN."""
+    """A column as rules see it: a missing text is "", a missing number or bool NaN; whole numbers of 64 bits,
+    which no float holds, stay masked.
+    """
     missing, plain = is_missing(values), np.ma.getdata(values)
     if values.ndim > 1 or not missing.any():
         return plain
     if plain.dtype.kind in "OU":
         return np.where(missing, "", plain)
+    if plain.dtype.itemsize == 8 and plain.dtype.kind in "iu":
+        return values
     numbers = plain.astype(np.result_type(plain, np.float32))
     numbers[missing] = np.nan
     return numbers
@@ -241,49 +217,79 @@ def filled(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     """The columns and features of the whole pool and of its annotations, each read from all shards when it is
-    asked for.
+    asked for; `read` reads several of them at once.
 
-    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing float or feature NaN;
-    whole numbers and bools are only meaningful where `error` is "".
+    Shape (rows,) in plan order, features (rows, width). A missing text is "", a missing number or feature
+    NaN. Whole numbers and bools are kept as they are where only failed rows lack them, and are not meaningful
+    there; of 64 bits, which no float holds, a missing one is masked (`numpy.ma`).
     """
 
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
-        self._folders: dict[str, Path] = {}
+        self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
-        firsts = {one.stems[0] for one in shards.imported(root) if one.stems} & {*stems} or {stems[0]}
-        self._kinds: dict[str, pa.DataType] = {}
+        imported = {one.stems[0] for one in shards.imported(root) if one.stems}
+        self._firsts, self._kinds = sorted(imported & {*stems}) or stems[:1], dict[str, pa.DataType]()
         for folder in [root / shards.POOL, *self._annotations.values()]:
-            for stem in sorted(firsts):  # each source has columns of its own
-                schema = schema_of(folder / f"{stem}.parquet")
-                self._folders = {**dict.fromkeys(schema.names, folder), **self._folders}
-                self._kinds = {**{field.name: field.type for field in schema}, **self._kinds}
+            for stem in self._firsts:  # each source has columns of its own
+                for field in schema_of(folder / f"{stem}.parquet"):
+                    self._kinds[field.name] = _either(self._kinds.get(field.name), field.type)
+                    self._folders.setdefault(field.name, folder)
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
         if name not in self._read:
             self._read[name] = self._column(name) if name in self._folders else self._features(name)
         return self._read[name]
 
-    def _column(self, name: str) -> npt.NDArray[np.generic]:
-        parts = [self._part(name, stem) for stem in self._stems]
-        column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], self._kinds[name])
-        fill = "" if pa.types.is_string(column.type) else None if pa.types.is_floating(column.type) else 0
-        if pa.types.is_boolean(column.type):
-            fill = False
-        if pa.types.is_nested(column.type):
-            fill = None
-        values: npt.NDArray[np.generic] = (column if fill is None else column.fill_null(fill)).to_numpy()
-        return values
+    def stored(self, name: str) -> pa.ChunkedArray:
+        """A column as parquet has it, null where there is nothing."""
+        self.read([name])
+        return self._stored[name]
 
-    def _part(self, name: str, stem: str) -> pa.ChunkedArray:
-        path = self._folders[name] / f"{stem}.parquet"
-        if name in shards.names(path):
-            return shards.read_table(path, [name])[name].cast(self._kinds[name])
-        return pa.chunked_array([pa.nulls(shards.rows(path), self._kinds[name])])
+    def read(self, names: Iterable[str]) -> None:
+        """Reads those of the columns that are there and not read yet, each file once."""
+        wanted = dict[Path, list[str]]()
+        for name in dict.fromkeys(names):
+            if name in self._folders and name not in self._stored:
+                wanted.setdefault(self._folders[name], []).append(name)
+        for folder, own in wanted.items():
+            parts = [self._part(folder / f"{stem}.parquet", own) for stem in self._stems]
+            table = pa.concat_tables(parts, promote_options="default")
+            self._stored |= {name: table[name] for name in own}
+
+    def folder(self, name: str) -> Path | None:
+        """Where a column's or a feature's files are; None where nothing is called so."""
+        owns = [key for key in self._annotations if name.startswith(f"{key}_")]
+        own = self._annotations[max(owns, key=len)] if owns else None
+        return self._folders.get(name, own)
+
+    def _column(self, name: str) -> npt.NDArray[np.generic]:
+        stored = self.stored(name)
+        if pa.types.is_string(stored.type):
+            return _texts(stored)
+        if pa.types.is_nested(stored.type):
+            lists = np.empty(len(stored), object)
+            lists[:] = stored.to_pylist()
+            return lists
+        column = to_masked(stored)
+        if column.dtype.kind in "Of":
+            return filled(column)
+        is_whole = not (np.ma.getmaskarray(column) & (self["error"] == "")).any()
+        return np.ma.getdata(column) if is_whole else filled(column)
+
+    def _part(self, path: Path, names: Sequence[str]) -> pa.Table:
+        """Columns of a file; null where its source has no such column."""
+        if len(self._firsts) < 2:
+            return shards.read_table(path, list(names))
+        there = [name for name in names if name in shards.names(path)]
+        table, missing = shards.read_table(path, [*there, "uid"]), pa.nulls(shards.rows(path))
+        return pa.table(
+            {name: (table[name] if name in there else missing).cast(self._kinds[name]) for name in names}
+        )
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
-        folder = next((own for key, own in self._annotations.items() if name.startswith(f"{key}_")), None)
+        folder = self.folder(name)
         if folder is None:
             raise KeyError(name)
         found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]
@@ -310,3 +316,22 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
 
     def __len__(self) -> int:
         return len(self._folders)
+
+
+def _either(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
+    """What holds the values of both types; text where no other does."""
+    if one is None or one == other:
+        return other
+    fields = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+
+
+def _texts(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
+    """Texts as an array of objects, one object for each value that is there several times; missing is ""."""
+    encoded = column.dictionary_encode().combine_chunks()
+    values = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)
+    found: npt.NDArray[np.generic] = values[encoded.indices.fill_null(len(values) - 1).to_numpy()]
+    return found

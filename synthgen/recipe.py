@@ -16,6 +16,7 @@ from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
 from synthgen.selection import RULES, Quota, check_quota, columns_read
+from synthgen.selection.rules import cell_columns
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
 
@@ -29,6 +30,8 @@ LEAST = {
     "max_unanswered": 0,
 }
 """The least value of keys of sources."""
+SPLIT_TOLERANCE = 0.0101
+"""Parts of a split are scaled to add up to 1 where they miss it by so little: 0.33 three times."""
 
 
 def find(recipe: str | Path) -> Path:
@@ -243,10 +246,6 @@ def _check(recipe: Recipe) -> None:
                 f"{model.batch_size}; choose "
                 f"{-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
             )
-    if abs(sum(recipe.reshard.split.values()) - 1) > 1e-9:
-        raise RecipeError(
-            f"reshard.split: the parts add up to {sum(recipe.reshard.split.values()):g}; 1 is wanted"
-        )
     if not recipe.curates:
         check_columns(recipe)
     if recipe.quota.accepted:
@@ -254,7 +253,7 @@ def _check(recipe: Recipe) -> None:
 
 
 def check_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> None:
-    """Whether what annotators and rules read is there.
+    """Whether what annotators, rules and resharding read is there.
 
     Args:
         imported: the columns of the pool that a recipe which curates chooses from, and their types.
@@ -270,7 +269,20 @@ def check_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> 
             if name not in known:
                 what = "features" if known is features else "column or features"
                 raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+        rules = recipe.rules(one.on)
+        if one.on and recipe.quota.accepted and not rules:
+            raise RecipeError(
+                f'annotate.{number}.on: no rule has subset = "{one.on}"; with quota.accepted the samples are '
+                "not all there yet, so rules have to say which are annotated"
+            )
+        for rule in rules:
+            if not rule.judges_alone:
+                raise RecipeError(
+                    f'annotate.{number}.on: "{one.on}" has the rule {rule.use}, which compares samples; only '
+                    "rules that judge a sample by itself can say which are annotated"
+                )
     _ = recipe.annotations  # refuses a circle
+    _check_reshard(recipe, columns)
     for number, table in enumerate(recipe.select):
         for key, column in columns_read(table.keys).items():
             if column not in columns:
@@ -287,6 +299,39 @@ def check_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> 
             RULES[table.use](empty, **table.keys)
         except RecipeError as error:
             raise RecipeError(f"select.{number}: {error}") from None
+
+
+def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
+    reshard = recipe.reshard
+    parts = [part for part in reshard.split.values() if part <= 1]
+    if abs(sum(parts) - 1) > SPLIT_TOLERANCE:
+        raise RecipeError(f"reshard.split: the parts add up to {sum(parts):g}; 1 is wanted")
+    for name, count in reshard.split.items():
+        if count > 1 and (count % 1 or reshard.stratify is None):
+            raise RecipeError(
+                f"reshard.split.{name}: {count:g} is a count of images; it is a whole number, and needs "
+                'stratify = "class" (so many of each class) or stratify = [] (so many in all)'
+            )
+    for key, named in (("stratify", reshard.stratify or []), ("repeat", list(reshard.repeat))):
+        for name, column in zip(
+            [named] if isinstance(named, str) else named, cell_columns(named), strict=True
+        ):
+            if column not in columns:
+                known = ["class", "model", *recipe.axes]
+                raise RecipeError(f'reshard.{key}: unknown "{name}"{nearest(name, known)}')
+            if columns[column] in ("float", "double"):
+                raise RecipeError(
+                    f'reshard.{key}: "{name}" holds measured numbers; names or whole numbers are wanted'
+                )
+    for name in reshard.members:
+        if name not in columns and not any(name.startswith(f"{table.name}_") for table in recipe.annotate):
+            raise RecipeError(
+                f'reshard.members: unknown column or feature "{name}"{nearest(name, list(columns))}'
+            )
+        if columns.get(name) == "uint64":
+            raise RecipeError(f"reshard.members: {name} is uint64, which readers of json members cannot hold")
+    if len(set(reshard.members)) < len(reshard.members):
+        raise RecipeError(f"reshard.members: {json.dumps(reshard.members)}: each may be there once")
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthgen import storage
@@ -35,6 +36,7 @@ SCANS = "import"
 """Where, in a folder's own work, an import keeps what it has read; it is there from its beginning on."""
 RECORD_SUFFIX = "_stats.json"
 UID = np.dtype("u8,u8")
+MILLION = 1_000_000
 
 REQUEST_COLUMNS = {
     "uid": pa.string(),
@@ -108,15 +110,34 @@ def make_seed(*parts: str | int) -> int:
 
 def uid_array(uids: Sequence[str]) -> npt.NDArray[np.void]:
     """Hex uids as DataComp's pairs: dtype "u8,u8", shape (n,), in the order given."""
-    raw = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").reshape(-1, 2)
-    pairs = np.empty(len(uids), dtype=UID)
+    return _pairs("".join(uids))
+
+
+def uid_pairs(uids: pa.ChunkedArray) -> npt.NDArray[np.void]:
+    """`uid_array` of a column of them."""
+    if not len(uids):
+        return _pairs("")
+    whole = pa.concat_arrays(uids.cast(pa.large_binary()).chunks)
+    at = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset : whole.offset + len(whole) + 1]
+    return _pairs(whole.buffers()[2].to_pybytes()[at[0] : at[-1]].decode())
+
+
+def _pairs(text: str) -> npt.NDArray[np.void]:
+    raw = np.frombuffer(bytes.fromhex(text), dtype=">u8").reshape(-1, 2)
+    pairs = np.empty(len(raw), dtype=UID)
     pairs["f0"], pairs["f1"] = raw[:, 0], raw[:, 1]
     return pairs
 
 
 def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
     """The hex uids of an array made by `uid_array`."""
-    return [f"{int(high):016x}{int(low):016x}" for high, low in zip(pairs["f0"], pairs["f1"], strict=True)]
+    text = uid_hex(pairs)
+    return [text[at : at + 32] for at in range(0, len(text), 32)]
+
+
+def uid_hex(pairs: npt.NDArray[np.void]) -> str:
+    """The same as one string."""
+    return np.stack([pairs["f0"], pairs["f1"]], axis=1).astype(">u8").tobytes().hex()
 
 
 def requests_table(requests: Sequence[Request], axes: Sequence[str]) -> pa.Table:
@@ -205,12 +226,26 @@ def read_npy(path: Path) -> npt.NDArray[np.void]:
     return array
 
 
-def verdict_table(
-    uids: Sequence[str], kept: npt.NDArray[np.bool_], verdicts: Sequence[str], errors: Sequence[str]
-) -> pa.Table:
-    """Every uid of the pool with what became of it; `error` is null in a written row."""
-    reasons = pa.array([error or None for error in errors], pa.string())
-    return pa.table({"uid": pa.array(uids, pa.string()), "kept": kept, "verdict": verdicts, "error": reasons})
+def verdict_tables(
+    uids: pa.ChunkedArray,
+    verdict: npt.NDArray[np.int32],
+    names: Mapping[int, str],
+    errors: pa.ChunkedArray,
+    *,
+    kept: str = "kept",
+) -> Iterator[pa.Table]:
+    """Every uid of the pool with what became of it, a million a table; `error` is null in a written row.
+
+    Args:
+        verdict: codes, shape (rows,).
+        names: each code in words; that of `kept` is in the subset.
+    """
+    least = min(names)
+    words = pa.array([names.get(code, "") for code in range(least, max(names) + 1)], pa.string())
+    for start in range(0, max(1, len(verdict)), MILLION):
+        said = words.take(pa.array(verdict[start : start + MILLION] - least))
+        columns = uids.slice(start, MILLION), pc.equal(said, kept), said, errors.slice(start, MILLION)
+        yield pa.table(dict(zip(("uid", "kept", "verdict", "error"), columns, strict=True)))
 
 
 def is_run(root: Path) -> bool:

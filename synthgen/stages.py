@@ -4,17 +4,19 @@ all.
 The folder is the state: a unit is done when its record is there. `engine` makes the units.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from synthgen import checks, planning, resharding, selection, shards, storage
+from synthgen import checks, planning, resharding, selection, shards, storage, subsets
 from synthgen.annotators import COLUMNS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
 from synthgen.job import Job
+from synthgen.resharding.cutting import OutputShard
 from synthgen.tables import AnnotateTable
 
 
@@ -101,7 +103,15 @@ def annotation_units(job: Job) -> list[Unit]:
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
         reads = list(dict.fromkeys(table.reads.values()))
-        return Annotation(table.name, annotate, COLUMNS[table.use], table.batch_size, record, reads)
+        return Annotation(
+            table.name,
+            annotate,
+            COLUMNS[table.use],
+            table.batch_size,
+            record,
+            reads,
+            *job.keep_of(table.name),
+        )
 
     def make(stem: str, claim: Claim) -> None:
         missing = [
@@ -119,57 +129,50 @@ def annotation_units(job: Job) -> list[Unit]:
 
 
 def selection_units(job: Job) -> list[Unit]:
-    folder, inputs = job.root / shards.SUBSETS, job.selection_inputs()
+    """The subset that is asked for; with `main`, the recipe's other named ones too."""
+    columns = functools.cache(job.columns)  # read once for all of them
 
-    def done() -> bool:
-        try:
-            return bool(storage.read_json(folder / f"{job.subset}.json").get("inputs") == inputs)
-        except WorkError:  # not there, or about to be replaced
-            return False
+    def unit(subset: str) -> Unit:
+        inputs = job.selection_inputs(subset)
 
-    def make(claim: Claim) -> None:
-        checks.check_records(job)
-        columns = job.columns()
-        chosen = job.selected(columns)
-        array = resharding.subset_array(columns["uid"][chosen.kept].tolist())
-        verdicts = selection.verdicts(chosen, job.rules)
-        table = shards.verdict_table(
-            columns["uid"].tolist(), chosen.kept, verdicts, columns["error"].tolist()
-        )
-        files = {
-            f"{job.subset}.npy": shards.to_npy(array),
-            f"{job.subset}.parquet": shards.to_parquet([table]),
-        }
-        funnel = {
-            "inputs": inputs,
-            "recipe": job.recipe_digest,
-            "requested": len(verdicts),
-            "failed": verdicts.count("failed"),
-            "kept": len(array),
-            "funnel": [stage._asdict() for stage in chosen.funnel],
-            "short": [
-                cell._asdict()
-                for cell in selection.short_cells(columns, chosen, job.rules, job.quota, list(job.wanted()))
-            ]
-            if job.quota
-            else [],
-            "files": {name: storage.checksum_of(data) for name, data in files.items()},
-        }
-        with storage.staging(job.root) as aside:  # while it is away, the others say nothing
-            storage.move(folder / f"{job.subset}.json", aside / "json")
-            if not claim.is_held():  # what was moved is another's
-                storage.give_name(aside / "json", folder / f"{job.subset}.json")
-        for name, data in {**files, f"{job.subset}.json": storage.to_json(funnel)}.items():
-            claim.check()
-            storage.replace(job.root, folder / name, data)
+        def done() -> bool:
+            try:
+                return bool(subsets.told(job.root, subset).get("inputs") == inputs)
+            except WorkError:  # about to be replaced
+                return False
 
-    return [Unit(f"subsets/{job.subset}", done, make)]
+        def make(claim: Claim) -> None:
+            subsets.check_is_view(job.root, subset)
+            checks.check_records(job)
+            chosen = job.selected(columns(), subset)
+            rules, quota = job.rules_of(subset), job.quota_of(subset)
+            short = (
+                selection.short_cells(columns(), chosen, rules, quota, list(job.wanted())) if quota else []
+            )
+            subsets.publish(
+                job.root,
+                subset,
+                claim,
+                columns(),
+                chosen.verdict,
+                selection.verdict_names(rules),
+                chosen.steps,
+                head={"inputs": inputs, "recipe": job.recipe_digest},
+                tail={"short": [cell._asdict() for cell in short]},
+            )
+
+        return Unit(f"subsets/{subset}", done, make)
+
+    others = job.recipe.subsets[1:] if job.subset == "main" else []
+    return [unit(subset) for subset in [job.subset, *others]]
 
 
 def replace_units(job: Job) -> list[Unit]:
     """With --replace: removes what `final/<subset>` holds of other rules, now that the new selection is
-    there.
+    there, and what is to come in its place can be made.
     """
+    if job.replace:
+        job.output()
 
     def done() -> bool:
         try:
@@ -188,21 +191,21 @@ def replace_units(job: Job) -> list[Unit]:
 def final_units(job: Job) -> list[Unit]:
     """The output shards; the last unit, made when all others are there, describes them."""
     checks.check_selected(job)
-    output, inputs = job.output_shards(), job.final_inputs()
+    output, inputs = job.output(), job.final_inputs()
     checks.check_selected(job)
     checks.check_final(job)
 
-    def unit(shard: resharding.OutputShard) -> Unit:
+    def unit(shard: OutputShard) -> Unit:
         def make(claim: Claim) -> None:
             record = job.record("reshard", inputs)
             resharding.write_shard(
-                job.root, job.final, shard, record=record, claim=claim, sources=job.source_paths
+                job.root, job.final, shard, output.chosen, output.added, record=record, claim=claim
             )
 
         folder = job.final / shard.split
         return _shard_unit(f"final/{job.subset}/{shard.split}/{shard.stem}", folder, shard.stem, make)
 
-    return [unit(shard) for shard in output]
+    return [unit(shard) for shard in output.shards]
 
 
 def card_units(job: Job) -> list[Unit]:
@@ -210,8 +213,11 @@ def card_units(job: Job) -> list[Unit]:
     from synthgen.reporting.card import card
 
     def make(claim: Claim) -> None:
-        output = job.output_shards()
-        names = {category.id: category.name for category in job.classes}
+        output = job.output()
+        written = resharding.check_written(
+            output, lambda shard: shards.read_record(job.final / shard.split, shard.stem)
+        )
+        classes = {number: name for name, number in output.classes.items()}
         info = resharding.info(job.recipe.name, output)
         models = [
             # where a folder lies is nobody else's business
@@ -227,23 +233,26 @@ def card_units(job: Job) -> list[Unit]:
             "_info.json": storage.to_json(info),
             "README.md": card(
                 job.recipe.name,
-                job.classes,
+                sorted(classes.items()),
                 info,
                 models,
                 marked=job.recipe.images.mark and not job.recipe.curates,
                 sources=[(one.name, one.license) for one in shards.imported(job.root)],
             ).encode(),
         }
-        if names:
-            listed = "".join(f"{names.get(k, '')}\n" for k in range(max(names) + 1))
+        if classes:
+            listed = "".join(f"{classes.get(k, '')}\n" for k in range(max(classes) + 1))
             files = {"classes.txt": listed.encode(), **files}
-        for split in dict.fromkeys(shard.split for shard in output):
+        for split in info["splits"]:
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
         for name, data in files.items():
             claim.check()
             storage.replace(job.root, job.final / name, data)
         record = job.record("card", job.final_inputs()) | {
-            "written": sum(len(shard.samples) for shard in output),
+            "written": written,
+            "keys": resharding.digest_of(
+                sorted(key for shard in output.shards for key in resharding.keys_of(output.chosen, shard))
+            ),
             "files": {name: storage.checksum(job.final / name) for name in files},
         }
         storage.replace(job.root, job.final / shards.RECORD_SUFFIX, storage.to_json(record))

@@ -102,6 +102,63 @@ def read_spans(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         return found
 
 
+def open_read(path: Path) -> BinaryIO:
+    """Opens a file for reading.
+
+    Raises:
+        WorkError: it is missing.
+    """
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise WorkError(f"{path}: missing; make its shard anew") from None
+
+
+class OpenFiles:
+    """Files that small pieces are read from: each is opened once, and of too many the first is closed."""
+
+    MOST = 128
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def _descriptor(self, path: Path) -> int:
+        if path not in self._descriptors:
+            if len(self._descriptors) >= self.MOST:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            try:
+                self._descriptors[path] = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                raise WorkError(f"{path}: missing; put it back, or make its shard anew") from None
+        return self._descriptors[path]
+
+    def read_into(self, path: Path, start: int, buffer: memoryview) -> None:
+        """Fills a buffer with what the file holds from `start` on.
+
+        Raises:
+            WorkError: it is missing or shorter than that.
+        """
+        size = os.preadv(self._descriptor(path), [buffer], start)
+        while 0 < size < len(buffer):  # a signal, or more than a call may read
+            more = os.preadv(self._descriptor(path), [buffer[size:]], start + size)
+            size = size + more if more else -1
+        if size != len(buffer):
+            raise WorkError(f"{path}: cut: {len(buffer)} bytes wanted at {start}")
+
+    def will_read(self, path: Path, start: int, size: int) -> None:
+        """Lets the system read ahead."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._descriptor(path), start, size, os.POSIX_FADV_WILLNEED)
+
+    def __enter__(self) -> "OpenFiles":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Raises WorkError where the file is missing or is not a JSON object."""
     try:

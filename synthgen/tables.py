@@ -517,9 +517,22 @@ class SelectTable(Table):
         return _function_keys(value, RULES, "rule", {"use", "subset", "of"})
 
 
+def _one_repeat(repeat: dict[str, int]) -> dict[str, int]:
+    if len(repeat) > 1:
+        raise _problem(f"{len(repeat)} columns; one is wanted, such as {{ class = 500 }}")
+    return repeat
+
+
 class ReshardTable(Table):
-    split: dict[Identifier, Annotated[float, Field(gt=0, le=1)]] = {"train": 1.0}
-    shard_size: int = Field(default=10_000, ge=1)
+    split: dict[Identifier, Annotated[float, Field(gt=0)]] = Field(default={"train": 1.0}, min_length=1)
+    stratify: str | list[str] | None = None
+    repeat: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_one_repeat)] = {}
+    order: Literal["shuffle", "blocks"] = "shuffle"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    shard_size: int | None = Field(default=None, ge=1)
+    shard_bytes: int | None = Field(default=None, ge=20_480)
+    members: list[Identifier] = []
+    json_keys: Literal["equal", "common"] = "equal"
 
 
 class Recipe(Table):

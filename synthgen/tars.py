@@ -42,28 +42,23 @@ def header(name: str, size: int) -> bytes:
     Raises:
         ValueError: the name is not ASCII or longer than 100 bytes, which readers without PAX cannot hold.
     """
-    encoded = name.encode("ascii")
+    encoded, length = name.encode("ascii"), b"%011o" % size
     if not 0 < len(encoded) <= 100:
         raise ValueError(f"tar member name {name!r}: 1 to 100 ASCII bytes are allowed")
-    fields = b"".join(
-        (
-            encoded.ljust(100, b"\0"),
-            b"0000644\0",
-            b"0000000\0",  # uid
-            b"0000000\0",  # gid
-            b"%011o\0" % size,
-            b"00000000000\0",  # mtime
-            b" " * 8,  # the checksum counts as spaces
-            b"0",
-            b"\0" * 100,
-            b"ustar\x0000",
-            b"\0" * 64,  # owner and group names
-            b"0000000\0" * 2,  # device numbers
-            b"\0" * 155,
-        )
-    )
-    checksum = b"%06o\0 " % sum(fields)
-    return (fields[:148] + checksum + fields[156:]).ljust(BLOCK, b"\0")
+    checksum = _REST_SUM + sum(encoded) + sum(length)
+    return b"%s%s%s%s%06o%s" % (encoded.ljust(100, b"\0"), _BEFORE, length, _BETWEEN, checksum, _AFTER)
+
+
+# what the headers of all plain files share: mode, uid, gid | size | mtime | checksum | kind, ustar, devices
+_BEFORE = b"0000644\0" + b"0000000\0" * 2
+_BETWEEN = b"\0" + b"00000000000\0"
+_AFTER = (b"\0 0" + b"\0" * 100 + b"ustar\x0000" + b"\0" * 64 + b"0000000\0" * 2).ljust(BLOCK - 154, b"\0")
+_REST_SUM = sum(_BEFORE + _BETWEEN + _AFTER[2:]) + sum(b" " * 8)  # the checksum counts as spaces
+
+
+def padded(size: int) -> int:
+    """Bytes that a member of so many takes in an archive, header and padding included."""
+    return BLOCK + size + -size % BLOCK
 
 
 def blocks(name: str, data: bytes) -> bytes:
@@ -99,20 +94,31 @@ def index(data: bytes) -> Iterator[Member]:
     """
     at = 0
     while at + BLOCK <= len(data):
-        head = data[at : at + BLOCK]
-        if head == b"\0" * BLOCK:
+        member = read_header(data[at : at + BLOCK], at)
+        if member is None:
             return
-        name = head[:100].rstrip(b"\0").decode("ascii", "replace")
-        try:
-            size, checksum = int(head[124:135], 8), int(head[148:154], 8)
-        except ValueError:
-            raise WorkError(f"tar: damaged header at byte {at}") from None
-        if checksum != sum(head[:148]) + sum(b" " * 8) + sum(head[156:]):
-            raise WorkError(f"tar: damaged header at byte {at} ({name})")
-        if at + BLOCK + size > len(data):
-            raise WorkError(f"tar: cut inside {name}")
-        yield Member(name, at + BLOCK, size)
-        at += BLOCK + size + -size % BLOCK
+        if member.offset + member.size > len(data):
+            raise WorkError(f"tar: cut inside {member.name}")
+        yield member
+        at += padded(member.size)
+
+
+def read_header(head: bytes, at: int = 0) -> Member | None:
+    """The member whose header is at a byte of an archive; None where the archive ends.
+
+    Raises:
+        WorkError: it is damaged.
+    """
+    if head == b"\0" * BLOCK:
+        return None
+    name = head[:100].rstrip(b"\0").decode("ascii", "replace")
+    try:
+        size, checksum = int(head[124:135], 8), int(head[148:154], 8)
+    except ValueError:
+        raise WorkError(f"tar: damaged header at byte {at}") from None
+    if checksum != sum(head[:148]) + sum(b" " * 8) + sum(head[156:]):
+        raise WorkError(f"tar: damaged header at byte {at} ({name})")
+    return Member(name, at + BLOCK, size)
 
 
 def walk(file: BinaryIO) -> Iterator[Member]:

@@ -21,6 +21,7 @@ LOW = {
     "errors": set(),
     "wording": {"errors"},
     "diversity": {"errors"},
+    "clustering": set(),
     "embedded": set(),
     "licenses": {"embedded"},
     "marks": {"errors"},

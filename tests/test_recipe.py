@@ -40,7 +40,8 @@ BAD = {
     ),
     "unknown key of a rule": (
         ("fraction = 0.8", "fractoin = 0.8"),
-        'select.2: unknown key "fractoin"; did you mean "fraction"? Known: column, count, fraction, of, per, subset, use',
+        'select.2: unknown key "fractoin"; did you mean "fraction"? Known: column, count, fraction, of, per, '
+        "subset, use",
     ),
     "wrong type": (
         ("steps = 12", 'steps = "12"'),

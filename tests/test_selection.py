@@ -4,12 +4,14 @@ from collections import defaultdict
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from synthgen.errors import RecipeError
-from synthgen.selection import RULES, Rule, columns_read, select, verdicts
+from synthgen.selection import RULES, Rule, columns_read, select, verdict_names
+from synthgen.selection.funnel import left_by_value
 
 Columns = dict[str, npt.NDArray[np.generic]]
 NAN = float("nan")
@@ -143,7 +145,14 @@ def test_every_row_has_one_verdict_and_the_funnel_adds_up(rows: list[tuple[float
     assert chosen.funnel[-1].after == chosen.kept.sum()
     for number, stage in enumerate(chosen.funnel[1:]):
         assert stage.before - stage.after == (chosen.verdict == number).sum()
-    assert all(sum(stage.after_by_class.values()) == stage.after for stage in chosen.funnel)
+    names = pa.chunked_array([pa.array(given_columns["class_name"].tolist(), pa.string())])
+    left = left_by_value(names, chosen.verdict, chosen.steps)
+    for name, counts in left.items():
+        own = chosen.verdict[given_columns["class_name"] == name]
+        alive = [len(own), *((np.isin(own, codes)).sum() for codes in ([-1, 0, 1], [-1, 1], [-1]))]
+        assert counts == alive
+    totals = np.sum([[0] * 4, *left.values()], axis=0).tolist()
+    assert totals == [len(rows), *(stage.after for stage in chosen.funnel)]
 
 
 def test_columns_read_names_what_a_rule_needs() -> None:
@@ -165,10 +174,10 @@ def test_of_the_pool_judges_as_if_a_rule_stood_alone(rows: list[tuple[float, str
     assert (chosen.kept == (alone[0].kept & alone[1].kept)).all()
     first = np.where(alone[0].verdict == 0, 0, np.where(alone[1].verdict == 0, 1, alone[0].verdict))
     assert (chosen.verdict == first).all()
-    said = verdicts(chosen, rules)
-    assert set(said) <= {
-        "kept",
-        "failed",
-        "select.0 sample count=2",
-        "select.7 top score fraction=0.5 of=pool",
+    assert verdict_names(rules) == {
+        -1: "kept",
+        -2: "failed",
+        -3: "quota",
+        0: "select.0 sample count=2",
+        1: "select.7 top score fraction=0.5 of=pool",
     }

@@ -1,4 +1,5 @@
 import io
+import re
 import tarfile
 
 import pytest
@@ -100,6 +101,17 @@ def test_sizes_in_base_256_and_in_extended_headers() -> None:
     assert [(member.name, member.size) for member in tars.walk(io.BytesIO(data))] == [("b.jpg", 600)]
 
 
+def read_until_damaged(data: bytes) -> tuple[list[tuple[object, ...]], str]:
+    """The members that were read, and what stopped that."""
+    found = list[tuple[object, ...]]()
+    try:
+        for member in tars.walk(io.BytesIO(data)):
+            found.append(tuple(member))
+    except WorkError as error:
+        return found, str(error)
+    return found, ""
+
+
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_cut_and_every_damaged_header_is_found(kind: int) -> None:
     """`tarfile` itself takes most of them for the end."""
@@ -108,10 +120,8 @@ def test_every_cut_and_every_damaged_header_is_found(kind: int) -> None:
         ends = [(m.offset_data + m.size + -m.size % 512, m.offset) for m in tar]
     whole = [tuple(member) for member in tars.walk(io.BytesIO(data))]
     for size in range(0, max(end for end, _ in ends) + 1, 128):
-        found = []
-        with pytest.raises(WorkError, match="cut|no end|damaged"):
-            for member in tars.walk(io.BytesIO(data[:size])):
-                found.append(tuple(member))
+        found, said = read_until_damaged(data[:size])
+        assert re.search("cut|no end|damaged", said)
         assert found == whole[: len(found)]
     for _, header in ends:
         hurt = bytearray(data)

@@ -23,7 +23,7 @@ from synthgen.errors import WorkError
 
 Columns = dict[str, npt.NDArray[np.generic]]
 Annotate = Callable[[list[Sample]], Columns]
-Keep = Callable[[Columns], npt.NDArray[np.bool_]]
+Keep = Callable[[Mapping[str, npt.NDArray[np.generic]]], npt.NDArray[np.bool_]]
 DECODERS = min(16, os.cpu_count() or 1)
 CHUNK = 64
 """Samples that are in memory, decoded, at a time, or a batch if that is more; as many are decoded

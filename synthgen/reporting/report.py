@@ -15,6 +15,7 @@ from PIL import Image
 
 from synthgen import pools, shards, storage
 from synthgen.diversity import measure
+from synthgen.errors import FolderError
 
 SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, SHOWN_GROUPS, THUMBNAIL, BINS = 64, 8, 16, 12, 96, 40
 
@@ -72,7 +73,8 @@ def page(root: Path, subset: str, sources: pools.Sources = {}) -> bytes:  # noqa
     kept = verdicts == "kept"
     environment = jinja2.Environment(loader=jinja2.PackageLoader("synthgen.reporting", "."), autoescape=True)
     card = storage.exists(root / shards.FINAL / subset / "_info.json")
-    splits = storage.read_json(root / shards.FINAL / subset / "_info.json")["splits"] if card else {}
+    info = storage.read_json(root / shards.FINAL / subset / "_info.json") if card else {"splits": {}}
+    splits = info["splits"]
     text = environment.get_template("page.html").render(
         name=recipe["name"],
         subset=subset,
@@ -99,6 +101,7 @@ def page(root: Path, subset: str, sources: pools.Sources = {}) -> bytes:  # noqa
         ],
         groups=_groups(columns, images),
         diversity=_diversity(recipe, entry.get("measured_axes", []), columns, kept),
+        sources=info.get("sources", []),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
         recipe=storage.to_json(recipe).decode(),
@@ -130,10 +133,17 @@ def contact_sheet(
 
 
 def _verdicts(root: Path, subset: str, uids: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """The verdict of each row of the pool."""
-    table = shards.read_table(root / shards.SUBSETS / f"{subset}.parquet").to_pydict()
-    of = dict(zip(table["uid"], table["verdict"], strict=True))
-    return np.array([of[uid] for uid in uids.tolist()])
+    """The verdict of each row of the pool.
+
+    Raises:
+        FolderError: the pool has other rows than when the subset was chosen.
+    """
+    path = root / shards.SUBSETS / f"{subset}.parquet"
+    table = shards.read_table(path, ["uid", "verdict"])
+    if not table["uid"].equals(pa.chunked_array([pa.array(uids, pa.string())])):
+        raise FolderError(f"{path}: has other rows than the pool; choose the subset again")
+    verdicts: npt.NDArray[np.generic] = table["verdict"].to_numpy().astype(str)
+    return verdicts
 
 
 def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
@@ -187,7 +197,8 @@ def _number(value: float | None) -> str:
 
 def _row(funnel: dict[str, Any], class_name: str) -> list[int]:
     """What is left of a class after each step of the funnel."""
-    return [stage["after_by_class"].get(class_name, 0) for stage in funnel["funnel"]]
+    left: list[int] = funnel["left"]["class"].get(class_name, [0])
+    return left[1:]
 
 
 def _scores(columns: pools.PoolColumns, annotations: Sequence[str]) -> list[str]:

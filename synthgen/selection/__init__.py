@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthgen.errors import RecipeError
+from synthgen.selection.funnel import FAILED, KEPT, NOT_NEEDED, Stage, funnel
 from synthgen.selection.rules import (
     Columns,
     cell_columns,
@@ -36,6 +37,8 @@ Rows = npt.NDArray[np.intp]
 Cell = tuple[str, ...]
 RELATIVE = {"sample", "top"}
 """Rules whose verdict on a sample depends on those that were asked for after it."""
+SEQUENTIAL = {"duplicates"}
+"""Rules whose verdict on a sample depends on those that were asked for before it."""
 
 
 class Rule(NamedTuple):
@@ -67,6 +70,11 @@ class Rule(NamedTuple):
         """Whether samples that are made later can change a verdict."""
         return self.use in RELATIVE or bool(self.keys.get("best"))
 
+    @property
+    def judges_alone(self) -> bool:
+        """Whether no other sample can change a verdict."""
+        return not self.is_relative and self.use not in SEQUENTIAL
+
 
 class Quota(NamedTuple):
     """So many samples are kept of each cell; `per` names what makes a cell, nothing all of the pool."""
@@ -75,26 +83,19 @@ class Quota(NamedTuple):
     per: list[str]
 
 
-class Stage(NamedTuple):
-    """One step of the funnel. `before - after` samples were rejected by `rule`."""
-
-    rule: str
-    before: int
-    after: int
-    after_by_class: dict[str, int]
-
-
 class Selection(NamedTuple):
     """`kept` (bool) and `verdict` (index of the rule that rejected; -1 kept, -2 failed, -3 not needed for the
-    quota) for each row of the pool.
+    quota) for each row of the pool; `steps` are the verdicts that reject in the order in which they were
+    given.
     """
 
     kept: npt.NDArray[np.bool_]
     verdict: npt.NDArray[np.int32]
-    funnel: list[Stage]
+    steps: list[tuple[int, str]]
 
-
-KEPT, FAILED, NOT_NEEDED = -1, -2, -3
+    @property
+    def funnel(self) -> list[Stage]:
+        return funnel(self.verdict, self.steps)
 
 
 def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
@@ -162,21 +163,14 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     """
     written = columns["error"] == ""
     verdict = np.where(written, KEPT, FAILED).astype(np.int32)
-    class_names = columns["class_name"]
-
-    def stage(name: str, before: int) -> Stage:
-        found, counts = np.unique(class_names[verdict == KEPT], return_counts=True)
-        by_class = dict(zip(found.tolist(), counts.tolist(), strict=True))
-        return Stage(name, before, int((verdict == KEPT).sum()), by_class)
+    steps = [(FAILED, "generated")]
 
     def judge(place: int, rule: Rule) -> None:
-        rows = np.flatnonzero(verdict == KEPT)
-        seen = rows if rule.of == "survivors" else np.flatnonzero(written)
+        seen = np.flatnonzero(verdict == KEPT if rule.of == "survivors" else written)
         rejected = seen[~_apply(columns, seen, key_of(rules, place), rule)]
         verdict[rejected[verdict[rejected] == KEPT]] = place
-        funnel.append(stage(rule.label, len(rows)))
+        steps.append((place, rule.label))
 
-    funnel = [stage("generated", len(written))]
     numbered = list(enumerate(rules))
     own = [(k, rule) for k, rule in numbered if not (quota and rule.is_relative)]
     relative = numbered[len(own) :]
@@ -187,21 +181,34 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
         comparing = [(key_of(rules, place), rule) for place, rule in relative]
         verdict[rows[~_first(columns, rows, comparing, quota)]] = NOT_NEEDED
         label = f"quota accepted={quota.accepted}" + (f" per={','.join(quota.per)}" if quota.per else "")
-        funnel.append(stage(label, len(rows)))
+        steps.append((NOT_NEEDED, label))
         for place, rule in relative:
             judge(place, rule)
-    return Selection(verdict == KEPT, verdict, funnel)
+    return Selection(verdict == KEPT, verdict, steps)
+
+
+def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
+    """Which rows pass all of the rules, each of which judges a sample by itself."""
+    keep = np.ones(len(columns["uid"]), np.bool_)
+    for place, rule in enumerate(rules):
+        keep[keep] = _apply(columns, np.flatnonzero(keep), key_of(rules, place), rule)
+    return keep
 
 
 def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows."""
-    keep = RULES[rule.use](_Survivors(columns, rows), **rule.keys)
-    if keep.shape != rows.shape or keep.dtype != np.bool_:
+    """What a rule says of some rows; what is masked is not shown to it, and not kept."""
+    shown = np.ones(len(rows), np.bool_)
+    for name in columns_read(rule.keys).values():
+        if np.ma.is_masked(columns[name]):
+            shown &= ~np.ma.getmaskarray(columns[name])[rows]
+    keep = RULES[rule.use](_Survivors(columns, rows[shown]), **rule.keys)
+    if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
         raise RecipeError(
             f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
-            f"a bool for each of the {len(rows)} rows is wanted"
+            f"a bool for each of the {shown.sum()} rows is wanted"
         )
-    return keep
+    shown[shown] = keep
+    return shown
 
 
 def _first(
@@ -227,25 +234,31 @@ def _first(
         first = more
 
 
-def verdicts(chosen: Selection, rules: Sequence[Rule]) -> list[str]:
-    """The verdict on each row in words."""
-    names = {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"}
-    names |= {k: f"{key_of(rules, k)} {rule.label}" for k, rule in enumerate(rules)}
-    return [names[code] for code in chosen.verdict.tolist()]
+def verdict_names(rules: Sequence[Rule]) -> dict[int, str]:
+    """Each verdict in words."""
+    return {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"} | {
+        place: f"{key_of(rules, place)} {rule.label}" for place, rule in enumerate(rules)
+    }
 
 
-def cells_of_rows(columns: Columns, per: Sequence[str]) -> list[Cell]:
-    """The cell of each row: the values of its columns."""
-    names = [columns[name].tolist() for name in cell_columns(list(per))]
-    return list(zip(*names, strict=True)) if names else [()] * len(columns["uid"])
+def _cells(columns: Columns, per: Sequence[str]) -> tuple[npt.NDArray[np.intp], list[Cell]]:
+    """The number of each row's cell, and the cells: the values of their columns."""
+    numbers = cell_numbers(columns, list(per))
+    first = np.unique(numbers, return_index=True)[1]
+    names = [columns[name][first].tolist() for name in cell_columns(list(per))]
+    return numbers, list(zip(*names, strict=True)) if names else [()] * len(first)
 
 
 def count_cells(
     columns: Columns, kept: npt.NDArray[np.bool_], per: Sequence[str]
 ) -> tuple[Counter[Cell], Counter[Cell]]:
     """How many samples each cell has, and how many of these are kept."""
-    cells = cells_of_rows(columns, per)
-    return Counter(cells), Counter(cell for cell, is_kept in zip(cells, kept, strict=True) if is_kept)
+    numbers, cells = _cells(columns, per)
+    made, left = (
+        Counter(dict(zip(cells, np.bincount(own, minlength=len(cells)).tolist(), strict=True)))
+        for own in (numbers, numbers[kept])
+    )
+    return made, +left
 
 
 class ShortCell(NamedTuple):
@@ -264,25 +277,30 @@ def short_cells(
     columns: Columns, chosen: Selection, rules: Sequence[Rule], quota: Quota, every: Iterable[Cell]
 ) -> list[ShortCell]:
     """The cells, of all that the quota counts, that have fewer samples than it wants; least kept first."""
-    made, kept = count_cells(columns, chosen.kept, quota.per)
-    cells, said = cells_of_rows(columns, quota.per), verdicts(chosen, rules)
-    compared = dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
-    found, rows_of = [], dict[Cell, list[int]]()
-    for row, own in enumerate(cells):
-        rows_of.setdefault(own, []).append(row)
-    for cell in sorted((cell for cell in every if kept[cell] < quota.accepted), key=lambda cell: kept[cell]):
-        rows = rows_of.get(cell, [])
-        scores = {}
-        for name in compared:
-            values = columns[name][rows].astype(
-                np.float64
-            )  # of a failed row NaN, or nothing that means something
-            values = values[~np.isnan(values) & (columns["error"][rows] == "")]
-            if len(values):
-                scores[name] = [float(of(values)) for of in (np.min, np.median, np.max)]
-        rejected = Counter(said[row] for row in rows if said[row] != "kept")
-        found.append(ShortCell(cell, made[cell], kept[cell], dict(rejected.most_common()), scores))
-    return found
+    numbers, cells = _cells(columns, quota.per)
+    order = np.argsort(numbers, kind="stable")
+    rows_of = dict(zip(cells, np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True))
+    names, nothing = verdict_names(rules), np.empty(0, dtype=np.intp)
+    # of a failed row NaN, or nothing that means something
+    scores = {
+        name: np.where(columns["error"] == "", columns[name].astype(np.float64), np.nan)
+        for name in dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
+    }
+
+    def look(cell: Cell) -> ShortCell:
+        rows = rows_of.get(cell, nothing)
+        rejected = Counter(names[code] for code in chosen.verdict[rows].tolist())
+        kept = rejected.pop("kept", 0)
+        known = {name: values[rows][~np.isnan(values[rows])] for name, values in scores.items()}
+        told = {
+            name: [float(of(own)) for of in (np.min, np.median, np.max)]
+            for name, own in known.items()
+            if len(own)
+        }
+        return ShortCell(cell, len(rows), kept, dict(rejected.most_common()), told)
+
+    short = [look(cell) for cell in every if chosen.kept[rows_of.get(cell, nothing)].sum() < quota.accepted]
+    return sorted(short, key=lambda one: one.kept)
 
 
 class _Survivors(Mapping[str, npt.NDArray[np.generic]]):
@@ -292,7 +310,7 @@ class _Survivors(Mapping[str, npt.NDArray[np.generic]]):
         self._columns, self._rows = columns, rows
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
-        return self._columns[name][self._rows]
+        return np.ma.getdata(self._columns[name])[self._rows]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self._columns)

@@ -1,0 +1,110 @@
+"""Whether the samples of several pools can be one dataset: its classes, its members, the keys of its json."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from synthgen.errors import FolderError
+from synthgen.resharding.choosing import Chosen
+from synthgen.resharding.copying import read_sample
+
+Keys = dict[str, type]
+PLAIN = (str, bool, int, float)
+
+
+def classes_of(chosen: Chosen, names: Sequence[str], own: Mapping[str, int]) -> dict[str, int]:
+    """The classes of joined pools: name -> id, those of the recipe first.
+
+    Args:
+        own: the recipe's classes.
+
+    Raises:
+        FolderError: a class has another id in another pool, or an id another class.
+    """
+    if "class_name" not in chosen.columns:
+        return dict(own)
+    labels, class_names = (chosen.columns[name] for name in ("class_id", "class_name"))
+    width = max(len(class_names.values), 1)
+    keys = (chosen.runs * max(len(labels.values), 1) + labels.numbers) * width + class_names.numbers
+    found = {name: (number, names[0]) for name, number in own.items()}
+    by_id = {number: (name, names[0]) for name, number in own.items()}
+    for key in np.unique(keys).tolist():
+        run, number = divmod(key // width, max(len(labels.values), 1))
+        class_id, name, where = labels.values[number], class_names.values[key % width], names[run]
+        if not isinstance(class_id, int) or not isinstance(name, str):
+            continue
+        other, there = found.setdefault(name, (class_id, where))
+        if other != class_id:
+            raise FolderError(
+                f'the class "{name}" has id {other} in {there} and {class_id} in {where}; give it one id in '
+                "both (a classes.csv with columns id and name) and make one of them anew"
+            )
+        twin, there = by_id.setdefault(class_id, (name, where))
+        if twin != name:
+            raise FolderError(
+                f'id {class_id} is the class "{twin}" in {there} and "{name}" in {where}; give one of them '
+                "another id (a classes.csv with columns id and name) and make it anew"
+            )
+    return {name: number for name, (number, _) in found.items()}
+
+
+def check_members(chosen: Chosen, names: Sequence[str], *, is_common: bool) -> Keys | None:
+    """With `is_common`, the keys and types that the json of every sample is to have; None where all have the
+    same ones already, so that they stay as they are.
+
+    Readers take members and keys from the first few samples and fail, or drop what is missing, where later
+    ones have others. What a pool has is seen in its first sample.
+
+    Raises:
+        FolderError: two pools have other members; or other keys, without `is_common`.
+    """
+    firsts = [int(np.flatnonzero(chosen.runs == run)[0]) for run in np.unique(chosen.runs).tolist()]
+    found = [(names[int(chosen.runs[row])], read_sample(chosen, row)) for row in firsts]
+    where, first = found[0]
+    for other, members in found[1:]:
+        if set(members) != set(first):
+            raise FolderError(
+                f"{where} has the members {', '.join(sorted(first))}, {other} has "
+                f"{', '.join(sorted(members))}; all samples of a dataset have the same: make one of them "
+                "anew, or leave it out of --add"
+            )
+    if "json" not in first:
+        return None
+    keys = [(name, _keys(members["json"])) for name, members in found]
+    differing = [
+        f"{key} ({_spell(keys[0][1].get(key))} in {where}, {_spell(own.get(key))} in {name})"
+        for name, own in keys[1:]
+        for key in dict.fromkeys([*keys[0][1], *own])
+        if keys[0][1].get(key) is not own.get(key)
+    ]
+    if not differing:
+        return None
+    if not is_common:
+        raise FolderError(
+            f"the json members differ in {', '.join(differing[:3])}"
+            + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+            + '; readers want one set of keys: set reshard.json_keys = "common" to rewrite them'
+        )
+    return common_keys([own for _, own in keys])
+
+
+def common_keys(parts: Sequence[Keys]) -> Keys:
+    """The keys that all have with one type, and what else is text, which may be ""."""
+    every = dict.fromkeys(key for part in parts for key in part)
+    kinds = {key: {part[key] for part in parts if key in part} for key in every}
+    return {
+        key: kind.pop()
+        for key, kind in kinds.items()
+        if len(kind) == 1 and (kind == {str} or all(key in part for part in parts))
+    }
+
+
+def _keys(data: bytes) -> Keys:
+    values = json.loads(data)
+    return {key: type(value) for key, value in values.items() if isinstance(value, PLAIN)}
+
+
+def _spell(kind: type | None) -> str:
+    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+    return names[kind] if kind else "absent"

@@ -1,0 +1,114 @@
+"""Annotations that go into the final shards as members: features as .npy, columns as keys of one json."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from synthgen import pools, shards, storage
+from synthgen.errors import FolderError, RecipeError
+from synthgen.resharding.choosing import Chosen, read_arrow, take
+from synthgen.resharding.copying import Added, Feature
+
+if TYPE_CHECKING:
+    from synthgen.resharding import Part
+
+
+def read_added(chosen: Chosen, parts: "Sequence[Part]", members: Sequence[str]) -> Added:
+    """The columns and features that the recipe adds, of each chosen sample.
+
+    Raises:
+        RecipeError: a pool has no such column or feature, or one that json cannot hold.
+        FolderError: a chosen sample has no value.
+    """
+    features, columns = list[str](), list[str]()
+    for name in members:
+        for part in parts:
+            pool = pools.PoolColumns(part.root, part.stems, part.annotations)
+            if name not in list(pool) and not pool.folder(name):
+                raise RecipeError(f'reshard.members: {part.name} has no column or feature "{name}"')
+        (columns if name in list(pool) else features).append(name)
+    scores: dict[str, list[object]] = {name: [] for name in columns}
+    first = 0
+    for run, part in enumerate(parts) if columns else ():
+        mine = _of_run(chosen, run, part, first)
+        first += len(part.stems)
+        for name, column in read_arrow(mine, columns, part.annotations).items():
+            scores[name] += _values(name, column, mine)
+    return Added([_feature(name, chosen, parts) for name in features], scores, None)
+
+
+def _of_run(chosen: Chosen, run: int, part: "Part", first: int) -> Chosen:
+    """The samples of one pool, whose first shard has this number."""
+    mine = take(chosen, np.flatnonzero(chosen.runs == run))
+    return mine._replace(shard=mine.shard - first, shards=chosen.shards[first : first + len(part.stems)])
+
+
+def _values(name: str, column: pa.ChunkedArray, mine: Chosen) -> list[object]:
+    kind = column.type
+    if kind == pa.uint64() or not (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_string(kind)
+        or pa.types.is_null(kind)
+    ):
+        raise RecipeError(f"reshard.members: {name} is {kind}, which readers of json members cannot hold")
+    missing = column.is_null(nan_is_null=True).to_numpy()
+    if missing.any():
+        raise FolderError(
+            f"reshard.members: {name}: {int(missing.sum())} chosen samples have none, first "
+            f"{shards.uid_strings(mine.uids[np.flatnonzero(missing)[:1]])[0]}; all samples of a dataset have "
+            "the same members: take it out, or select those that have it"
+        )
+    values: list[object] = column.to_pylist()
+    return values
+
+
+def _feature(name: str, chosen: Chosen, parts: "Sequence[Part]") -> Feature:
+    """Where the rows of a feature lie."""
+    files, width = [Path()] * len(chosen.shards), 0
+    starts = np.zeros(len(chosen.shards), np.int64)
+    pool = {part.root: pools.PoolColumns(part.root, part.stems, part.annotations) for part in parts}
+    folders = {root: columns.folder(name) for root, columns in pool.items()}
+    for number in np.unique(chosen.shard).tolist():
+        root, stem = chosen.shards[number]
+        path = Path(folders[root] or root) / f"{stem}.npz"
+        starts[number], own = npz_place(path, name)
+        if width not in (0, own):
+            raise FolderError(
+                f"{path}: {name} has {own} numbers, {files[0]} has {width}; one model is wanted"
+            )
+        width, files[number] = own, path
+    return Feature(name, files, chosen.shard, starts[chosen.shard] + 2 * width * chosen.rows, width)
+
+
+def npz_place(path: Path, name: str) -> tuple[int, int]:
+    """Where the numbers of a feature begin in a shard's npz, in bytes, and how many float16 a row has.
+
+    Raises:
+        RecipeError: there is no such feature.
+    """
+    with storage.open_read(path) as file, zipfile.ZipFile(file) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            known = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist()))
+            raise RecipeError(f'reshard.members: {path} has no feature "{name}"; known: {known}')
+        entry = archive.getinfo(f"{name}.npy")
+        file.seek(entry.header_offset + 26)
+        file.seek(int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little"), 1)
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, kind = read(file)
+        if (
+            entry.compress_type != zipfile.ZIP_STORED
+            or is_fortran
+            or kind != np.dtype("<f2")
+            or len(shape) != 2
+        ):
+            raise FolderError(f"{path}: {name} is {kind} of shape {shape}; plain rows of float16 are wanted")
+        return file.tell(), shape[1]

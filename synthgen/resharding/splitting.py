@@ -1,0 +1,101 @@
+"""Which split a group of samples goes to: by its hash, which never changes as a dataset grows, or
+stratified, which meets the parts in every cell as exactly as whole groups allow.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Whole = npt.NDArray[np.intp]
+Hashes = npt.NDArray[np.uint64]
+
+
+def parts_of(split: Mapping[str, float]) -> dict[str, float]:
+    """The splits that are parts, scaled to add up to 1: numbers up to 1. (Greater ones are counts.)"""
+    total = sum(value for value in split.values() if value <= 1)
+    return {name: value / total for name, value in split.items() if value <= 1}
+
+
+def counts_of(split: Mapping[str, float]) -> dict[str, float]:
+    """The splits that are counts: so many samples of each cell."""
+    return {name: value for name, value in split.items() if value > 1}
+
+
+def split_of(key: str, split: Mapping[str, float]) -> str:
+    """The split of a group or uid by its hash: 64 bits of it against the parts, in the order given."""
+    names = list(split)
+    return names[int(by_hash(hash_keys([key]), split)[0])]
+
+
+def hash_keys(keys: Sequence[str]) -> Hashes:
+    """64 bits of the sha256 of each group or uid, shape (n,)."""
+    hashed = [hashlib.sha256(f"split {key}".encode()).digest()[:8] for key in keys]
+    return np.frombuffer(b"".join(hashed), dtype=">u8").astype(np.uint64)
+
+
+def by_hash(hashes: Hashes, split: Mapping[str, float]) -> Whole:
+    """The number of each group's split. `split` has parts alone."""
+    ends = np.cumsum(list(parts_of(split).values()))
+    found = np.searchsorted(ends, hashes.astype(np.float64) / 2**64, side="right")
+    return np.minimum(found, len(ends) - 1)
+
+
+def stratified(cells: Whole, groups: Whole, hashes: Hashes, split: Mapping[str, float]) -> Whole:
+    """The number of each group's split, such that each cell (a class, say) meets the parts.
+
+    One group after the other goes to the split that lacks most: those that reach over several cells first,
+    then cell by cell, the larger before the smaller, equal ones in order of their hashes. Where groups are
+    single samples, a cell is within 1.5 of its parts; what rounding left is carried to the next cell, so that
+    the whole stays close too. A cell that has as many groups as there are splits has at least one in each.
+    This is the greedy idea of iterative stratification (Sechidis et al. 2011), with groups.
+
+    Args:
+        cells: of each sample, shape (n,).
+        groups: of each sample, the number of its group, shape (n,); each from 0 on occurs.
+        hashes: of each group.
+        split: name -> part, or count of each cell (above 1); the parts share what the counts leave.
+    """
+    n_cells, n_splits = int(cells.max(initial=-1)) + 1, len(split)
+    pairs, sizes = np.unique(groups * max(n_cells, 1) + cells, return_counts=True)
+    pair_group, pair_cell = pairs // max(n_cells, 1), pairs % max(n_cells, 1)
+    firsts = np.searchsorted(pair_group, np.arange(len(hashes) + 1))
+    is_single = np.diff(firsts) == 1
+    own_cell = np.where(is_single, pair_cell[firsts[:-1]], -1)
+    order = np.lexsort((hashes, -np.bincount(groups, minlength=len(hashes)), own_cell, is_single))
+    need = _needs(np.bincount(cells, minlength=n_cells), split)
+    left = np.bincount(pair_cell, minlength=n_cells).tolist()  # groups that are still to come
+    empty = [set(range(n_splits)) for _ in range(n_cells)]
+    found, numbers, before = [0] * len(hashes), range(n_splits), -1
+    cell_of, size_of, first_of = pair_cell.tolist(), sizes.tolist(), firsts.tolist()
+    for group in order.tolist():
+        own = range(first_of[group], first_of[group + 1])
+        cell = cell_of[own[0]]
+        if len(own) == 1:
+            lacks = need[cell]
+            if cell != before:
+                if before >= 0:
+                    lacks[:] = [a + min(0.5, max(-0.5, b)) for a, b in zip(lacks, need[before], strict=True)]
+                before = cell
+            due = empty[cell] if left[cell] <= len(empty[cell]) else ()
+        else:
+            lacks = [sum(size_of[k] * need[cell_of[k]][s] for k in own) for s in numbers]
+            due = {s for k in own if left[cell_of[k]] <= len(empty[cell_of[k]]) for s in empty[cell_of[k]]}
+        # the first of those that lack most; a set has no order that may decide
+        chosen = max(sorted(due) if due else numbers, key=lacks.__getitem__)
+        for k in own:
+            need[cell_of[k]][chosen] -= size_of[k]
+            left[cell_of[k]] -= 1
+            empty[cell_of[k]].discard(chosen)
+        found[group] = chosen
+    return np.array(found, dtype=np.intp)
+
+
+def _needs(sizes: Whole, split: Mapping[str, float]) -> list[list[float]]:
+    """How many samples of each cell each split should have."""
+    parts, counts = parts_of(split), counts_of(split)
+    rest = np.maximum(sizes - sum(counts.values()), 0)
+    columns = [rest * parts[name] if name in parts else np.full(len(sizes), counts[name]) for name in split]
+    needs: list[list[float]] = np.stack(columns, axis=1).astype(np.float64).tolist()
+    return needs
