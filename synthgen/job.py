@@ -17,7 +17,7 @@ import numpy as np
 
 from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
 from synthgen.annotators import ANNOTATORS
-from synthgen.data import Word
+from synthgen.data import Category, Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
@@ -112,9 +112,12 @@ class Job:
         """What models start from, by the names of the sources."""
         found = {}
         for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
-            path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
+            table = self.recipe.sources[name]
+            path = self.recipe_path.parent / Path(table.path).expanduser()
             with where(self.recipe_path, f"sources.{name}"):
-                found[name] = sources.open_source(path, name, self.recipe.classes)
+                found[name] = sources.open_source(
+                    path, name, self.classes, image=table.image, label=table.label
+                )
         return found
 
     def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
@@ -182,7 +185,7 @@ class Job:
         with where(self.recipe_path, ""):
             return planning.make_requests(
                 texts,
-                self.recipe.classes,
+                self.classes,
                 calls,
                 seed=self.recipe.seed,
                 requests=wanted,
@@ -360,7 +363,7 @@ class Job:
         inputs = {"use": table.use, "batch_size": table.batch_size, **table.keys}
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
-            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.recipe.classes]
+            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.classes]
         inputs |= self._on_inputs(table)
         read = table.reads | self.recipe.judged_by(table)
         makers = {name: self.recipe.made_by.get(name) for name in read.values()}
@@ -482,6 +485,35 @@ class Job:
             return bool(record["inputs"] == inputs and record["limit"] == self.limit)
         return False
 
+    @functools.cached_property
+    def classes(self) -> list[Category]:
+        """The recipe's classes; of one that curates and names none, those that were imported, by id.
+
+        Raises:
+            RecipeError: it names others, or with other ids.
+        """
+        found = {name: number for one in shards.imported(self.root) for name, number in one.classes.items()}
+        if not self.recipe.classes:
+            return sorted(Category(number, name, name) for name, number in found.items())
+        own = {category.name: category.id for category in self.recipe.classes}
+        for name, number in found.items():
+            if self.recipe.curates and own.get(name) != number:
+                is_there = f"has id {own[name]} here" if name in own else "is not there"
+                raise RecipeError(
+                    f'{self.recipe_path}: classes: "{name}" {is_there}, and id {number} in the pool; '
+                    "classes are joined by name and keep their ids"
+                )
+        return self.recipe.classes
+
+    @functools.cached_property
+    def source_paths(self) -> dict[str, Path]:
+        """Where sources of an imported pool are now, by the recipe; the others are where they were."""
+        found = {}
+        for name, table in self.recipe.sources.items():
+            path = self.recipe_path.parent / Path(table.path).expanduser()
+            found[name] = path if storage.is_folder(path) else path.parent
+        return found
+
     @property
     def final(self) -> Path:
         return self.root / shards.FINAL / self.subset
@@ -503,12 +535,13 @@ class Job:
                 shards.pool_stems(root),
                 storage.names(root / shards.ANNOTATIONS),
                 shards.read_npy(root / shards.SUBSETS / f"{subset}.npy"),
+                self.source_paths if root == self.root else {},
             )
             for root, subset in [(self.root, self.subset), *self.add]
         ]
         known = [[part.stems, part.subset.tobytes()] for part in parts]
         if known != self._output[0] or self._output[1] is None:
-            classes = {category.name: category.id for category in self.recipe.classes}
+            classes = {category.name: category.id for category in self.classes}
             with where(self.recipe_path, ""):
                 self._output = known, resharding.cut_parts(parts, classes, self._reshard_settings())
         found = self._output[1]
@@ -545,7 +578,7 @@ class Job:
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
         table = next(table for table in self.recipe.annotate if table.name == name)
-        given = {"classes": self.recipe.classes} if "classes" in ANNOTATORS[table.use].__annotations__ else {}
+        given = {"classes": self.classes} if "classes" in ANNOTATORS[table.use].__annotations__ else {}
         with where(self.recipe_path, f"annotate.{name}"):
             annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)
         folder = self.root / shards.ANNOTATIONS / name
