@@ -42,7 +42,8 @@ def clip(
     `similarity` is the cosine of image and prompt; `label_similarity` that of image and the plain captions
     of its class; `margin` is `label_similarity` less the best of the other classes (positive: zero-shot
     agrees); `top1` is the class id that zero-shot chooses, `rank` the rank of the true class (0 is first).
-    Features `img` and `txt` (of the prompt) have unit length, shape (n, width).
+    Features `img` and `txt` (of the prompt) have unit length, shape (n, width). What is compared with a
+    class, or with a prompt, is missing where a sample has none.
 
     Args:
         device: a torch device.
@@ -62,14 +63,11 @@ def clip(
     network, preprocess, encode_text = _load(model, pretrained, device)
 
     with torch.inference_mode():
-        labels = torch.stack(
-            [
-                encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0)
-                for category in classes
-            ]
-        )
-        labels = torch.nn.functional.normalize(labels, dim=1)
-    ids = np.array([category.id for category in classes], dtype=np.int32)
+        plain = [[fill(each, {"class": category.prompt}) for each in templates] for category in classes]
+        # of what has no classes, as one that nothing is
+        means = [encode_text(own).mean(0) for own in plain] or [encode_text([""])[0]]
+        labels = torch.nn.functional.normalize(torch.stack(means), dim=1)
+    ids = np.array([category.id for category in classes] or [0], dtype=np.int32)
     place = {category.name: row for row, category in enumerate(classes)}
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
@@ -80,18 +78,27 @@ def clip(
             similarity = (images * texts).sum(1).cpu().numpy()
             logits = (images @ labels.T).cpu().numpy()
         rows = np.arange(len(samples))
-        true = np.array([place[sample.class_name or ""] for sample in samples])
+        true = np.array([place.get(sample.class_name or "", 0) for sample in samples])
+        has_class = np.array([sample.class_name in place for sample in samples])
+        has_text = np.array([bool(sample.text) for sample in samples])
+
+        def where(
+            is_known: npt.NDArray[np.bool_], values: npt.NDArray[np.generic]
+        ) -> npt.NDArray[np.generic]:
+            masked: npt.NDArray[np.generic] = np.ma.array(values, mask=~is_known)
+            return values if is_known.all() else masked
+
         own = logits[rows, true]
         others = logits.copy()
         others[rows, true] = -np.inf
         return {
-            "similarity": similarity,
-            "label_similarity": own,
-            "margin": own - others.max(1) if len(ids) > 1 else np.full_like(own, np.nan),
-            "top1": ids[logits.argmax(1)],
-            "rank": (others > own[:, None]).sum(1).astype(np.int32),
+            "similarity": where(has_text, similarity),
+            "label_similarity": where(has_class, own),
+            "margin": where(has_class & (len(ids) > 1), own - others.max(1)),
+            "top1": where(np.full(len(samples), bool(place)), ids[logits.argmax(1)]),
+            "rank": where(has_class, (others > own[:, None]).sum(1).astype(np.int32)),
             "img": images.cpu().numpy().astype(np.float16),
-            "txt": texts.cpu().numpy().astype(np.float16),
+            "txt": np.where(has_text[:, None], texts.cpu().numpy(), np.nan).astype(np.float16),
         }
 
     weights = hashlib.sha256()
