@@ -256,7 +256,7 @@ class _Images:
             table = shards.read_table(self._root / shards.POOL / f"{stem}.parquet").take(own)
             for row in range(len(own)):
                 found += pools.read_images(self._root, stem, table.slice(row, 1), self._sources)
-        return [Image.open(io.BytesIO(data)).convert("RGB") for data in found]
+        return [_decode(data) for data in found]
 
     def thumbnails(self, mask: npt.NDArray[np.bool_], count: int) -> list[Thumbnail]:
         rows = np.flatnonzero(mask)[:count]
@@ -264,6 +264,14 @@ class _Images:
             Thumbnail(_data_url(image), f"{self._columns['text'][row]} ({self._columns['uid'][row]})")
             for row, image in zip(rows.tolist(), self.open(rows), strict=True)
         ]
+
+
+def _decode(data: bytes) -> Image.Image:
+    """An image; an empty one where it is damaged, as other people's may be."""
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        return Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
 
 
 def _data_url(image: Image.Image) -> str:
