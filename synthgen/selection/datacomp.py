@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthgen import wordnet
+from synthgen import clustering, wordnet
 from synthgen.errors import RecipeError
 from synthgen.selection.columns import Columns, Features, Mask, NumberColumn, TextColumn, numbers, texts
 from synthgen.selection.columns import features as read_features
@@ -244,7 +244,7 @@ def nearest(
     size = max(64, 2**24 // max(1, len(centroids)))
     for start in range(0, len(rows), size):
         part = images[rows[start : start + size]].astype(np.float32)
-        found[start : start + size] = (part @ centroids.T).argmax(axis=1)
+        found[start : start + size] = clustering.products(part, centroids).argmax(axis=1)
     return found
 
 
