@@ -20,7 +20,16 @@ import pyarrow.compute as pc
 
 from synthgen import clustering, wordnet
 from synthgen.errors import RecipeError
-from synthgen.selection.columns import Columns, Features, Mask, NumberColumn, TextColumn, numbers, texts
+from synthgen.selection.columns import (
+    Columns,
+    Features,
+    Mask,
+    NumberColumn,
+    TextColumn,
+    n_rows,
+    numbers,
+    texts,
+)
 from synthgen.selection.columns import features as read_features
 
 LANGUAGE = "language_code"
@@ -36,7 +45,7 @@ ROWS = 2**17
 
 def no_filter(columns: Columns) -> Mask:
     """Keeps everything."""
-    return np.ones(len(columns["uid"]), bool)
+    return np.ones(n_rows(columns), bool)
 
 
 def datacomp_basic(
@@ -52,17 +61,15 @@ def datacomp_basic(
 
     Words are what `str.split` gives. Deviates from `basic_filter` in the language alone.
     """
-    captions = texts(columns, text)
     wide, high = numbers(columns, width), numbers(columns, height)
-    least, most = np.fmin(wide, high), np.fmax(wide, high)
+    least, most = np.minimum(wide, high), np.maximum(wide, high)  # NaN where one is missing
     with np.errstate(divide="ignore", invalid="ignore"):
-        keep: Mask = (least >= 200) & (most / least <= 3.0) & ~np.isnan(wide) & ~np.isnan(high)
-    return (
-        keep
-        & (texts_equal(columns, language, "en"))
-        & (_count(captions, f"[^{SPACE}]+") > 2)
-        & (_lengths(captions) > 5)
-    )
+        keep: Mask = (least >= 200) & (most / least <= 3.0) & texts_equal(columns, language, "en")
+    captions = texts(columns, text)
+    keep &= _lengths(captions) > 5
+    rows = np.flatnonzero(keep)
+    keep[rows] = _count(captions.filter(pa.array(keep)), f"[^{SPACE}]+") > 2
+    return keep
 
 
 def datacomp_clip_score(
@@ -124,7 +131,7 @@ def datacomp_text_based(
         RecipeError: timm, which has the list of synsets, is not installed.
     """
     wanted = imagenet_offsets()
-    captions, keep = texts(columns, text), np.zeros(len(columns["uid"]), bool)
+    captions, keep = texts(columns, text), np.zeros(n_rows(columns), bool)
     for start in range(0, len(captions), ROWS):
         lists = pc.utf8_split_whitespace(captions.slice(start, ROWS))
         words = lists.flatten().dictionary_encode()
