@@ -39,7 +39,7 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Survivors":
         """The columns at some of all rows."""
-        part = Survivors(self._columns, None if len(rows) == len(self._columns["error"]) else rows)
+        part = Survivors(self._columns, None if len(rows) == len(self._columns["uid"]) else rows)
         part._whole = self._whole
         return part
 
