@@ -284,8 +284,8 @@ class Job:
     def selected(self, columns: pools.PoolColumns, subset: str) -> selection.Selection:
         """What the recipe's rules say of the pool."""
         rules = self.rules_of(subset)
-        columns.read([*subsets.READ, "class_id", "turn"])
-        columns.read(name for rule in rules for name in selection.columns_read(rule, columns).values())
+        named = {name for rule in rules for name in selection.columns_read(rule, columns).values()}
+        columns.read([*subsets.READ, "class_id", "turn", *sorted(named)])
         with where(self.recipe_path, "select"):
             return selection.select(columns, rules, self.quota_of(subset))
 

@@ -134,6 +134,8 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.generation.models": "weights",
         "synthgen.generation.checkpoints": "their configurations",
         "synthgen.generation.memory": "their headers, and what the kernel says of memory",
+        "synthgen.selection.lists": "lists of samples to keep or to leave out",
+        "synthgen.selection.datacomp": "timm's list of synsets",
         "synthgen.licenses": "cards and licences of models and sources",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }

@@ -64,7 +64,7 @@ def clip(
 
     check_clip(model=model, pretrained=pretrained, templates=templates)
     network, preprocess, encode_text = _load(model, pretrained, device)
-    shrink, finish = _split(preprocess)
+    shrink, finish = split(preprocess)
     known = dict[str, torch.Tensor]()
 
     labels = torch.zeros(0)
@@ -135,7 +135,7 @@ def _zero_shot(
     }
 
 
-def _split(preprocess: Any) -> tuple[Any, "Callable[[npt.NDArray[np.uint8], str], torch.Tensor]"]:
+def split(preprocess: Any) -> tuple[Any, "Callable[[npt.NDArray[np.uint8], str], torch.Tensor]"]:
     """open_clip's preprocessing in two: what is done to one image, which stays one of bytes, and what can be
     done to all of a batch on the device, with the same bits.
     """

@@ -102,8 +102,7 @@ class Annotation:
         """
         started = time.monotonic()
         self.waiting += items
-        if items:
-            self.seen = items[-1].row + 1
+        self.seen = items[-1].row + 1 if items else self.seen
         bound = min((other.reached for other in self.upstream), default=self.seen)
         ready = [item for item in self.waiting if item.row < bound]
         self.waiting = self.waiting[len(ready) :]

@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from synthgen import shards
 from synthgen.errors import RecipeError
@@ -38,7 +39,7 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Survivors":
         """The columns at some of all rows."""
-        part = Survivors(self._columns, None if len(rows) == len(self._columns["error"]) else rows)
+        part = Survivors(self._columns, None if len(rows) == len(self._columns["uid"]) else rows)
         part._whole = self._whole
         return part
 
@@ -62,7 +63,9 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
     def codes(self, name: str) -> tuple[Codes, Mask]:
         """See the function `codes`."""
         if name not in self._whole._codes:
-            self._whole._codes[name] = _encode(self._columns[name], name)
+            stored = _stored(self._columns, name)
+            known = stored is not None and pa.types.is_string(stored.type)
+            self._whole._codes[name] = _encode_stored(stored) if known else _encode(self._columns[name], name)
         found, missing = self._whole._codes[name]
         return self._cut(found), self._cut(missing)  # type: ignore[return-value]
 
@@ -70,7 +73,12 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         """The uids as DataComp has them: dtype "u8,u8"."""
         whole = self._whole
         if whole._uids is None:
-            whole._uids = shards.uid_array(self._columns["uid"].tolist())
+            stored = _stored(self._columns, "uid")
+            whole._uids = (
+                shards.uid_array(self._columns["uid"].tolist())
+                if stored is None
+                else shards.uid_pairs(stored)
+            )
         return self._cut(whole._uids)  # type: ignore[return-value]
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
@@ -136,6 +144,23 @@ def _encode(values: npt.NDArray[np.generic], name: str) -> tuple[Codes, Mask]:
     return encoded.fill_null(-1).to_numpy().astype(np.int64), missing
 
 
+def _stored(columns: Columns, name: str) -> pa.ChunkedArray | None:
+    """A column as the files have it, where the columns are a pool's: no object for each of its texts."""
+    read = getattr(columns, "stored", None)
+    return read(name) if read and name in columns else None
+
+
+def _encode_stored(values: pa.ChunkedArray) -> tuple[Codes, Mask]:
+    """`_encode` of texts."""
+    values = values.fill_null("")
+    indices = values.dictionary_encode().combine_chunks().indices
+    return indices.to_numpy().astype(np.int64), pc.equal(values, "").to_numpy()
+
+
+def n_rows(columns: Columns) -> int:
+    return len(columns.uids()) if isinstance(columns, Survivors) else len(columns["uid"])
+
+
 def uids(columns: Columns) -> npt.NDArray[np.void]:
     """The uids as DataComp has them: dtype "u8,u8"; their order is that of the texts."""
     if isinstance(columns, Survivors):
@@ -192,7 +217,7 @@ def cell_numbers(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]
     Raises:
         RecipeError: a column holds fractions or features.
     """
-    cells = np.zeros(len(columns["uid"]), dtype=np.int64)
+    cells = np.zeros(n_rows(columns), dtype=np.int64)
     for name in cell_columns(per, columns):
         values = columns[name]
         if values.dtype.kind == "f" and (values.ndim > 1 or not (values == np.floor(values)).all()):

@@ -20,7 +20,16 @@ import pyarrow.compute as pc
 
 from synthgen import wordnet
 from synthgen.errors import RecipeError
-from synthgen.selection.columns import Columns, Features, Mask, NumberColumn, TextColumn, numbers, texts
+from synthgen.selection.columns import (
+    Columns,
+    Features,
+    Mask,
+    NumberColumn,
+    TextColumn,
+    n_rows,
+    numbers,
+    texts,
+)
 from synthgen.selection.columns import features as read_features
 
 LANGUAGE = "language_code"
@@ -36,7 +45,7 @@ ROWS = 2**17
 
 def no_filter(columns: Columns) -> Mask:
     """Keeps everything."""
-    return np.ones(len(columns["uid"]), bool)
+    return np.ones(n_rows(columns), bool)
 
 
 def datacomp_basic(
@@ -124,7 +133,7 @@ def datacomp_text_based(
         RecipeError: timm, which has the list of synsets, is not installed.
     """
     wanted = imagenet_offsets()
-    captions, keep = texts(columns, text), np.zeros(len(columns["uid"]), bool)
+    captions, keep = texts(columns, text), np.zeros(n_rows(columns), bool)
     for start in range(0, len(captions), ROWS):
         lists = pc.utf8_split_whitespace(captions.slice(start, ROWS))
         words = lists.flatten().dictionary_encode()

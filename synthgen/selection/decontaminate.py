@@ -3,7 +3,7 @@
 import numpy as np
 
 from synthgen.errors import RecipeError
-from synthgen.selection.columns import Columns, Mask, numbers
+from synthgen.selection.columns import Columns, Mask, n_rows, numbers
 
 
 def decontaminate(
@@ -25,7 +25,7 @@ def decontaminate(
         raise RecipeError(f"decontaminate: similarity = {similarity}; a cosine, -1 to 1, is wanted")
     if distance is not None and not 0 <= distance <= 64:
         raise RecipeError(f"decontaminate: distance = {distance}; 0 to 64 bits is wanted")
-    keep = np.ones(len(columns["uid"]), bool)
+    keep = np.ones(n_rows(columns), bool)
     if similarity is not None:
         greatest = numbers(columns, f"{annotation}_max")
         keep &= greatest < greatest.dtype.type(similarity)

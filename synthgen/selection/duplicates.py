@@ -19,6 +19,7 @@ from synthgen.selection.columns import (
     NumberColumn,
     cell_numbers,
     codes,
+    n_rows,
     numbers,
     sequence,
 )
@@ -149,7 +150,7 @@ def _order(columns: Columns, best: str, rows: Rows, groups: npt.NDArray[np.intp]
 
 def _ranks(columns: Columns, best: str) -> Rows:
     """The place of each row in that order."""
-    order = _order(columns, best, np.arange(len(columns["uid"])))
+    order = _order(columns, best, np.arange(n_rows(columns)))
     ranks = np.empty(len(order), np.intp)
     ranks[order] = np.arange(len(order))
     return ranks

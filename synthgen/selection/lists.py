@@ -50,7 +50,7 @@ def _look_up(rule: str, columns: Columns, file: Path, column: str, field: str) -
         raise RecipeError(f"{key}: holds uids; leave `column` out")
     else:
         values = columns[column]
-        if values.ndim > 1 or (values.dtype.kind == "f" and bool(np.mod(values, 1).any())):
+        if values.ndim > 1 or _has_fractions(values):
             raise RecipeError(
                 f'{rule}.column: "{column}": texts or whole numbers are wanted, to be looked up'
             )
@@ -66,6 +66,10 @@ def _look_up(rule: str, columns: Columns, file: Path, column: str, field: str) -
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise RecipeError(f'{key}: not of the kind of "{column}": {_line(error)}') from None
     return pc.is_in(own, value_set=wanted).to_numpy(zero_copy_only=False), missing
+
+
+def _has_fractions(values: npt.NDArray[np.generic]) -> bool:
+    return values.dtype.kind == "f" and bool((np.mod(values.astype(np.float64), 1) > 0).any())
 
 
 def _read(key: str, file: Path, field: str) -> pa.Array | npt.NDArray[np.void]:
