@@ -18,7 +18,7 @@ import numpy as np
 
 from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
 from synthgen.annotators import ANNOTATORS
-from synthgen.data import Word
+from synthgen.data import Category, Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
@@ -119,11 +119,13 @@ class Job:
         """A source's images: of all classes, which it has to have, or of those that it has, or all images
         whatever their class.
         """
-        path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
+        table = self.recipe.sources[name]
+        path = self.recipe_path.parent / Path(table.path).expanduser()
+        keys = {"image": table.image, "label": table.label}
         with where(self.recipe_path, f"sources.{name}"):
             if what == "all":
-                return sources.open_all(path, name)
-            return sources.open_source(path, name, self.recipe.classes, complete=what == "complete")
+                return sources.open_all(path, name, **keys)
+            return sources.open_source(path, name, self.classes, complete=what == "complete", **keys)
 
     def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
         """The file of a real image that a model starts from, as it was planned.
@@ -190,7 +192,7 @@ class Job:
         with where(self.recipe_path, ""):
             return planning.make_requests(
                 texts,
-                self.recipe.classes,
+                self.classes,
                 calls,
                 seed=self.recipe.seed,
                 requests=wanted,
@@ -376,7 +378,7 @@ class Job:
         inputs = {"use": table.use, "batch_size": table.batch_size, **table.keys}
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
-            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.recipe.classes]
+            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.classes]
         if table.keys.get("source"):
             inputs["real"] = self._references(table)[1]
         inputs |= self._on_inputs(table)
@@ -531,6 +533,35 @@ class Job:
             return bool(record["inputs"] == inputs and record["limit"] == self.limit)
         return False
 
+    @functools.cached_property
+    def classes(self) -> list[Category]:
+        """The recipe's classes; of one that curates and names none, those that were imported, by id.
+
+        Raises:
+            RecipeError: it names others, or with other ids.
+        """
+        found = {name: number for one in shards.imported(self.root) for name, number in one.classes.items()}
+        if not self.recipe.classes:
+            return sorted(Category(number, name, name) for name, number in found.items())
+        own = {category.name: category.id for category in self.recipe.classes}
+        for name, number in found.items():
+            if self.recipe.curates and own.get(name) != number:
+                is_there = f"has id {own[name]} here" if name in own else "is not there"
+                raise RecipeError(
+                    f'{self.recipe_path}: classes: "{name}" {is_there}, and id {number} in the pool; '
+                    "classes are joined by name and keep their ids"
+                )
+        return self.recipe.classes
+
+    @functools.cached_property
+    def source_paths(self) -> dict[str, Path]:
+        """Where sources of an imported pool are now, by the recipe; the others are where they were."""
+        found = {}
+        for name, table in self.recipe.sources.items():
+            path = self.recipe_path.parent / Path(table.path).expanduser()
+            found[name] = path if storage.is_folder(path) else path.parent
+        return found
+
     @property
     def final(self) -> Path:
         return self.root / shards.FINAL / self.subset
@@ -552,12 +583,13 @@ class Job:
                 shards.pool_stems(root),
                 storage.names(root / shards.ANNOTATIONS),
                 shards.read_npy(root / shards.SUBSETS / f"{subset}.npy"),
+                self.source_paths if root == self.root else {},
             )
             for root, subset in [(self.root, self.subset), *self.add]
         ]
         known = [[part.stems, part.subset.tobytes()] for part in parts]
         if known != self._output[0] or self._output[1] is None:
-            classes = {category.name: category.id for category in self.recipe.classes}
+            classes = {category.name: category.id for category in self.classes}
             with where(self.recipe_path, ""):
                 self._output = known, resharding.cut_parts(parts, classes, self._reshard_settings())
         found = self._output[1]
@@ -604,7 +636,7 @@ class Job:
     def given(self, table: AnnotateTable, function: Callable[..., object]) -> dict[str, Any]:
         """What a function of an annotator is given beside the keys of the recipe."""
         makers: dict[str, Callable[[], object]] = {
-            "classes": lambda: self.recipe.classes,
+            "classes": lambda: self.classes,
             "folder": lambda: self.recipe_path.parent,
             "real": lambda: self._references(table)[0] if table.keys.get("source") else None,
             "encode": lambda: self._encode(table),

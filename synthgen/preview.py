@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from synthgen import costs, diversity, licenses, storage
+from synthgen import costs, diversity, licenses, shards, storage
 from synthgen.annotators import ORIGINS
 from synthgen.checks import check, final_part, planned_and_new
 from synthgen.data import Request
@@ -46,6 +46,8 @@ def preview(job: Job, embed: str = "") -> Preview:
         SynthgenError: something is wrong with the recipe or the folder; one line says what.
     """
     recipe, unanswered = job.recipe, ""
+    if embed and recipe.curates:
+        raise RecipeError(f"--embed {embed}: measures prompts, and {job.recipe_path} has none")
     try:
         check(job)
         requests = job.requests
@@ -66,10 +68,10 @@ def preview(job: Job, embed: str = "") -> Preview:
     return Preview(
         recipe=str(job.recipe_path),
         folder=str(job.root),
-        classes=len(recipe.classes),
+        classes=len(job.classes),
         extra=sum(len(table.extra) for table in recipe.prompts),
         axes=recipe.axes,
-        requests=len(requests),
+        requests=shards.planned_requests(job.root) if recipe.curates else len(requests),
         not_planned=len(job.new_requests()) if requests else 0,
         texts=len(set(zip(names, texts, strict=True))),
         groups=_groups(job, requests) if requests else "",
@@ -79,8 +81,8 @@ def preview(job: Job, embed: str = "") -> Preview:
         )
         if requests
         else {},
-        names=categories.report(recipe.classes),
-        ambiguous=categories.ambiguous(recipe.classes),
+        names=categories.report(job.classes),
+        ambiguous=categories.ambiguous(job.classes),
         notes=[unanswered] if unanswered else [*_gaps(job), *_notes(job, texts, names), *_memory(job)],
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
     )

@@ -28,10 +28,12 @@ from synthgen.claims import Claim, attempts
 from synthgen.data import Request
 from synthgen.errors import FolderError, WorkError
 
-RECIPES, TEXTS, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
-    "recipes", "texts", "plan", "pool", "annotations", "subsets", "final", "report",
+RECIPES, TEXTS, PLAN, SOURCES, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
+    "recipes", "texts", "plan", "sources", "pool", "annotations", "subsets", "final", "report",
 )  # fmt: skip
 DEFAULT_ROOT = "shards"
+SCANS = "import"
+"""Where, in a folder's own work, an import keeps what it has read; it is there from its beginning on."""
 RECORD_SUFFIX = "_stats.json"
 FITTED = "centroids"
 """The stem of what an annotation has fitted to the whole pool."""
@@ -252,7 +254,8 @@ def verdict_tables(
 
 def is_run(root: Path) -> bool:
     """Whether synthgen has made something in a folder."""
-    return any(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in storage.names(root / RECIPES))
+    made = any(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in storage.names(root / RECIPES))
+    return made or bool(records(root / SOURCES)) or storage.exists(root / storage.WORK / SCANS)
 
 
 def record_path(folder: Path, stem: str) -> Path:
@@ -389,14 +392,41 @@ def load_plan(root: Path) -> list[PlannedShard]:
     return found
 
 
+class Imported(NamedTuple):
+    """A source of an imported pool: where it lay at the import, the ids of its classes, and the pool's shards
+    that hold it, of so many rows together.
+    """
+
+    name: str
+    path: Path
+    classes: dict[str, int]
+    stems: list[str]
+    rows: int
+    license: str
+
+
+def imported(root: Path) -> list[Imported]:
+    """The sources of an imported pool, in the order in which they came."""
+    found = []
+    for name in records(root / SOURCES):
+        record = read_record(root / SOURCES, name)
+        stems = [shard_name(record["first"] + k) for k in range(len(record["shards"]))]
+        classes = {name: number for number, name in record["classes"]}
+        found.append(
+            Imported(name, Path(record["path"]), classes, stems, record["requested"], record["license"])
+        )
+    return sorted(found, key=lambda source: source.stems)
+
+
 def pool_stems(root: Path) -> list[str]:
-    """The stems of the pool's shards, planned or done, in order."""
-    return [shard.stem for shard in load_plan(root)]
+    """The stems of the pool's shards, planned, imported or done, in order."""
+    return [shard.stem for shard in load_plan(root)] + [stem for one in imported(root) for stem in one.stems]
 
 
 def planned_requests(root: Path) -> int:
-    """How many requests are in the plan."""
-    return sum(read_record(root / PLAN, stem)["requests"] for stem in records(root / PLAN))
+    """How many rows the pool has, or will have: requests in the plan, and samples of imported sources."""
+    planned = sum(read_record(root / PLAN, stem)["requests"] for stem in records(root / PLAN))
+    return int(planned) + sum(source.rows for source in imported(root))
 
 
 def read_plan_shard(shard: PlannedShard) -> pa.Table:

@@ -34,9 +34,8 @@ BAD = {
     ),
     "unknown table": (
         ("[quota]", "[quotas]"),
-        'unknown key "quotas"; did you mean "quota"? Known: annotate, images, language, max_failed, models, '
-        "name, prompts, quota, "
-        "reshard, seed, select, sources",
+        'unknown key "quotas"; did you mean "quota"? Known: annotate, classes, images, language, max_failed, '
+        "models, name, prompts, quota, reshard, seed, select, sources",
     ),
     "unknown rule": (
         ('use = "top"', 'use = "topp"'),
