@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from synthgen.annotators.networks import fingerprint
 from synthgen.data import Category, Sample
@@ -81,7 +80,7 @@ def clip(
     place = {category.name: row for row, category in enumerate(classes)}
 
     def prepare(sample: Sample) -> npt.NDArray[np.uint8]:
-        return np.asarray(shrink(Image.fromarray(sample.image)))
+        return np.asarray(shrink(sample.picture))
 
     def encode_new(texts: Sequence[str]) -> None:
         """Encodes the texts that are new in this shard, always so many at a time."""
