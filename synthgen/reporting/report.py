@@ -13,11 +13,19 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from synthgen import pools, shards, storage
+from synthgen import pools, shards, storage, subsets
 from synthgen.diversity import measure
 from synthgen.errors import FolderError
 
-SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, SHOWN_GROUPS, THUMBNAIL, BINS = 64, 8, 16, 12, 96, 40
+SHOWN_CLASSES, SHOWN_LEAST, SHOWN_EACH, SHOWN_REJECTED, SHOWN_GROUPS, THUMBNAIL, BINS = (
+    64,
+    24,
+    8,
+    16,
+    12,
+    96,
+    40,
+)
 
 
 class Thumbnail(NamedTuple):
@@ -84,10 +92,15 @@ def page(root: Path, subset: str, sources: pools.Sources = {}) -> bytes:  # noqa
             (
                 name,
                 asked,
-                _row(funnel, name),
+                funnel["left"]["class"].get(name, [0])[-1],
                 images.thumbnails((columns["class_name"] == name) & kept, SHOWN_EACH),
             )
             for name, asked in list(_counts(columns["class_name"]).items())[:SHOWN_CLASSES]
+        ],
+        groups_of=[
+            (what, subsets.groups(funnel, what)[:SHOWN_LEAST], len(funnel["left"][what]))
+            for what in ("model", "template", "class")
+            if what in funnel["left"]
         ],
         n_classes=len(set(columns["class_name"].tolist())),
         rejected=[
@@ -193,12 +206,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return "too few to say" if np.isnan(value) else f"{value:.4g}"
-
-
-def _row(funnel: dict[str, Any], class_name: str) -> list[int]:
-    """What is left of a class after each step of the funnel."""
-    left: list[int] = funnel["left"]["class"].get(class_name, [0])
-    return left[1:]
 
 
 def _scores(columns: pools.PoolColumns, annotations: Sequence[str]) -> list[str]:

@@ -248,9 +248,10 @@ def _exact_bytes(files: storage.OpenFiles, chosen: Chosen, rows: Numbers) -> Num
         key, head = shards.uid_strings(chosen.uids[row : row + 1])[0], bytearray(tars.BLOCK)
         while at < int(chosen.size[row]):
             files.read_into(file, start + at, memoryview(head))
-            member = tars.read_header(bytes(head), start + at)
-            if member is None or member.key != key:
+            if head[: len(key) + 1] != f"{key}.".encode():
                 break
+            member = tars.read_header(bytes(head), start + at)
+            assert member
             at += tars.padded(member.size)
         if not at:
             raise WorkError(f"{file}: {key} is not at byte {start}")
