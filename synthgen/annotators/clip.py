@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from synthgen.annotators.networks import fingerprint
 from synthgen.data import Category, Sample
