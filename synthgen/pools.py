@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthgen import shards, storage, tars
@@ -68,18 +70,23 @@ def is_in_place(root: Path, stem: str) -> bool:
 
 
 def _places_in_sources(root: Path, stem: str, sources: Sources) -> list[Place]:
-    folders, found, seen = source_paths(root, sources), list[Place](), set[tuple[str, str]]()
+    folders, found, files = source_paths(root, sources), list[Place](), dict[tuple[str, str], Path]()
     table = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "source", "file", "members"])
-    for uid, source, file, members in zip(*table.to_pydict().values(), strict=True):
-        if members is None:
-            continue
-        if (source, file) not in seen and not storage.exists(folders[source] / file):
-            raise FolderError(_not_there(source, folders[source], file))
-        seen.add((source, file))
-        own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
-        start = min(offset for _, offset, _ in own)
-        size = max(offset + size for _, offset, size in own) - start
-        found.append(Place(uid, folders[source] / file, start, size, own))
+    table = table.filter(pc.is_valid(table["members"]))
+    lists = table["members"].combine_chunks()
+    ends, flat = np.cumsum(lists.value_lengths().to_numpy()).tolist(), lists.flatten()
+    suffixes, offsets, sizes = (flat.field(name).to_pylist() for name in ("suffix", "offset", "size"))
+    columns = (table[name].to_pylist() for name in ("uid", "source", "file"))
+    for uid, source, file, first, end in zip(*columns, [0, *ends[:-1]], ends, strict=True):
+        path = files.get((source, file))
+        if path is None:
+            path = files[source, file] = folders[source] / file
+            if not storage.exists(path):
+                raise FolderError(_not_there(source, folders[source], file))
+        start = min(offsets[first:end])
+        size = max(map(operator.add, offsets[first:end], sizes[first:end])) - start
+        own = tuple(zip(suffixes[first:end], offsets[first:end], sizes[first:end], strict=True))
+        found.append(Place(uid, path, start, size, own))
     return found
 
 
@@ -144,28 +151,36 @@ def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: Path) -
 
 
 def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
-    """What a sample of an imported pool has in final/ besides its source's members: `cls`, `txt` and `json`,
+    """What a sample of an imported pool has in final/ besides its source's members: `txt`, `cls` and `json`,
     where it has none of that name and the value is known.
 
     Args:
         rows: of an imported pool shard, all columns.
     """
-    flat = [
-        field.name
-        for field in rows.schema
-        if field.name not in NOT_TOLD and not pa.types.is_nested(field.type)
-    ]
-    found = []
-    for row in rows.to_pylist():
-        there = {each["suffix"] for each in row["members"] or ()}
-        told = {name: _as_json(row[name], rows.schema.field(name).type) for name in flat}
-        values = {
-            "txt": (row["text"] or "").encode(),
-            "cls": b"" if row["class_id"] is None else str(row["class_id"]).encode(),
-            "json": shards.canonical({key: value for key, value in told.items() if value is not None}),
-        }
-        found.append({suffix: data for suffix, data in values.items() if data and suffix not in there})
+    found: list[dict[str, bytes]] = [{} for _ in range(len(rows))]
+    for suffix, column in (("txt", "text"), ("cls", "class_id")):
+        lacking = np.flatnonzero(lacks_member(rows, suffix))
+        for row, value in zip(
+            lacking.tolist(), rows[column].take(pa.array(lacking)).to_pylist(), strict=True
+        ):
+            if value not in (None, ""):
+                found[row][suffix] = str(value).encode()
+    lacking = np.flatnonzero(lacks_member(rows, "json"))
+    kinds = {field.name: field.type for field in rows.schema if not pa.types.is_nested(field.type)}
+    told = rows.select([name for name in kinds if name not in NOT_TOLD]).take(pa.array(lacking))
+    for row, own in zip(lacking.tolist(), told.to_pylist(), strict=True):
+        plain = {name: _as_json(value, kinds[name]) for name, value in own.items()}
+        data = shards.canonical({name: value for name, value in plain.items() if value is not None})
+        found[row]["json"] = data
     return found
+
+
+def lacks_member(rows: pa.Table, suffix: str) -> npt.NDArray[np.bool_]:
+    """Which rows of an imported pool shard have no member of this suffix in their source."""
+    lists, lacks = rows["members"].combine_chunks(), np.ones(len(rows), np.bool_)
+    is_it = pc.equal(lists.flatten().field("suffix"), suffix).to_numpy(zero_copy_only=False)
+    lacks[pc.list_parent_indices(lists).to_numpy()[is_it]] = False
+    return lacks
 
 
 def _as_json(value: object, kind: pa.DataType) -> object:

@@ -349,9 +349,7 @@ def test_datacomp_s_resharder_would_give_the_same_samples(tmp_path: Path) -> Non
     assert ours.total() == len(wanted) == 90
 
 
-def test_other_people_s_archives_and_files_are_copied_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_people_s_archives_and_files_are_copied_too(tmp_path: Path) -> None:
     """PAX archives with owners, times and folders in names, and images in files of their own; sources that
     share the first half of all their uids."""
     samples = {f"{7:016x}{k:016x}": members_of(k) for k in range(20)}
@@ -382,15 +380,33 @@ def test_other_people_s_archives_and_files_are_copied_too(
             for (suffix, data), end in zip(samples[uid].items(), ends, strict=True)
         ]
         places[k] = Place(uid, path, 0, ends[-1], tuple(own))
+    images = [place.members[0] for place in places]
+    kind = pa.list_(pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))
     rows = {
         "uid": list(samples),
         "error": pa.nulls(20, pa.string()),
-        "image_offset": pa.nulls(20, pa.int64()),
+        "class_id": pa.nulls(20, pa.int32()),
+        "text": pa.nulls(20, pa.string()),
+        "source": ["theirs"] * 20,
+        "file": [place.file.name for place in places],
+        "key": list(samples),
+        "image_offset": [offset for _, offset, _ in images],
+        "image_bytes": [size for _, _, size in images],
+        "sha256": [hashlib.sha256(members["jpg"]).hexdigest() for members in samples.values()],
+        "members": pa.array([list(place.members) for place in places], kind),
     }
-    storage.write(tmp_path / "pool" / "r-0.parquet", shards.to_parquet([pa.table(rows)]))
-    monkeypatch.setattr(pools, "places", lambda root, stem: places)
+    storage.write(tmp_path / "pool" / "00000000.parquet", shards.to_parquet([pa.table(rows)]))
+    told = {
+        "first": 0,
+        "shards": [[0, 0, 20]],
+        "path": str(tmp_path),
+        "license": "",
+        "requested": 20,
+        "classes": [],
+    }
+    storage.write(tmp_path / "sources" / "theirs_stats.json", storage.to_json(told))
     wanted = list(samples)[3:] + list(samples)[3:6]
-    part = Part("p", tmp_path, ["r-0"], [], resharding.subset_array(wanted))
+    part = Part("p", tmp_path, ["00000000"], [], resharding.subset_array(wanted))
     for order in ("shuffle", "blocks"):
         root = tmp_path / order
         write(cut_parts([part], {}, Settings({"all": 1.0}, order=order)), root)  # type: ignore[arg-type]

@@ -12,19 +12,14 @@ is not shown to the annotator, and is null in its columns too. The callable may 
 
 - `fingerprint`, a hash of the weights that it looks with;
 - `needs_pixels = False`: it works from text, label and what it reads, so nothing is decoded for it;
-<<<<<<< HEAD
 - `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as
   `sample.prepared`, and may find no pixels any more, so that few are in memory;
-- `start()`, called before a shard, where it keeps anything between calls.
-=======
-- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as `sample.prepared`;
 - `start()`, called before a shard, where it keeps anything between calls;
 - `encode(images)`, which makes its feature `img` of other images, with `encode.fingerprint`.
 
 Beside the recipe's keys a function gets what it has a parameter for: `classes`, `folder` (the recipe's),
 `real` (the real images that its key `source` names) and `encode` (of the annotation whose `features` it
 reads); its check gets the same, and `fetch`.
->>>>>>> main
 """
 
 from collections.abc import Callable

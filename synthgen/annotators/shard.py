@@ -261,17 +261,14 @@ def _read(
     size = max(CHUNK, *(annotation.batch_size for annotation in annotations))
 
     def make(row: int, uid: str, class_id: int, class_name: str, text: str, data: bytes) -> Item | None:
-        sample = Sample(uid, class_id, class_name, text, NO_PIXELS, data)
-        picture = _decode(data) if data else None
-        if data and picture is None and is_imported:
+        bare = Sample(uid, class_id, class_name, text, NO_PIXELS, data)
+        sample = _decode(bare) if data else bare
+        if sample is None and is_imported:
             return None
-        if data and picture is None:
+        if sample is None:
             raise WorkError(
                 f"{uid}: the stored image does not decode; `synthgen verify` lists what is damaged"
             )
-        if picture is not None:
-            sample = replace(sample, image=np.asarray(picture))
-            vars(sample)["picture"] = picture  # the cached property would copy it back
         prepared = {
             name: prepare(sample)
             for name, prepare in preparing
@@ -297,10 +294,13 @@ def _read(
             yield min(start, len(written)), items
 
 
-def _decode(data: bytes) -> Image.Image | None:
+def _decode(sample: Sample) -> Sample | None:
+    """The sample with its pixels, None where it is damaged."""
     try:
-        file = Image.open(io.BytesIO(data))
-        file.load()
-        return file if file.mode == "RGB" else file.convert("RGB")
+        file = Image.open(io.BytesIO(sample.stored))
+        picture = file if file.mode == "RGB" else file.convert("RGB")
+        sample = replace(sample, image=np.asarray(picture))
     except (OSError, SyntaxError, ValueError):
         return None
+    vars(sample)["picture"] = picture  # the cached property would copy it back
+    return sample

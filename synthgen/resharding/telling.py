@@ -2,14 +2,22 @@
 their images have to be.
 """
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from synthgen import pools, shards, tars
 from synthgen.resharding.choosing import Chosen, Numbers
+
+LIES = ["source", "file", "key", "sha256", "image_offset", "image_bytes"]
+"""Columns that say where an image lies and what it is."""
+CACHED = 32
+"""So many pool shards are remembered; output shards are made of the same ones."""
 
 
 class Told(NamedTuple):
@@ -30,13 +38,20 @@ def read_told(chosen: Chosen, rows: Numbers) -> list[Told | None]:
     for number in np.unique(chosen.shard[rows[in_place]]).tolist():
         root, stem = chosen.shards[number]
         own = np.flatnonzero(in_place & (chosen.shard[rows] == number))
-        table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
-        part = table.take(pa.array(chosen.rows[rows[own]]))
-        names = ["source", "file", "key", "sha256", "image_offset", "image_bytes"]
-        told = zip(pools.added_members(part), part.select(names).to_pylist(), strict=True)
+        part = _rows(root / shards.POOL / f"{stem}.parquet").take(pa.array(chosen.rows[rows[own]]))
+        told = zip(pools.added_members(part), part.select(LIES).to_pylist(), strict=True)
         for place, (members, row) in zip(own.tolist(), told, strict=True):
             found[place] = Told(members, row)
     return found
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _rows(path: Path) -> pa.Table:
+    """The rows of an imported pool shard, with the columns that are told of its samples."""
+    table = shards.read_table(path, [*LIES, "members", "text", "class_id"])
+    is_written = pc.is_valid(table["members"]).to_numpy()
+    # most sources have json of their own; then the other columns are not asked for
+    return shards.read_table(path) if (pools.lacks_member(table, "json") & is_written).any() else table
 
 
 def told_bytes(told: Sequence[Told | None]) -> Numbers:
