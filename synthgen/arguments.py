@@ -214,6 +214,53 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="DIR", help="the run that made the image file (default: the one around it)"
     )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(
+        "import",
+        "bring other people's data into a folder, in place: webdataset, images, a table, COCO",
+        "synthgen import metadata.csv --image img_filename --label y --split split -o shards/birds",
+    )
+    command.add_argument("source", nargs="+", help="a folder, a .tar, a table of image paths, a COCO .json")
+    command.add_argument("-o", "--output", required=True, metavar="DIR", help="the pool's folder")
+    command.add_argument("--name", default="", metavar="NAME", help="of the source (default: its folder's)")
+    for option, text in (
+        ("image", "paths of images"),
+        ("label", "classes"),
+        ("group", "what ties samples together"),
+        ("split", "splits"),
+    ):
+        command.add_argument(
+            f"--{option}", default="", metavar="COLUMN", help=f"the column of a table with {text}"
+        )
+    command.add_argument(
+        "--columns", action="append", default=[], metavar="NEW=OLD", help="give a column another name"
+    )
+    command.add_argument("--copy", action="store_true", help="copy the samples into tars of the pool")
+    command.add_argument(
+        "--decode", action="store_true", help="decode every image, to find those damaged in the middle"
+    )
+    command.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
+    command.add_argument(
+        "--share", default="", metavar="k/n", help="this launch's share among n on one folder"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command = add(
+        "export",
+        "write a pool's columns and features as DataComp's metadata, for its baselines.py",
+        "synthgen export datacomp shards/birds -o DIR --features l14_img=clip_img",
+    )
+    command.add_argument("form", choices=("datacomp",), help="what to write: datacomp")
+    command.add_argument("folder", help="a run's folder")
+    command.add_argument(
+        "-o", "--output", required=True, metavar="DIR", help="a folder; DIR/metadata is made"
+    )
+    command.add_argument(
+        "--columns", action="append", default=[], metavar="NEW=OLD", help="columns that DataComp calls NEW"
+    )
+    command.add_argument(
+        "--features", action="append", default=[], metavar="NEW=OLD", help="features that DataComp calls NEW"
+    )
+    command.add_argument("--subset", default="", metavar="NAME", help="only this selection (default: all)")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
     command = add("init", "copy a recipe that ships, to start from", "synthgen init birds --from emoji")
     command.add_argument("folder", help="a folder that does not exist yet")
     command.add_argument(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from synthgen import costs, shards, storage
+from synthgen import costs, pools, shards, storage
 from synthgen.annotators import CHECKS
 from synthgen.errors import FolderError, UnansweredError
 from synthgen.job import Job
-from synthgen.recipe import where
+from synthgen.recipe import check_columns, where
 
 Entry = TypeVar("Entry")
 SPOT_CHECKS = 16
@@ -27,10 +27,15 @@ def check(job: Job, *, joins: bool = False) -> None:
         FolderError: the folder is not a run's, or it was made with other values of a key, which is named.
     """
     check_folder(job)
+    if job.recipe.curates:
+        with where(job.recipe_path, ""):
+            check_columns(job.recipe, job.recipe_path.parent, _pool_columns(job))
+        _ = job.classes  # whether they are those that were imported
     for table in job.recipe.annotate:
         with where(job.recipe_path, f"annotate.{table.name}"):
             if table.use in CHECKS:
-                CHECKS[table.use](**table.keys, fetch=job.fetch)
+                function = CHECKS[table.use]
+                function(**job.given(table, function), **table.keys, fetch=job.fetch)
     check_plan(job)
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:
@@ -55,6 +60,34 @@ def check_folder(job: Job) -> None:
         raise FolderError(
             f"{job.root}: is not empty and was not made by synthgen; choose another folder with -o DIR"
         )
+    sources = shards.imported(job.root)
+    if sources and not job.recipe.curates:
+        raise FolderError(
+            f"{job.root}: holds what was imported, and {job.recipe_path} makes images; a recipe that curates "
+            "has no [[prompts]], [[models]] and [quota]; or choose another folder with -o DIR"
+        )
+    if job.recipe.curates and not sources:
+        raise FolderError(
+            f"{job.root}: {job.recipe_path} makes no images, and nothing was imported there; "
+            f"`synthgen import SOURCE -o {job.root}` brings some"
+        )
+    there = set(shards.records(job.root / shards.POOL)) if sources else set[str]()
+    for source in sources:
+        lacking = [stem for stem in source.stems if stem not in there]
+        if lacking:
+            raise FolderError(
+                f'{job.root}: the import of "{source.name}" is not finished ({len(lacking)} of '
+                f"{len(source.stems)} shards are left); repeat its `synthgen import`, which goes on"
+            )
+
+
+def _pool_columns(job: Job) -> dict[str, str]:
+    """The columns of an imported pool, and their types."""
+    return {
+        field.name: str(field.type)
+        for source in shards.imported(job.root)
+        for field in pools.schema_of(job.root / shards.SOURCES / f"{source.name}.parquet")
+    }
 
 
 def planned_and_new(job: Job) -> dict[str, costs.Planned]:

@@ -144,6 +144,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         replace=True,  # what is in final/ keeps nobody from looking
         fetch=False,
     )
+    pipeline.require_making(job)
     found = cost(job)
     if options.json:
         print(json.dumps(plain(found), indent=1))
@@ -209,6 +210,7 @@ def _doctor(options: argparse.Namespace) -> int:
         threads=options.threads,
         offload=options.offload,
     )
+    pipeline.require_making(job)
     findings = examine(job, most=options.most, on_trial=progress.say_trial)
     lines = lines_to_paste(job, findings)
     if options.json:
@@ -247,6 +249,7 @@ def _prompts(options: argparse.Namespace) -> int:
     job = pipeline.open_job(
         options.recipe, options.output, settings=options.set, limit=options.limit, fetch=False
     )
+    pipeline.require_making(job)
     counts = None
     if not options.show:
         with progress.asking(str(job.recipe_path), options.local) as (on_questions, on_progress):
@@ -338,6 +341,49 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _import(options: argparse.Namespace) -> int:
+    from synthgen.importing.forms import Keys
+    from synthgen.inspection import status
+    from synthgen.intake import bring
+
+    with progress.importing(quiet=_is_quiet()) as on_made:
+        root = bring(
+            options.source,
+            options.output,
+            name=options.name,
+            keys=Keys(options.image, options.label, options.group, options.split),
+            columns=options.columns,
+            copy=options.copy,
+            decode=options.decode,
+            workers=options.workers,
+            share=options.share,
+            on_made=on_made,
+        )
+    if _is_quiet():
+        return 0
+    found = status(root)
+    print(json.dumps(found, indent=1) if options.json else "\n".join(display.import_lines(found)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from synthgen.exporting import to_datacomp
+    from synthgen.inspection import open_run
+
+    done = to_datacomp(
+        open_run(options.folder),
+        Path(options.output),
+        columns=options.columns,
+        features=options.features,
+        subset=options.subset,
+    )
+    if options.json:
+        print(json.dumps(done._asdict(), indent=1))
+    else:
+        print("\n".join(display.export_lines(done)))
+    return 0
+
+
 def _init(options: argparse.Namespace) -> int:
     from synthgen.recipe import shipped_recipes
 
@@ -371,5 +417,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "combine": _combine,
     "show": _show,
     "report": _report,
+    "import": _import,
+    "export": _export,
     "init": _init,
 }

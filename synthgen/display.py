@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
     from synthgen.explaining import Explained, Sample
+    from synthgen.exporting import Exported
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet, Terms
     from synthgen.provenance import Found
@@ -87,6 +88,14 @@ def _clock(seconds: float) -> str:
 
 def preview_lines(recipe: "Recipe", found: "Preview") -> list[str]:
     more = f" ({found.extra} of them added)" if found.extra else ""
+    if recipe.curates:
+        return [
+            f"{found.recipe}: valid; makes no images, curates {found.requests} samples in {found.folder}",
+            f"classes: {found.classes}",
+            f"annotators: {', '.join(table.name for table in recipe.annotate) or 'none'}",
+            f"rules: {', '.join(table.use for table in recipe.select) or 'none'}",
+            *some("name", found.names),
+        ]
     return [
         f"{found.recipe}: valid",
         f"classes: {found.classes}{more}, axes: {', '.join(found.axes) or 'none'}",
@@ -293,6 +302,24 @@ def sample_lines(found: "Sample") -> list[str]:
     for look in found.looks:
         lines.append(f"{look.verdict:12} {look.rule}" + (f": {look.saw}" if look.saw else ""))
     return lines
+
+
+def import_lines(found: "Status") -> list[str]:
+    """What an imported pool holds."""
+    lines = [
+        f"{found['folder']}: {found['written']} samples of {', '.join(found['sources'])}, "
+        f"{found['failed']} with an error"
+    ]
+    reasons = sorted(found["failed_by_reason"].items(), key=lambda reason: -reason[1])
+    lines += some("error", [f"{reason}: {count}" for reason, count in reasons])
+    return [*lines, f"next: synthgen run RECIPE -o {found['folder']}, with a recipe that has no [[prompts]]"]
+
+
+def export_lines(done: "Exported") -> list[str]:
+    """What was written for DataComp's code, and what of it is not there."""
+    lines = [f"{done.folder}: {done.rows} rows; columns {', '.join(done.columns)}"]
+    lines += [f"features: {', '.join(done.features) or 'none'}"]
+    return lines + some("note", done.notes)
 
 
 def combined_lines(found: "Combined") -> list[str]:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from synthgen import shards, storage, tars
+from synthgen import pools, shards, storage, tars
 from synthgen.claims import MAX_ATTEMPTS, Held, attempted, attempts, claims
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.reporting.report import latest_recipe
 from synthgen.resharding import digest_of
 
+READ_AT_ONCE = 64
+"""So many images of a source are read at a time."""
 WORTH_KEEPING = 100
 """So many records newly read are worth a file of what was in them."""
 
@@ -35,6 +39,7 @@ class Status(TypedDict):
 
     folder: str
     name: str
+    sources: list[str]  # that the pool was imported from
     requests: int
     written: int
     failed: int
@@ -82,7 +87,8 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
     """
     root = open_run(folder)
     recipe = latest_recipe(root)
-    n_shards, n_requests = len(shards.load_plan(root)), shards.planned_requests(root)
+    n_shards, n_requests = len(shards.pool_stems(root)), shards.planned_requests(root)
+    sources = [source.name for source in shards.imported(root)]
     held, given_up = claims(root), _given_up(root)
 
     def stage(folder: str, done: int) -> Stage:
@@ -101,7 +107,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         written += own_written
         reasons.update(own_reasons)
         workers[worker] += 1
-    stages = {"generate": stage(shards.POOL, len(pool))}
+    stages = {"import" if sources else "generate": stage(shards.POOL, len(pool))}
     for table in recipe["annotate"]:
         done = len(shards.annotated(root / shards.ANNOTATIONS / table["name"]))
         stages[f"annotate {table['name']}"] = stage(shards.ANNOTATIONS, done)
@@ -119,6 +125,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
     return {
         "folder": str(root),
         "name": recipe["name"],
+        "sources": sources,
         "requests": n_requests,
         "written": written,
         "failed": reasons.total(),
@@ -187,7 +194,7 @@ def verify(folder: str | Path) -> list[str]:
     """
     root = open_run(folder)
     problems: list[str] = []
-    folders = [root / shards.PLAN, root / shards.POOL, root / shards.REPORT]
+    folders = [root / shards.PLAN, root / shards.SOURCES, root / shards.POOL, root / shards.REPORT]
     folders += [root / shards.ANNOTATIONS / name for name in storage.names(root / shards.ANNOTATIONS)]
     for name in storage.names(root / shards.FINAL):
         finals = [
@@ -242,7 +249,9 @@ def _verify_files(folder: Path, records: list[str]) -> list[str]:
 
 
 def _verify_pool_shard(root: Path, stem: str, rows: dict[str, str]) -> list[str]:
-    """Rows against the record and against the tar; fills `rows`: uid -> "" or its error."""
+    """Rows against the record and against the tar, or the source that they lie in; fills `rows`: uid -> "" or
+    its error.
+    """
     path, record = root / shards.POOL / stem, shards.read_record(root / shards.POOL, stem)
     table = shards.read_table(path.with_suffix(".parquet")).to_pylist()
     problems = []
@@ -254,15 +263,38 @@ def _verify_pool_shard(root: Path, stem: str, rows: dict[str, str]) -> list[str]
         if row["uid"] in rows:
             problems.append(f"{path}: uid {row['uid']} is there twice")
         rows[row["uid"]] = row["error"] or ""
+    if pools.is_in_place(root, stem):
+        return problems + _verify_source(root, stem)
     samples = list(tars.samples(storage.read(path.with_suffix(".tar"))))
     expected = [row for row in table if row["error"] is None]
     if [key for key, _ in samples] != [row["uid"] for row in expected]:
         problems.append(f"{path}.tar: the keys are not the uids of the rows")
         return problems
     for (key, members), row in zip(samples, expected, strict=True):
-        if members["cls"] != str(row["class_id"]).encode() or members["txt"] != row["text"].encode():
+        told = {"cls": "" if row["class_id"] is None else str(row["class_id"]), "txt": row["text"] or ""}
+        if any(members.get(suffix, b"").decode("utf-8", "replace") != text for suffix, text in told.items()):
             problems.append(f"{path}.tar: {key}: label or prompt differ from its row")
     return problems
+
+
+def _verify_source(root: Path, stem: str) -> list[str]:
+    """The images of a shard, in the sources where they lie, against their sha256."""
+    table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
+    written = table.filter(pc.is_valid(table["image_offset"]))
+    problems = []
+    for start in range(0, len(written), READ_AT_ONCE):
+        part = written.slice(start, READ_AT_ONCE)
+        try:
+            pools.read_images(root, stem, part)
+        except FolderError:  # which of them are damaged, or gone
+            for row in range(len(part)):
+                problems += _guard(_verify_image, root, stem, part.slice(row, 1))
+    return problems
+
+
+def _verify_image(root: Path, stem: str, row: pa.Table) -> list[str]:
+    pools.read_images(root, stem, row)
+    return []
 
 
 def _verify_annotation(root: Path, name: str, stem: str) -> list[str]:

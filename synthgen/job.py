@@ -10,14 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
-from synthgen.annotators import ANNOTATORS, FITS
-from synthgen.data import Word
+from synthgen.annotators import ANNOTATORS
+from synthgen.data import Category, Word
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
@@ -110,12 +111,21 @@ class Job:
     @functools.cached_property
     def real_images(self) -> dict[str, sources.Source]:
         """What models start from, by the names of the sources."""
-        found = {}
-        for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
-            path = self.recipe_path.parent / Path(self.recipe.sources[name].path).expanduser()
-            with where(self.recipe_path, f"sources.{name}"):
-                found[name] = sources.open_source(path, name, self.recipe.classes)
-        return found
+        names = dict.fromkeys(table.source for table in self.recipe.models if table.from_)
+        return {name: self._open(name, "complete") for name in names}
+
+    @functools.cache  # noqa: B019
+    def _open(self, name: str, what: Literal["complete", "some", "all"]) -> sources.Source:
+        """A source's images: of all classes, which it has to have, or of those that it has, or all images
+        whatever their class.
+        """
+        table = self.recipe.sources[name]
+        path = self.recipe_path.parent / Path(table.path).expanduser()
+        keys = {"image": table.image, "label": table.label}
+        with where(self.recipe_path, f"sources.{name}"):
+            if what == "all":
+                return sources.open_all(path, name, **keys)
+            return sources.open_source(path, name, self.classes, complete=what == "complete", **keys)
 
     def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
         """The file of a real image that a model starts from, as it was planned.
@@ -182,7 +192,7 @@ class Job:
         with where(self.recipe_path, ""):
             return planning.make_requests(
                 texts,
-                self.recipe.classes,
+                self.classes,
                 calls,
                 seed=self.recipe.seed,
                 requests=wanted,
@@ -276,8 +286,8 @@ class Job:
     def selected(self, columns: pools.PoolColumns, subset: str) -> selection.Selection:
         """What the recipe's rules say of the pool."""
         rules = self.rules_of(subset)
-        columns.read([*subsets.READ, "class_id", "turn"])
-        columns.read(name for rule in rules for name in selection.columns_read(rule, columns).values())
+        named = {name for rule in rules for name in selection.columns_read(rule, columns).values()}
+        columns.read([*subsets.READ, "class_id", "turn", *sorted(named)])
         with where(self.recipe_path, "select"):
             return selection.select(columns, rules, self.quota_of(subset))
 
@@ -368,7 +378,9 @@ class Job:
         inputs = {"use": table.use, "batch_size": table.batch_size, **table.keys}
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
-            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.recipe.classes]
+            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.classes]
+        if table.keys.get("source"):
+            inputs["real"] = self._references(table)[1]
         inputs |= self._on_inputs(table)
         read = table.reads | self.recipe.judged_by(table)
         makers = {name: self.recipe.made_by.get(name) for name in read.values()}
@@ -521,6 +533,35 @@ class Job:
             return bool(record["inputs"] == inputs and record["limit"] == self.limit)
         return False
 
+    @functools.cached_property
+    def classes(self) -> list[Category]:
+        """The recipe's classes; of one that curates and names none, those that were imported, by id.
+
+        Raises:
+            RecipeError: it names others, or with other ids.
+        """
+        found = {name: number for one in shards.imported(self.root) for name, number in one.classes.items()}
+        if not self.recipe.classes:
+            return sorted(Category(number, name, name) for name, number in found.items())
+        own = {category.name: category.id for category in self.recipe.classes}
+        for name, number in found.items():
+            if self.recipe.curates and own.get(name) != number:
+                is_there = f"has id {own[name]} here" if name in own else "is not there"
+                raise RecipeError(
+                    f'{self.recipe_path}: classes: "{name}" {is_there}, and id {number} in the pool; '
+                    "classes are joined by name and keep their ids"
+                )
+        return self.recipe.classes
+
+    @functools.cached_property
+    def source_paths(self) -> dict[str, Path]:
+        """Where sources of an imported pool are now, by the recipe; the others are where they were."""
+        found = {}
+        for name, table in self.recipe.sources.items():
+            path = self.recipe_path.parent / Path(table.path).expanduser()
+            found[name] = path if storage.is_folder(path) else path.parent
+        return found
+
     @property
     def final(self) -> Path:
         return self.root / shards.FINAL / self.subset
@@ -542,12 +583,13 @@ class Job:
                 shards.pool_stems(root),
                 storage.names(root / shards.ANNOTATIONS),
                 shards.read_npy(root / shards.SUBSETS / f"{subset}.npy"),
+                self.source_paths if root == self.root else {},
             )
             for root, subset in [(self.root, self.subset), *self.add]
         ]
         known = [[part.stems, part.subset.tobytes()] for part in parts]
         if known != self._output[0] or self._output[1] is None:
-            classes = {category.name: category.id for category in self.recipe.classes}
+            classes = {category.name: category.id for category in self.classes}
             with where(self.recipe_path, ""):
                 self._output = known, resharding.cut_parts(parts, classes, self._reshard_settings())
         found = self._output[1]
@@ -581,17 +623,41 @@ class Job:
         self._pipelines.clear()
         gc.collect()  # what a pipeline's options hold refers to it
 
+    def _references(self, table: AnnotateTable) -> tuple[sources.Source, str]:
+        """The real images that an annotator compares with, and a digest of which there are."""
+        name = table.keys["source"].removeprefix("sources.")
+        return self._listed(name, "all" if table.keys.get("per") == "" else "some")
+
+    @functools.cache  # noqa: B019
+    def _listed(self, name: str, what: Literal["some", "all"]) -> tuple[sources.Source, str]:
+        found = self._open(name, what)
+        return found, shards.digest(sources.listing(found))[:32]
+
+    def given(self, table: AnnotateTable, function: Callable[..., object]) -> dict[str, Any]:
+        """What a function of an annotator is given beside the keys of the recipe."""
+        makers: dict[str, Callable[[], object]] = {
+            "classes": lambda: self.classes,
+            "folder": lambda: self.recipe_path.parent,
+            "real": lambda: self._references(table)[0] if table.keys.get("source") else None,
+            "encode": lambda: self._encode(table),
+            "fitted": lambda: shards.read_npz(
+                self.root / shards.ANNOTATIONS / table.name / f"{shards.FITTED}.npz"
+            ),
+        }
+        return {name: make() for name, make in makers.items() if name in signature(function).parameters}
+
+    def _encode(self, table: AnnotateTable) -> object:
+        """What makes the features that an annotator reads."""
+        maker = self.recipe.made_by.get(table.keys["features"])
+        return self.annotator(maker).encode if maker else None  # type: ignore[attr-defined]
+
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
         table = next(table for table in self.recipe.annotate if table.name == name)
-        folder = self.root / shards.ANNOTATIONS / name
-        given: dict[str, Any] = {}
-        if "classes" in ANNOTATORS[table.use].__annotations__:
-            given["classes"] = self.recipe.classes
-        if table.use in FITS:
-            given["fitted"] = shards.read_npz(folder / f"{shards.FITTED}.npz")
+        function = ANNOTATORS[table.use]
         with where(self.recipe_path, f"annotate.{name}"):
-            annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)
+            annotate: Annotate = function(device=self.device, **self.given(table, function), **table.keys)
+        folder = self.root / shards.ANNOTATIONS / name
         fingerprint = getattr(annotate, "fingerprint", "")
         for stem in shards.annotated(folder)[:1]:
             other = shards.read_record(folder, stem).get("fingerprint")

@@ -14,7 +14,7 @@ from typing import Any
 from synthgen import asking, checks, recipe, selection, shards, storage
 from synthgen.asking import Counts
 from synthgen.engine import Unit, Worker
-from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
+from synthgen.errors import FolderError, RecipeError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
 from synthgen.language_models import open_local, open_server
 from synthgen.stages import STAGES, Listings, phases, plan_units, write_report
@@ -136,6 +136,15 @@ def open_job(
     return job
 
 
+def require_making(job: Job) -> None:
+    """Raises RecipeError where a recipe makes no images, for commands that are about making them."""
+    if job.recipe.curates:
+        raise RecipeError(
+            f"{job.recipe_path}: makes no images, as it has no [[prompts]], [[models]] and [quota]; "
+            "`synthgen run` curates with it what was imported"
+        )
+
+
 def _find_added(add: Sequence[str], root: Path, subset: str) -> list[tuple[Path, str]]:
     """Other runs and their subsets, of arguments RUN[:SUBSET].
 
@@ -235,6 +244,10 @@ def run(
         add=add,
     )
     checks.check(job, joins="reshard" in stages)
+    if job.recipe.curates:  # what it chooses from is there
+        stages = [stage for stage in stages if stage not in ("plan", "generate")]
+    if not stages:
+        require_making(job)
     if _makes_rounds(job, stages):
         checks.check_growth(job)
     for stage in list(STAGES)[: list(STAGES).index(stages[0])]:

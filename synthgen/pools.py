@@ -1,8 +1,10 @@
 """A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
 
+import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from synthgen import shards, storage, tars
+from synthgen.errors import FolderError
+
+MOVED = (
+    "--set sources.{}.path=FOLDER says where it is now; or import it again from there, which reads nothing"
+)
 
 
 class Place(NamedTuple):
@@ -28,29 +35,151 @@ class Place(NamedTuple):
     members: tuple[tuple[str, int, int], ...] = ()
 
 
-def places(root: Path, stem: str) -> list[Place]:
-    """The written samples of a pool shard. A sample runs from its image's header to the next sample's."""
+Sources = Mapping[str, Path]
+"""The folders of an imported pool's sources by name, where they are not where they were at the import."""
+NOT_TOLD = ("error", "members", "image_offset", "image_bytes")
+"""Columns that say nothing of a sample itself."""
+
+
+def places(root: Path, stem: str, sources: Sources = {}) -> list[Place]:  # noqa: B006
+    """The written samples of a pool shard. A sample runs from its image's header to the next sample's; in a
+    source that was imported in place, it is its members.
+
+    Raises:
+        FolderError: a source is not where it was; see `read_images`.
+    """
     tar = root / shards.POOL / f"{stem}.tar"
-    rows = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
+    if is_in_place(root, stem):
+        return _places_in_sources(root, stem, sources)
+    columns = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
     found = [
         (uid, at - tars.BLOCK)
-        for uid, at in zip(rows["uid"], rows["image_offset"], strict=True)
+        for uid, at in zip(columns["uid"], columns["image_offset"], strict=True)
         if at is not None
     ]
     bounds = [*(start for _, start in found), storage.size(tar)]
     return [Place(uid, tar, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
 
 
-def read_images(root: Path, stem: str, rows: pa.Table) -> list[bytes]:
-    """The stored image of each row, in order, of a pool shard's written rows; read as the one run that they
-    span.
+def is_in_place(root: Path, stem: str) -> bool:
+    """Whether the samples of a pool shard lie in a source that was imported, not in a tar of the pool."""
+    path = root / shards.POOL / f"{stem}.parquet"
+    return not storage.exists(path.with_suffix(".tar")) and "members" in shards.names(path)
+
+
+def _places_in_sources(root: Path, stem: str, sources: Sources) -> list[Place]:
+    folders, found, seen = source_paths(root, sources), list[Place](), set[tuple[str, str]]()
+    table = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "source", "file", "members"])
+    for uid, source, file, members in zip(*table.to_pydict().values(), strict=True):
+        if members is None:
+            continue
+        if (source, file) not in seen and not storage.exists(folders[source] / file):
+            raise FolderError(_not_there(source, folders[source], file))
+        seen.add((source, file))
+        own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
+        start = min(offset for _, offset, _ in own)
+        size = max(offset + size for _, offset, size in own) - start
+        found.append(Place(uid, folders[source] / file, start, size, own))
+    return found
+
+
+def source_paths(root: Path, sources: Sources = {}) -> dict[str, Path]:  # noqa: B006
+    """The folder of each source of an imported pool.
+
+    Args:
+        sources: where some of them are now; the others are taken to be where they were at the import.
     """
-    spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
-    if not spans:
+    return {one.name: sources.get(one.name, one.path) for one in shards.imported(root)}
+
+
+def read_images(root: Path, stem: str, rows: pa.Table, sources: Sources = {}) -> list[bytes]:  # noqa: B006
+    """The stored image of each row, in order, of a pool shard's written rows; of our own tars read as the one
+    run that they span.
+
+    Raises:
+        FolderError: a source of an imported pool is not there, or the image in it has changed.
+    """
+    if not len(rows):
         return []
+    spans = list(zip(rows["image_offset"].to_pylist(), rows["image_bytes"].to_pylist(), strict=True))
+    tar = root / shards.POOL / f"{stem}.tar"
+    if is_in_place(root, stem):
+        return _read_from_sources(root, rows, spans, sources)
     start, end = spans[0][0], sum(spans[-1])
-    data = storage.read(root / shards.POOL / f"{stem}.tar", start, end - start)
+    data = storage.read(tar, start, end - start)
     return [data[at - start : at - start + size] for at, size in spans]
+
+
+def _read_from_sources(
+    root: Path, rows: pa.Table, spans: Sequence[tuple[int, int]], sources: Sources
+) -> list[bytes]:
+    folders, found = source_paths(root, sources), list[bytes]()
+    named = zip(rows["source"].to_pylist(), rows["file"].to_pylist(), spans, strict=True)
+    for (name, file), group in itertools.groupby(named, key=lambda each: each[:2]):
+        found += _read_source(name, folders[name], file, [span for *_, span in group])
+    for data, row in zip(found, rows.select(["sha256", "source", "file", "key"]).to_pylist(), strict=True):
+        require_same(data, row, folders[row["source"]] / row["file"])
+    return found
+
+
+def _read_source(name: str, folder: Path, file: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    try:
+        return storage.read_spans(folder / file, spans)
+    except OSError:
+        raise FolderError(_not_there(name, folder, file)) from None
+
+
+def _not_there(name: str, folder: Path, file: str) -> str:
+    return f'source "{name}": {file} is not in {folder}; {MOVED.format(name)}'
+
+
+def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: Path) -> None:
+    """Raises FolderError where an image of a file of a source is not the one that the pool's row says."""
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        what = f"{file}" if row["key"] == row["file"] else f"{file}: {row['key']}"
+        raise FolderError(
+            f'source "{row["source"]}": the image {what} has other bytes than at the import; put it back, or '
+            "import what is there now into another folder"
+        )
+
+
+def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
+    """What a sample of an imported pool has in final/ besides its source's members: `cls`, `txt` and `json`,
+    where it has none of that name and the value is known.
+
+    Args:
+        rows: of an imported pool shard, all columns.
+    """
+    flat = [
+        field.name
+        for field in rows.schema
+        if field.name not in NOT_TOLD and not pa.types.is_nested(field.type)
+    ]
+    found = []
+    for row in rows.to_pylist():
+        there = {each["suffix"] for each in row["members"] or ()}
+        told = {name: _as_json(row[name], rows.schema.field(name).type) for name in flat}
+        values = {
+            "txt": (row["text"] or "").encode(),
+            "cls": b"" if row["class_id"] is None else str(row["class_id"]).encode(),
+            "json": shards.canonical({key: value for key, value in told.items() if value is not None}),
+        }
+        found.append({suffix: data for suffix, data in values.items() if data and suffix not in there})
+    return found
+
+
+def _as_json(value: object, kind: pa.DataType) -> object:
+    """A value as a json member holds it: "" for a text that is missing, None for a number that is."""
+    if value is None:
+        return "" if pa.types.is_string(kind) else None
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value if isinstance(value, bool | int | str) else str(value)
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """The columns of a parquet file of the run, and their types."""
+    return pq.read_schema(pa.BufferReader(storage.read(path)))
 
 
 def to_masked(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
@@ -99,9 +228,13 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
         self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
+        imported = {one.stems[0] for one in shards.imported(root) if one.stems}
+        self._firsts, self._kinds = sorted(imported & {*stems}) or stems[:1], dict[str, pa.DataType]()
         for folder in [root / shards.POOL, *self._annotations.values()]:
-            schema = pq.read_schema(pa.BufferReader(storage.read(folder / f"{stems[0]}.parquet")))
-            self._folders = {**dict.fromkeys(schema.names, folder), **self._folders}
+            for stem in self._firsts:  # each source has columns of its own
+                for field in schema_of(folder / f"{stem}.parquet"):
+                    self._kinds[field.name] = _either(self._kinds.get(field.name), field.type)
+                    self._folders.setdefault(field.name, folder)
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
         if name not in self._read:
@@ -120,7 +253,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             if name in self._folders and name not in self._stored:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            parts = [shards.read_table(folder / f"{stem}.parquet", own) for stem in self._stems]
+            parts = [self._part(folder / f"{stem}.parquet", own) for stem in self._stems]
             table = pa.concat_tables(parts, promote_options="default")
             self._stored |= {name: table[name] for name in own}
 
@@ -134,11 +267,25 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         stored = self.stored(name)
         if pa.types.is_string(stored.type):
             return _texts(stored)
+        if pa.types.is_nested(stored.type):
+            lists = np.empty(len(stored), object)
+            lists[:] = stored.to_pylist()
+            return lists
         column = to_masked(stored)
         if column.dtype.kind in "Of":
             return filled(column)
         is_whole = not (np.ma.getmaskarray(column) & (self["error"] == "")).any()
         return np.ma.getdata(column) if is_whole else filled(column)
+
+    def _part(self, path: Path, names: Sequence[str]) -> pa.Table:
+        """Columns of a file; null where its source has no such column."""
+        if len(self._firsts) < 2:
+            return shards.read_table(path, list(names))
+        there = [name for name in names if name in shards.names(path)]
+        table, missing = shards.read_table(path, there), pa.nulls(shards.rows(path))
+        return pa.table(
+            {name: (table[name] if name in there else missing).cast(self._kinds[name]) for name in names}
+        )
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
         """Raises KeyError where no annotation has features of that name."""
@@ -157,13 +304,29 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         return whole
 
     def __contains__(self, name: object) -> bool:
-        return name in self._folders
+        """Reads nothing where it is a column."""
+        return name in self._folders or super().__contains__(name)
+
+    def is_float(self, name: str) -> bool:
+        """Whether a column holds fractions; nothing is read."""
+        return bool(pa.types.is_floating(self._kinds[name]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._folders)
 
     def __len__(self) -> int:
         return len(self._folders)
+
+
+def _either(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
+    """What holds the values of both types; text where no other does."""
+    if one is None or one == other:
+        return other
+    fields = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
 
 
 def _texts(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from synthgen import costs, diversity, licenses, storage
+from synthgen import costs, diversity, licenses, shards, storage
 from synthgen.annotators import ORIGINS
 from synthgen.checks import check, final_part, planned_and_new
 from synthgen.data import Request
@@ -47,6 +46,8 @@ def preview(job: Job, embed: str = "") -> Preview:
         SynthgenError: something is wrong with the recipe or the folder; one line says what.
     """
     recipe, unanswered = job.recipe, ""
+    if embed and recipe.curates:
+        raise RecipeError(f"--embed {embed}: measures prompts, and {job.recipe_path} has none")
     try:
         check(job)
         requests = job.requests
@@ -67,10 +68,10 @@ def preview(job: Job, embed: str = "") -> Preview:
     return Preview(
         recipe=str(job.recipe_path),
         folder=str(job.root),
-        classes=len(recipe.classes),
+        classes=len(job.classes),
         extra=sum(len(table.extra) for table in recipe.prompts),
         axes=recipe.axes,
-        requests=len(requests),
+        requests=shards.planned_requests(job.root) if recipe.curates else len(requests),
         not_planned=len(job.new_requests()) if requests else 0,
         texts=len(set(zip(names, texts, strict=True))),
         groups=_groups(job, requests) if requests else "",
@@ -80,8 +81,8 @@ def preview(job: Job, embed: str = "") -> Preview:
         )
         if requests
         else {},
-        names=categories.report(recipe.classes),
-        ambiguous=categories.ambiguous(recipe.classes),
+        names=categories.report(job.classes),
+        ambiguous=categories.ambiguous(job.classes),
         notes=[unanswered] if unanswered else [*_gaps(job), *_notes(job, texts, names), *_memory(job)],
         examples=[f"{request.class_name}: {request.text}" for request in requests[:3]],
     )
@@ -244,9 +245,9 @@ def terms(job: Job) -> list[Terms]:
         told = source.license or licenses.folder_license(folder / source.path)
         found.append((f"sources.{name}", source.path, told))
     for table in recipe.annotate:
-        if table.use in ORIGINS:
-            origin = ORIGINS[table.use](**table.keys)
-            told = table.license or (licenses.model_license(origin, folder=Path()) if origin else "unknown")
+        origin = ORIGINS[table.use](**table.keys) if table.use in ORIGINS else None
+        if origin is not None:
+            told = table.license or (licenses.model_license(origin, folder=folder) if origin else "unknown")
             path = origin or f"{table.keys['model']} {table.keys['pretrained']}"
             found.append((f"annotate.{table.name}", path, told))
     return [Terms(key, path, told, licenses.concern(told)) for key, path, told in found]

@@ -99,6 +99,22 @@ def asking(recipe: str, local: str) -> "Iterator[tuple[Callable[[int], None], Ca
             print("\r\033[2K", end="", file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def importing(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Says on a terminal which part of a source this process has just done."""
+    live = sys.stderr.isatty() and not quiet
+
+    def show(unit: str) -> None:
+        if live:
+            print(f"\r\033[2K{unit} done", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if live:
+            print("\r\033[2K", end="", file=sys.stderr, flush=True)
+
+
 def say_trial(model: str, trial: "Trial") -> None:
     """Shows that another batch size was tried; a trial may take minutes."""
     print(

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from synthgen import marks, shards, storage, tars
+import pyarrow.compute as pc
+
+from synthgen import marks, pools, shards, storage, tars
 from synthgen.errors import FolderError
 from synthgen.inspection import open_run
 
@@ -67,21 +69,23 @@ def _in_run(root: Path, uid: str) -> Found:
     where = f"{root / shards.POOL / stem}.tar: {row['uid']}"
     if row.get("error"):
         return Found(where, marks.Mark(), row, str(root))
-    data = storage.read(
-        root / shards.POOL / f"{stem}.tar", int(str(row["image_offset"])), int(str(row["image_bytes"]))
-    )
+    if pools.is_in_place(root, stem):
+        where = f"{pools.source_paths(root)[str(row['source'])]}/{row['file']}: {row['key']}"
+    table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
+    (data,) = pools.read_images(root, stem, table.filter(pc.equal(table["uid"], str(row["uid"]))))
     return Found(where, marks.read(data, where), row, str(root))
 
 
 def _row(root: Path, uid: str) -> tuple[str, dict[str, object]]:
     """The pool's row of an image and its shard; the plan's, with an `error`, where it is not made yet."""
     found = []
-    for shard in shards.load_plan(root):
-        found += [
-            (shard.stem, row)
-            for row in shards.read_plan_shard(shard).to_pylist()
-            if str(row["uid"]).startswith(uid)
-        ]
+    tables = [(shard.stem, shards.read_plan_shard(shard)) for shard in shards.load_plan(root)]
+    for stem in (stem for source in shards.imported(root) for stem in source.stems):
+        if shards.is_done(root / shards.POOL, stem):
+            tables.append((stem, shards.read_table(root / shards.POOL / f"{stem}.parquet")))
+    for stem, table in tables:
+        rows = table.filter(pc.starts_with(table["uid"], uid)).to_pylist()
+        found += [(stem, row) for row in rows]
     _require_one([row["uid"] for _, row in found], uid, root)
     stem, row = found[0]
     if not shards.is_done(root / shards.POOL, stem):

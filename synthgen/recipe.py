@@ -157,11 +157,16 @@ def _first(error: ValidationError, prefix: str = "") -> str:
     return f"{place}: {message}" if place else message
 
 
-def known_columns(recipe: Recipe) -> dict[str, str]:
-    """Every column of the pool and of the annotations: name -> its type in parquet."""
+def known_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every column of the pool and of the annotations: name -> its type in parquet.
+
+    Args:
+        imported: those of the pool that a recipe which curates chooses from.
+    """
     columns = {name: kind for name, kind in REQUEST_COLUMNS.items() if name not in PLAN_ONLY} | POOL_COLUMNS
     known = {name: str(kind) for name, kind in columns.items()}
     known |= {f"axis_{axis}": "string" for axis in recipe.axes}
+    known = known if imported is None else dict(imported)
     for number, table in enumerate(recipe.annotate):
         for column, kind in COLUMNS[table.use].items():
             if f"{table.name}_{column}" in known:
@@ -176,6 +181,16 @@ def known_columns(recipe: Recipe) -> dict[str, str]:
 
 def _check(recipe: Recipe, folder: Path) -> None:
     """What no single table can see."""
+    quota = recipe.quota.requests or recipe.quota.accepted
+    making = {"prompts": recipe.prompts, "models": recipe.models, "quota": quota}
+    lacking = [key for key, value in making.items() if not value]
+    if 0 < len(lacking) < len(making):
+        raise RecipeError(
+            f'missing key "{lacking[0]}"; a recipe that makes images has [[prompts]], [[models]] and '
+            "[quota], one that curates what `synthgen import` brought has none of them"
+        )
+    if recipe.prompts and recipe.classes_:
+        raise RecipeError("classes: where there are [[prompts]], each of them names its classes")
     for what, names in (
         ("models: id", [table.id for table in recipe.models]),
         ("annotate: name", [table.name for table in recipe.annotate]),
@@ -233,7 +248,25 @@ def _check(recipe: Recipe, folder: Path) -> None:
                 f"{model.batch_size}; choose "
                 f"{-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
             )
-    columns = known_columns(recipe)
+    for number, one in enumerate(recipe.annotate):
+        source, known = one.keys.get("source"), [f"sources.{name}" for name in recipe.sources]
+        if source and source not in known:
+            raise RecipeError(f'annotate.{number}.source: unknown source "{source}"{nearest(source, known)}')
+    if not recipe.curates:
+        check_columns(recipe, folder)
+
+
+def check_columns(recipe: Recipe, folder: Path, imported: Mapping[str, str] | None = None) -> None:
+    """Whether what annotators, rules and resharding read is there.
+
+    Args:
+        folder: that of the recipe, to which the files are relative that rules name.
+        imported: the columns of the pool that a recipe which curates chooses from, and their types.
+
+    Raises:
+        RecipeError: a column is not there, or is of another type; or annotators go in a circle.
+    """
+    columns = known_columns(recipe, imported)
     features = [name for name in recipe.made_by if name not in columns]
     for number, one in enumerate(recipe.annotate):
         for key, name in one.reads.items():

@@ -5,6 +5,7 @@ A unit is one shard of one stage. It is done if its record `<stem>_stats.json` e
 last.
 """
 
+import binascii
 import functools
 import hashlib
 import io
@@ -28,10 +29,12 @@ from synthgen.claims import Claim, attempts
 from synthgen.data import Request
 from synthgen.errors import FolderError, WorkError
 
-RECIPES, TEXTS, PLAN, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
-    "recipes", "texts", "plan", "pool", "annotations", "subsets", "final", "report",
+RECIPES, TEXTS, PLAN, SOURCES, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
+    "recipes", "texts", "plan", "sources", "pool", "annotations", "subsets", "final", "report",
 )  # fmt: skip
 DEFAULT_ROOT = "shards"
+SCANS = "import"
+"""Where, in a folder's own work, an import keeps what it has read; it is there from its beginning on."""
 RECORD_SUFFIX = "_stats.json"
 FITTED = "centroids"
 """The stem of what an annotation has fitted to the whole pool."""
@@ -111,22 +114,20 @@ def make_seed(*parts: str | int) -> int:
 
 def uid_array(uids: Sequence[str]) -> npt.NDArray[np.void]:
     """Hex uids as DataComp's pairs: dtype "u8,u8", shape (n,), in the order given."""
-    return _pairs("".join(uids))
+    return uid_pairs(pa.chunked_array([pa.array(uids, pa.large_string())]))
 
 
 def uid_pairs(uids: pa.ChunkedArray) -> npt.NDArray[np.void]:
-    """`uid_array` of a column of them."""
-    if not len(uids):
-        return _pairs("")
-    whole = pa.concat_arrays(uids.cast(pa.large_binary()).chunks)
-    at = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset : whole.offset + len(whole) + 1]
-    return _pairs(whole.buffers()[2].to_pybytes()[at[0] : at[-1]].decode())
-
-
-def _pairs(text: str) -> npt.NDArray[np.void]:
-    raw = np.frombuffer(bytes.fromhex(text), dtype=">u8").reshape(-1, 2)
-    pairs = np.empty(len(raw), dtype=UID)
-    pairs["f0"], pairs["f1"] = raw[:, 0], raw[:, 1]
+    """`uid_array` of a column of them; no uid becomes a string of Python's."""
+    pairs = np.empty(len(uids), dtype=UID)
+    halves, start = pairs.view(np.uint64).reshape(-1, 2), 0
+    for chunk in uids.chunks:
+        end = start + len(chunk)
+        width = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
+        ends = np.frombuffer(chunk.buffers()[1], width)[chunk.offset : chunk.offset + len(chunk) + 1]
+        text = memoryview(chunk.buffers()[2] or b"")[ends[0] : ends[-1]] if len(chunk) else b""
+        halves[start:end] = np.frombuffer(binascii.unhexlify(text), dtype=">u8").reshape(-1, 2)
+        start = end
     return pairs
 
 
@@ -183,7 +184,8 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     data = storage.read(path)
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
+        # a shard is small: opening it as a data set of files takes longer than reading it
+        return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WorkError(f"{path}: damaged ({reason}); `synthgen verify` lists what else is") from None
@@ -251,7 +253,8 @@ def verdict_tables(
 
 def is_run(root: Path) -> bool:
     """Whether synthgen has made something in a folder."""
-    return any(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in storage.names(root / RECIPES))
+    made = any(re.fullmatch(r"[0-9a-f]{32}\.json", name) for name in storage.names(root / RECIPES))
+    return made or bool(records(root / SOURCES)) or storage.exists(root / storage.WORK / SCANS)
 
 
 def record_path(folder: Path, stem: str) -> Path:
@@ -388,14 +391,41 @@ def load_plan(root: Path) -> list[PlannedShard]:
     return found
 
 
+class Imported(NamedTuple):
+    """A source of an imported pool: where it lay at the import, the ids of its classes, and the pool's shards
+    that hold it, of so many rows together.
+    """
+
+    name: str
+    path: Path
+    classes: dict[str, int]
+    stems: list[str]
+    rows: int
+    license: str
+
+
+def imported(root: Path) -> list[Imported]:
+    """The sources of an imported pool, in the order in which they came."""
+    found = []
+    for name in records(root / SOURCES):
+        record = read_record(root / SOURCES, name)
+        stems = [shard_name(record["first"] + k) for k in range(len(record["shards"]))]
+        classes = {name: number for number, name in record["classes"]}
+        found.append(
+            Imported(name, Path(record["path"]), classes, stems, record["requested"], record["license"])
+        )
+    return sorted(found, key=lambda source: source.stems)
+
+
 def pool_stems(root: Path) -> list[str]:
-    """The stems of the pool's shards, planned or done, in order."""
-    return [shard.stem for shard in load_plan(root)]
+    """The stems of the pool's shards, planned, imported or done, in order."""
+    return [shard.stem for shard in load_plan(root)] + [stem for one in imported(root) for stem in one.stems]
 
 
 def planned_requests(root: Path) -> int:
-    """How many requests are in the plan."""
-    return sum(read_record(root / PLAN, stem)["requests"] for stem in records(root / PLAN))
+    """How many rows the pool has, or will have: requests in the plan, and samples of imported sources."""
+    planned = sum(read_record(root / PLAN, stem)["requests"] for stem in records(root / PLAN))
+    return int(planned) + sum(source.rows for source in imported(root))
 
 
 def read_plan_shard(shard: PlannedShard) -> pa.Table:

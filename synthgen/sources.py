@@ -1,19 +1,14 @@
 """Real images that a recipe names: which there are, of which class, and their pixels.
 
-A source is a folder with a folder a class, or a folder of webdataset tars. This room knows no recipe and no
-run: it reads what other people made, and changes nothing.
+A source is what `importing.forms` opens, with labels. This room knows no recipe and no run: it reads what
+other people made, and changes nothing.
 """
 
 import functools
 import hashlib
 import io
-import itertools
-import json
-import os
-import re
-import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +19,8 @@ from PIL import Image, ImageOps
 from synthgen import storage
 from synthgen.data import Category
 from synthgen.errors import RecipeError, WorkError
-
-ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+from synthgen.importing import UID, Found, uid_of
+from synthgen.importing.forms import Form, Keys, open_form, samples_of
 
 
 class RealImage(NamedTuple):
@@ -48,8 +43,20 @@ class Source(NamedTuple):
     by_class: dict[str, list[str]]
 
 
-def open_source(path: Path, name: str, classes: Sequence[Category]) -> Source:
+def open_source(
+    path: Path,
+    name: str,
+    classes: Sequence[Category],
+    *,
+    complete: bool = True,
+    image: str = "",
+    label: str = "",
+) -> Source:
     """What a source has of these classes, which it knows by name, or by synset as ImageNet's folders do.
+
+    Args:
+        complete: every class has to have an image; else one has to.
+        image: of a table, the column of paths; `label` that of classes.
 
     Raises:
         RecipeError: as `list_images`; or a class has no image.
@@ -59,14 +66,25 @@ def open_source(path: Path, name: str, classes: Sequence[Category]) -> Source:
     for category in classes:
         if synsets[category.synset] == 1:
             labels.setdefault(category.synset, category.name)
-    images = {image.uid: image for image in list_images(path, name) if image.class_name in labels}
+    every = list_images(path, name, image=image, label=label)
+    images = {one.uid: one for one in every if one.class_name in labels}
     by_class: dict[str, list[str]] = {category.name: [] for category in classes}
-    for image in images.values():
-        by_class[labels[image.class_name]].append(image.uid)
+    for one in images.values():
+        by_class[labels[one.class_name]].append(one.uid)
     for class_name, uids in by_class.items():
-        if not uids:
+        if not uids and (complete or not images):
             raise RecipeError(f'{path}: no image of the class "{class_name}"; add some, or take it out')
     return Source(images, by_class)
+
+
+def open_all(path: Path, name: str, *, image: str = "", label: str = "") -> Source:
+    """All images of a source, those without a label too, by the class "".
+
+    Raises:
+        RecipeError: as `list_images`.
+    """
+    images = {one.uid: one for one in list_images(path, name, labelled=False, image=image, label=label)}
+    return Source(images, {"": list(images)})
 
 
 def listing(source: Source) -> dict[str, list[tuple[str, int]]]:
@@ -102,8 +120,11 @@ def read_planned(source: Source, uid: str, sha256: str) -> bytes:
     return data
 
 
-def list_images(path: Path, source: str) -> list[RealImage]:
-    """The labelled images of a source, in order of their places in it.
+def list_images(
+    path: Path, source: str, *, labelled: bool = True, image: str = "", label: str = ""
+) -> list[RealImage]:
+    """The labelled images of a source, in order of their places in it; with `labelled` False all, those
+    without a label of the class "".
 
     A uid is the image's own name where that is 32 hex digits and unique in the source; else a hash of
     `source`, the source's name, and of the image's place: never of its bytes, nor of where the source lies.
@@ -111,109 +132,50 @@ def list_images(path: Path, source: str) -> list[RealImage]:
     Raises:
         RecipeError: there is none, or a tar cannot be read.
     """
-    files = [
-        Path(folder, name)
-        for folder, _, names in sorted(os.walk(path, followlinks=True))
-        for name in sorted(names)
+    form = open_form(path, Keys(image, label))
+    found = [
+        _real_image(one, form, labelled)
+        for piece in form.pieces
+        for one in samples_of(form, piece, images=False)
+        if one.error or (one.image and not (labelled and _is_loose(form, one)))
     ]
-    tars = [file for file in files if file.suffix == ".tar"]
-    classes = read_classes(path)
-    found = list(
-        itertools.chain.from_iterable(_in_tar(file, path, classes) for file in tars)
-        if tars
-        else _in_folders(files, path)
-    )
     if not found:
         raise RecipeError(
-            f"{path}: no labelled images there; a folder with a folder of images a class, or a folder of "
-            "webdataset tars, is wanted"
+            f"{path}: no {'labelled ' if labelled else ''}images there; a folder with a folder of images a "
+            "class, a folder of webdataset tars, a table with image and label, or a COCO or LVIS .json is "
+            "wanted"
         )
     names = [image.key.rpartition("/")[2].partition(".")[0] for image in found]
     counts = Counter(names)
     return [
-        image._replace(
-            uid=name
-            if counts[name] == 1 and re.fullmatch("[0-9a-f]{32}", name)
-            else hashlib.sha256(json.dumps([source, image.key]).encode()).hexdigest()[:32]
-        )
+        image._replace(uid=name if counts[name] == 1 and UID.fullmatch(name) else uid_of(source, image.key))
         for image, name in zip(found, names, strict=True)
     ]
 
 
-def read_classes(path: Path) -> list[str]:
-    """The names of the classes in a source's classes.txt, or, where it is a split of a dataset in tars, in
-    the dataset's; nothing where there is none.
+def _is_loose(form: Form, found: Found) -> bool:
+    """Whether an image that is a file of its own has no class: it lies in no folder, or has no object."""
+    return form.kind != "tars" and not {"class_name", "class_id"} & found.data.keys()
+
+
+def _real_image(found: Found, form: Form, labelled: bool) -> RealImage:
+    """A sample as an image, with its label where that is wanted.
+
+    Raises:
+        RecipeError: it has no class, or cannot be read.
     """
-    has_tars = any(name.endswith(".tar") for name in storage.names(path))
-    for folder in (path, path.parent) if has_tars else (path,):
-        if storage.exists(folder / "classes.txt"):
-            lines = storage.read(folder / "classes.txt").decode("utf-8-sig").splitlines()
-            return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return []
-
-
-def _in_folders(files: Sequence[Path], path: Path) -> Iterator[RealImage]:
-    for file in files:
-        class_name, *below = file.relative_to(path).parts
-        if below and file.suffix[1:].lower() in ENDINGS:
-            key = file.relative_to(path).as_posix()
-            yield RealImage("", class_name, key, file, 0, storage.size(file))
-
-
-def _in_tar(file: Path, path: Path, classes: Sequence[str]) -> Iterator[RealImage]:
-    place = file.relative_to(path).as_posix()
-    try:
-        with tarfile.open(file, "r:") as tar, io.FileIO(file) as data:
-            for key, members in itertools.groupby(_members(tar), lambda member: member[0]):
-                sample = {ending.lower(): (at, size) for _, ending, at, size in members}
-                image = next((sample[ending] for ending in ENDINGS if ending in sample), None)
-                if image:
-                    class_name = _class_name(data, sample, classes, f"{file}: {key}")
-                    yield RealImage("", class_name, f"{place}/{key}", file, *image)
-    except (tarfile.TarError, OSError) as error:
-        raise RecipeError(f"{file}: cannot be read ({error}); put the whole file there") from None
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, int, int]]:
-    """Key, ending, offset and size of each file of an archive: the key is the name up to the first dot of its
-    last part (webdataset's rule).
-    """
-    for member in tar:
-        if member.isreg():
-            folder, slash, name = member.name.rpartition("/")
-            name, _, ending = name.partition(".")
-            yield folder + slash + name, ending, member.offset_data, member.size
-        tar.members.clear()  # type: ignore[attr-defined]  # it keeps all that it has seen
-
-
-def _class_name(
-    data: io.FileIO, sample: dict[str, tuple[int, int]], classes: Sequence[str], where: str
-) -> str:
-    """The class of a sample: the line of classes.txt that its .cls names, else its json's `class_name`."""
-
-    def read(ending: str) -> bytes:
-        offset, size = sample[ending]
-        data.seek(offset)
-        return data.read(size)
-
-    if "cls" in sample and classes:
-        label = read("cls").decode("ascii", "replace").strip()
-        if not label.isdecimal() or int(label) >= len(classes):
-            raise RecipeError(
-                f'{where}.cls says "{label}"; a line of classes.txt, 0 to {len(classes) - 1}, is wanted'
-            )
-        return classes[int(label)]
-    if "json" in sample:
-        try:
-            name = json.loads(read("json"))["class_name"]
-        except (ValueError, KeyError, TypeError):
-            name = None
-        if isinstance(name, str):
-            return name
-    raise RecipeError(
-        f"{where} has no class; a .cls with a classes.txt beside the tars, or a .json with class_name, is "
-        "wanted"
-    )
+    file, name = form.folder / found.file, found.data.get("class_name")
+    if form.kind == "table" and name is None and "class_id" in found.data:
+        name = str(found.data["class_id"])
+    what = f"{file}: {found.key}" if found.key not in ("", found.file) else f"{file}"
+    if found.error or not found.image:
+        raise RecipeError(f"{what}: {found.error}; put the whole file there")
+    if labelled and not isinstance(name, str):
+        raise RecipeError(
+            f"{what} has no class; a .cls with a classes.txt beside the tars, or a .json with class_name, is "
+            "wanted"
+        )
+    return RealImage("", str(name or ""), found.place, file, *found.image[1:])
 
 
 def read(image: RealImage) -> bytes:

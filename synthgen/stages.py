@@ -6,7 +6,7 @@ The folder is the state: a unit is done when its record is there. `engine` makes
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
 
     def make(stem: str, claim: Claim) -> None:
         missing = [begin(table, stem) for table in tables if not shards.is_done(folders[table.name], stem)]
-        annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim)
+        annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim, sources=job.source_paths)
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)
@@ -262,14 +262,19 @@ def card_units(job: Job) -> list[Unit]:
             for one, call in zip(job.recipe.models, job.models.values(), strict=True)
         ]
         files = {
-            "classes.txt": "".join(
-                f"{classes.get(k, '')}\n" for k in range(max(classes, default=-1) + 1)
-            ).encode(),
             "_info.json": storage.to_json(info),
             "README.md": card(
-                job.recipe.name, sorted(classes.items()), info, models, marked=job.recipe.images.mark
+                job.recipe.name,
+                sorted(classes.items()),
+                info,
+                models,
+                marked=job.recipe.images.mark and not job.recipe.curates,
+                sources=[(one.name, one.license) for one in shards.imported(job.root)],
             ).encode(),
         }
+        if classes:
+            listed = "".join(f"{classes.get(k, '')}\n" for k in range(max(classes) + 1))
+            files = {"classes.txt": listed.encode(), **files}
         for split in info["splits"]:
             files[f"{split}/sizes.json"] = storage.to_json(resharding.sizes(output, split))
         for name, data in files.items():
@@ -294,7 +299,7 @@ def report_units(job: Job) -> list[Unit]:
         there = storage.exists(path) and storage.exists(path.with_name("index.html"))
         return there and storage.read_json(path).get("inputs") == inputs
 
-    return [Unit("report", done, lambda claim: write_report(job.root, job.subset))]
+    return [Unit("report", done, lambda claim: write_report(job.root, job.subset, job.source_paths))]
 
 
 def _report_inputs(root: Path, subset: str) -> dict[str, object]:
@@ -303,11 +308,14 @@ def _report_inputs(root: Path, subset: str) -> dict[str, object]:
     return {"subset": subset, **inputs(root, subset)}
 
 
-def write_report(root: Path, subset: str) -> None:
+def write_report(root: Path, subset: str, sources: Mapping[str, Path] = {}) -> None:
     from synthgen.reporting.report import contact_sheet, page
 
     folder = root / shards.REPORT
-    files = {"index.html": page(root, subset), "contact_sheet.jpg": contact_sheet(root, subset)}
+    files = {
+        "index.html": page(root, subset, sources),
+        "contact_sheet.jpg": contact_sheet(root, subset, sources),
+    }
     record = {"stage": "report", "inputs": _report_inputs(root, subset)}
     record["files"] = {name: storage.checksum_of(data) for name, data in files.items()}
     for name, data in {**files, f"index{shards.RECORD_SUFFIX}": storage.to_json(record)}.items():

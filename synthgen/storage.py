@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,6 +86,20 @@ def read(path: Path, start: int = 0, size: int | None = None) -> bytes:
     if size is not None and len(data) != size:
         raise WorkError(f"{path}: cut: {size} bytes wanted at {start}, got {len(data)}")
     return data
+
+
+def read_spans(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Several pieces of a file, each (start, size); a piece that the file has not is shorter.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with open(path, "rb") as file:
+        found = []
+        for start, size in spans:
+            file.seek(start)
+            found.append(file.read(size))
+        return found
 
 
 def open_read(path: Path) -> BinaryIO:

@@ -37,7 +37,10 @@ from synthgen.prompts.templates import naming_axes
 from synthgen.selection import RULES, Rule, columns_read
 from synthgen.shards import canonical
 
-GIVEN = {"answers", "classes", "count_tokens", "device", "fitted", "language_model", "seed"}
+GIVEN = {
+    "answers", "classes", "count_tokens", "device", "encode", "fitted", "folder", "language_model", "real",
+    "seed",
+}  # fmt: skip
 """Parameters that the pipeline gives to a function, where it has them; no recipe key. A `seed` that has a
 default is one.
 """
@@ -236,6 +239,8 @@ def _function_keys(value: object, functions: Functions, what: str, own: set[str]
 class SourceTable(Table):
     path: str = Field(min_length=1)
     license: str = ""
+    image: str = ""
+    label: str = ""
 
 
 class ExtraTable(Table):
@@ -548,10 +553,11 @@ class Recipe(Table):
     max_failed: float = Field(default=0.01, ge=0, le=1)
     sources: dict[Identifier, SourceTable] = {}
     language: LanguageTable | None = None
-    prompts: list[PromptsTable] = Field(min_length=1)
-    quota: QuotaTable
+    classes_: Categories = Field(default=[], alias="classes")
+    prompts: list[PromptsTable] = []
+    quota: QuotaTable = QuotaTable.model_construct()
     images: ImagesTable = ImagesTable()
-    models: list[ModelTable] = Field(min_length=1)
+    models: list[ModelTable] = []
     annotate: list[AnnotateTable] = []
     select: list[SelectTable] = []
     reshard: ReshardTable = ReshardTable()
@@ -571,10 +577,14 @@ class Recipe(Table):
 
     @property
     def classes(self) -> list[Category]:
-        """All classes, by id."""
-        return sorted(
-            {category.name: category for table in self.prompts for category in table.categories}.values()
-        )
+        """All classes, by id; none where a recipe that curates leaves them to what was imported."""
+        made = [category for table in self.prompts for category in table.categories]
+        return sorted({category.name: category for category in [*self.classes_, *made]}.values())
+
+    @property
+    def curates(self) -> bool:
+        """Whether it makes no images, and chooses from those of an imported pool."""
+        return not self.prompts
 
     @property
     def axes(self) -> list[str]:

@@ -34,9 +34,8 @@ BAD = {
     ),
     "unknown table": (
         ("[quota]", "[quotas]"),
-        'unknown key "quotas"; did you mean "quota"? Known: annotate, images, language, max_failed, models, '
-        "name, prompts, quota, "
-        "reshard, seed, select, sources",
+        'unknown key "quotas"; did you mean "quota"? Known: annotate, classes, images, language, max_failed, '
+        "models, name, prompts, quota, reshard, seed, select, sources",
     ),
     "unknown rule": (
         ('use = "top"', 'use = "topp"'),
@@ -62,7 +61,7 @@ BAD = {
     "missing key": (("steps = 12\n", ""), 'models.0: missing key "steps"'),
     "missing use": (
         ('use = "image"\n', ""),
-        'annotate.1: missing key "use"; known annotators: clip, hashes, image',
+        'annotate.1: missing key "use"; known annotators: aesthetic, ',
     ),
     "missing word list": (
         ('"styles.txt"', '"style.txt"'),

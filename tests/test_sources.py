@@ -113,9 +113,7 @@ def test_the_json_says_the_class_where_no_list_does(tmp_path: Path) -> None:
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(
-        RecipeError, match="no labelled images there; a folder with a folder of images a class"
-    ):
+    with pytest.raises(RecipeError, match="no images there; a folder of webdataset tars"):
         sources.list_images(tmp_path / "nothing", "real")
     with pytest.raises(RecipeError, match="no labelled images there"):
         sources.list_images(folder(tmp_path / "flat", "a.png"), "real")
@@ -125,13 +123,13 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     ):
         sources.list_images(plain, "real")
     (plain / "classes.txt").write_text("cat\n")
-    with pytest.raises(RecipeError, match=r'0.tar: a.cls says "1"; a line of classes.txt, 0 to 0, is wanted'):
+    with pytest.raises(RecipeError, match=r"0.tar: a: cls: no line of classes.txt, 0 to 0"):
         sources.list_images(plain, "real")
     cut = tmp_path / "cut"
     shutil.copytree(EMOJI / "train", cut)
     (cut / "classes.txt").write_text((EMOJI / "classes.txt").read_text())
     (cut / "00000000.tar").write_bytes((EMOJI / "train" / "00000000.tar").read_bytes()[:100_000])
-    with pytest.raises(RecipeError, match=r"00000000.tar: cannot be read \(unexpected end of data\)"):
+    with pytest.raises(RecipeError, match=r"00000000.tar: cut inside \w+.\w+, \d+ of its \d+ bytes"):
         sources.list_images(cut, "real")
 
 

@@ -1,6 +1,5 @@
 """CLIP scores and features of images against their prompts and against the dataset's classes (open_clip)."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from synthgen.annotators.networks import fingerprint
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
 from synthgen.errors import ModelError, RecipeError, nearest
@@ -64,7 +64,7 @@ def clip(
 
     check_clip(model=model, pretrained=pretrained, templates=templates)
     network, preprocess, encode_text = _load(model, pretrained, device)
-    shrink, finish = _split(preprocess)
+    shrink, finish = split(preprocess)
     known = dict[str, torch.Tensor]()
 
     labels = torch.zeros(0)
@@ -110,7 +110,8 @@ def clip(
     annotate.prepare = prepare  # type: ignore[attr-defined]
     # a text's last bits may depend on what it is encoded with, so that must not be another shard's
     annotate.start = known.clear  # type: ignore[attr-defined]
-    annotate.fingerprint = _fingerprint(network)  # type: ignore[attr-defined]
+    annotate.encode = _encode_images(network, preprocess, device)  # type: ignore[attr-defined]
+    annotate.fingerprint = annotate.encode.fingerprint  # type: ignore[attr-defined]
     return annotate
 
 
@@ -134,7 +135,7 @@ def _zero_shot(
     }
 
 
-def _split(preprocess: Any) -> tuple[Any, "Callable[[npt.NDArray[np.uint8], str], torch.Tensor]"]:
+def split(preprocess: Any) -> tuple[Any, "Callable[[npt.NDArray[np.uint8], str], torch.Tensor]"]:
     """open_clip's preprocessing in two: what is done to one image, which stays one of bytes, and what can be
     done to all of a batch on the device, with the same bits.
     """
@@ -151,15 +152,34 @@ def _split(preprocess: Any) -> tuple[Any, "Callable[[npt.NDArray[np.uint8], str]
     return type(preprocess)(shrink), finish
 
 
-def _fingerprint(network: Any) -> str:
-    """32 hex digits of a hash over the names and values of all weights."""
+def image_encoder(
+    *, device: str, model: str, pretrained: str
+) -> Callable[[list[npt.NDArray[np.uint8]]], npt.NDArray[np.float32]]:
+    """Gives n images as unit vectors (n, width) of an open_clip model, whose keys are those of `clip`; its
+    attribute `fingerprint` is that of the weights.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+    """
+    network, preprocess, _ = _load(model, pretrained, device)
+    return _encode_images(network, preprocess, device)
+
+
+def _encode_images(
+    network: Any, preprocess: Any, device: str
+) -> Callable[[list[npt.NDArray[np.uint8]]], npt.NDArray[np.float32]]:
     import torch
 
-    weights = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        values = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        weights.update(key.encode() + values.tobytes())
-    return weights.hexdigest()[:32]
+    def encode(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            pixels = torch.stack([preprocess(Image.fromarray(image)) for image in images])
+            encoded: npt.NDArray[np.float32] = (
+                network.encode_image(pixels.to(device), normalize=True).cpu().numpy()
+            )
+        return encoded
+
+    encode.fingerprint = fingerprint(network.state_dict())  # type: ignore[attr-defined]
+    return encode
 
 
 def text_encoder(

@@ -54,6 +54,7 @@ class Annotation:
         reads: columns and features that each sample brings along; a sample that lacks one is not annotated.
         keep: says which samples are annotated, by their columns `judged_by`; None is all.
         upstream: other annotations at work on this shard that make some of these.
+        seen: all samples of the rows before this one have been added.
         reached: all samples of the rows before this one have been through.
     """
 
@@ -70,6 +71,7 @@ class Annotation:
     batch: list[Item] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     features: dict[str, npt.NDArray[np.float16]] = field(default_factory=dict)
+    seen: int = 0
     reached: int = 0
     seconds: float = 0.0
 
@@ -100,8 +102,8 @@ class Annotation:
         """
         started = time.monotonic()
         self.waiting += items
-        seen = self.waiting[-1].row + 1 if self.waiting else self.reached
-        bound = min((other.reached for other in self.upstream), default=seen)
+        self.seen = items[-1].row + 1 if items else self.seen
+        bound = min((other.reached for other in self.upstream), default=self.seen)
         ready = [item for item in self.waiting if item.row < bound]
         self.waiting = self.waiting[len(ready) :]
         chosen = self.wants(values, np.array([item.row for item in ready], np.intp))
@@ -110,7 +112,7 @@ class Annotation:
             batch, self.batch = self.batch[: self.batch_size], self.batch[self.batch_size :]
             self._call(batch, values)
         left = self.batch or self.waiting
-        self.reached = left[0].row if left else seen
+        self.reached = left[0].row if left else self.seen
         self.seconds += time.monotonic() - started
 
     def _call(self, batch: list[Item], values: Columns) -> None:
@@ -143,6 +145,7 @@ def annotate_shard(
     made_by: Mapping[str, str],
     *,
     claim: Claim,
+    sources: pools.Sources = {},  # noqa: B006
 ) -> None:
     """Publishes `annotations/<name>/<stem>` of each annotation: columns `<name>_*`, null in rows that are not
     annotated, and features, NaN there.
@@ -152,6 +155,7 @@ def annotate_shard(
     Args:
         annotations: those that are missing, each behind what it reads.
         made_by: the annotation that makes a column or features; what is not there is the pool's.
+        sources: where sources of an imported pool are now; see `pools.source_paths`.
 
     Raises:
         WorkError: an annotator returned another number of rows than it was given.
@@ -180,7 +184,7 @@ def annotate_shard(
     for annotation in annotations:
         getattr(annotation.annotate, "start", lambda: None)()
     claim.progress(0)
-    for done, items in _read(root, stem, table, written, annotations, looked_at):
+    for done, items in _read(root, stem, table, written, annotations, looked_at, sources):
         for annotation in annotations:
             annotation.add(items, values, last=False)
         claim.progress(done)
@@ -242,10 +246,12 @@ def _read(
     written: npt.NDArray[np.intp],
     annotations: Sequence[Annotation],
     looked_at: Mapping[str, npt.NDArray[np.bool_]],
+    sources: pools.Sources,
 ) -> Iterator[tuple[int, list[Item]]]:
     """The written samples of a pool shard in chunks, each decoded and prepared while the one before is in
-    use; with how many there were so far.
+    use; with how many there were so far. Images of others that do not decode are left out.
     """
+    is_imported = "members" in table.column_names
     wanted = np.zeros(len(table), np.bool_)
     for mask in looked_at.values():
         wanted |= mask
@@ -253,8 +259,14 @@ def _read(
     preparing = [(name, prepare) for name, prepare in own.items() if prepare]
     size = max(CHUNK, *(annotation.batch_size for annotation in annotations))
 
-    def make(row: int, uid: str, class_id: int, class_name: str, text: str, data: bytes) -> Item:
-        image = _decode(uid, data) if data else NO_PIXELS
+    def make(row: int, uid: str, class_id: int, class_name: str, text: str, data: bytes) -> Item | None:
+        image = _decode(data) if data else NO_PIXELS
+        if image is None and is_imported:
+            return None
+        if image is None:
+            raise WorkError(
+                f"{uid}: the stored image does not decode; `synthgen verify` lists what is damaged"
+            )
         sample = Sample(uid, class_id, class_name, text, image, data)
         prepared = {
             name: prepare(sample)
@@ -265,25 +277,23 @@ def _read(
 
     with ThreadPoolExecutor(DECODERS) as threads:
 
-        def begin(start: int) -> Iterator[Item]:
+        def begin(start: int) -> Iterator[Item | None]:
             own = written[start : start + size]
             rows, pixels = table.take(pa.array(own)), own[wanted[own]]
-            read = pools.read_images(root, stem, table.take(pa.array(pixels))) if len(pixels) else []
+            read = pools.read_images(root, stem, table.take(pa.array(pixels)), sources) if len(pixels) else []
             images = dict(zip(pixels.tolist(), read, strict=True))
             columns = [rows[name].to_pylist() for name in ("uid", "class_id", "class_name", "text")]
             return threads.map(make, own.tolist(), *columns, [images.get(row, b"") for row in own.tolist()])
 
         chunk = begin(0)
         for start in range(size, len(written) + size, size):
-            items = list(chunk)
+            items = [item for item in chunk if item]
             chunk = begin(start)
             yield min(start, len(written)), items
 
 
-def _decode(uid: str, data: bytes) -> npt.NDArray[Any]:
+def _decode(data: bytes) -> npt.NDArray[Any] | None:
     try:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except OSError:
-        raise WorkError(
-            f"{uid}: the stored image does not decode; `synthgen verify` lists what is damaged"
-        ) from None
+    except (OSError, SyntaxError, ValueError):
+        return None

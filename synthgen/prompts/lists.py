@@ -13,8 +13,8 @@ from typing import Any
 from synthgen import wordnet
 from synthgen.data import Category, Word
 from synthgen.errors import RecipeError, nearest
+from synthgen.importing.forms import read_classes as read_classes_file
 from synthgen.prompts.categories import complete, tell_apart
-from synthgen.sources import read_classes as read_classes_file
 
 COLUMNS = Category._fields
 

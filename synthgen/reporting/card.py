@@ -3,6 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MADE = """\
+A synthetic labelled image dataset made by synthgen. Each sample has an image, `txt` (prompt), `cls` (class
+id) and `json` (provenance: prompt, model and its fingerprint, seed, steps, guidance, scheduler, licence of
+the model, sha256 of the image)."""
+MADE_BY = """\
+Made by these models, whose terms may extend to what they make:
+
+| model | path | fingerprint | licence |
+|---|---|---|---|
+"""
+CHOSEN = """\
+Images of other datasets, chosen by synthgen. Each sample has the members that it has in its source, under
+its uid, and `cls` (class id), `txt` (caption) and `json` (where it is from) where they are known."""
+CHOSEN_FROM = """\
+Chosen from these sources, whose terms apply:
+
+| source | licence |
+|---|---|
+"""
+
 
 def card(
     name: str,
@@ -11,9 +31,10 @@ def card(
     models: Sequence[tuple[str, ...]],
     *,
     marked: bool,
+    sources: Sequence[tuple[str, ...]] = (),
 ) -> str:
     """Markdown with the splits, how to open them, the models (id, path, fingerprint, licence), what was
-    joined, and the classes (id, name).
+    joined, and the classes (id, name); of what was imported the sources (name, licence) in place of models.
     """
     splits = info["splits"]
     front = "".join(f"  - split: {split}\n    path: {split}/*.tar\n" for split in splits)
@@ -22,8 +43,11 @@ def card(
         for split, entry in splits.items()
     )
     listed = "".join(f"| {class_id} | {class_name.replace('|', ' ')} |\n" for class_id, class_name in classes)
+    listed = f"| class id | class |\n|---|---|\n{listed}" if classes else ""
     joined = _joined(info["sources"])
-    made_by = "".join("| " + " | ".join(one).replace("\n", " ") + " |\n" for one in models)
+    rows = "".join("| " + " | ".join(one).replace("\n", " ") + " |\n" for one in sources or models)
+    made_by = (CHOSEN_FROM if sources else MADE_BY) + rows
+    what, tag = (CHOSEN, "") if sources else (MADE, "- synthetic\n")
     mark = " Each image has an XMP packet with IPTC's `DigitalSourceType` and its uid." if marked else ""
     first = next(iter(splits), "train")
     return f"""---
@@ -33,14 +57,11 @@ configs:
 {front}task_categories:
 - image-classification
 tags:
-- synthetic
-- webdataset
+{tag}- webdataset
 ---
 # {name}
 
-A synthetic labelled image dataset made by synthgen. Each sample has an image, `txt` (prompt), `cls` (class
-id) and `json` (provenance: prompt, model and its fingerprint, seed, steps, guidance, scheduler, licence of
-the model, sha256 of the image).{mark}
+{what}{mark}
 
 | split | images | shards |
 |---|---|---|
@@ -50,13 +71,7 @@ import webdataset
 samples = webdataset.WebDataset("{first}/00000000.tar", shardshuffle=False).decode("pil")
 ```
 
-Made by these models, whose terms may extend to what they make:
-
-| model | path | fingerprint | licence |
-|---|---|---|---|
 {made_by}{joined}
-| class id | class |
-|---|---|
 {listed}"""
 
 

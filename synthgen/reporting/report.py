@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,16 +52,24 @@ def inputs(root: Path, subset: str) -> dict[str, object]:
 
 
 def latest_recipe(root: Path) -> dict[str, Any]:
-    """The resolved recipe that the folder was last made with."""
+    """The resolved recipe that the folder was last made with; of one that was only imported its name, and
+    nothing else.
+    """
     folder = root / shards.RECIPES
     found = [storage.read_json(folder / name) for name in storage.names(folder)]
+    if not found:
+        return {"name": root.name, "annotate": []}
     newest = max(found, key=lambda entry: float(entry["time"]))
     recipe: dict[str, Any] = newest["recipe"]
     return recipe
 
 
-def page(root: Path, subset: str) -> bytes:
-    """The HTML page, pictures inside. All text is escaped."""
+def page(root: Path, subset: str, sources: pools.Sources = {}) -> bytes:  # noqa: B006
+    """The HTML page, pictures inside. All text is escaped.
+
+    Args:
+        sources: where sources of an imported pool are now; see `pools.source_paths`.
+    """
     funnel = storage.read_json(root / shards.SUBSETS / f"{subset}.json")
     entry = storage.read_json(root / shards.RECIPES / f"{funnel['recipe']}.json")
     recipe = entry["recipe"]
@@ -68,7 +77,7 @@ def page(root: Path, subset: str) -> bytes:
     annotations = [table["name"] for table in recipe["annotate"]]
     columns = pools.PoolColumns(root, stems, annotations)
     verdicts = _verdicts(root, subset, columns["uid"])
-    images = _Images(root, stems, columns)
+    images = _Images(root, stems, columns, sources)
     kept = verdicts == "kept"
     environment = jinja2.Environment(loader=jinja2.PackageLoader("synthgen.reporting", "."), autoescape=True)
     card = storage.exists(root / shards.FINAL / subset / "_info.json")
@@ -114,13 +123,21 @@ def page(root: Path, subset: str) -> bytes:
     return text.encode()
 
 
-def contact_sheet(root: Path, subset: str, *, columns: int = 16, rows: int = 8, side: int = 64) -> bytes:
+def contact_sheet(
+    root: Path,
+    subset: str,
+    sources: pools.Sources = {},  # noqa: B006
+    *,
+    columns: int = 16,
+    rows: int = 8,
+    side: int = 64,
+) -> bytes:
     """A JPEG of kept images, class after class in turn, `columns` x `rows` cells of `side` pixels."""
     stems = shards.pool_stems(root)
     pool = pools.PoolColumns(root, stems, [])
     chosen = np.flatnonzero(_verdicts(root, subset, pool["uid"]) == "kept")[: columns * rows]
     sheet = Image.new("RGB", (columns * (side + 2), max(1, -(-len(chosen) // columns)) * (side + 2)), "white")
-    for cell, image in enumerate(_Images(root, stems, pool).open(chosen)):
+    for cell, image in enumerate(_Images(root, stems, pool, sources).open(chosen)):
         image = image.resize((side, side), Image.Resampling.LANCZOS) if image.size != (side, side) else image
         sheet.paste(image, (cell % columns * (side + 2) + 1, cell // columns * (side + 2) + 1))
     sink = io.BytesIO()
@@ -150,6 +167,8 @@ def _counts(values: npt.NDArray[np.generic]) -> dict[str, int]:
 
 def _groups(columns: pools.PoolColumns, images: "_Images") -> list[list[Thumbnail]]:
     """The pictures of the first groups of a grid: the same but for what is crossed."""
+    if "prompt_id" not in columns:  # what was imported has no grid
+        return []
     group = columns["group"]
     from_one_image = group == columns["source_uid"].astype("U16")
     crossed = (group != columns["prompt_id"]) & ~from_one_image
@@ -164,7 +183,7 @@ def _diversity(
     kept: npt.NDArray[np.bool_],
 ) -> list[tuple[str, str, str]]:
     """The figures of the prompts, planned and kept, as the page shows them. `coverage` is of the planned."""
-    if not kept.any():
+    if not kept.any() or not recipe["prompts"]:
         return []
     wanted = {axis: f"axis_{axis}" for axis in measured_axes if f"axis_{axis}" in columns}
     if len(recipe["models"]) > 1:
@@ -190,11 +209,12 @@ def _number(value: float | None) -> str:
 
 
 def _scores(columns: pools.PoolColumns, annotations: Sequence[str]) -> list[str]:
-    """The float columns of the annotations."""
+    """The float columns of the annotations, and those that came with what was imported."""
+    imported = "members" in columns
     return [
         name
         for name in columns
-        if any(name.startswith(f"{a}_") for a in annotations) and columns[name].dtype.kind == "f"
+        if (imported or any(name.startswith(f"{a}_") for a in annotations)) and columns.is_float(name)
     ]
 
 
@@ -212,6 +232,8 @@ def _histogram(
 
 def _models(columns: pools.PoolColumns) -> list[tuple[str, ...]]:
     names = ("model", "fingerprint", "scheduler", "steps", "guidance", "dtype", "license")
+    if "model" not in columns:
+        return []
     rows = zip(*(columns[name].astype(str).tolist() for name in names), strict=True)
     return list(dict.fromkeys(rows))
 
@@ -219,25 +241,22 @@ def _models(columns: pools.PoolColumns) -> list[tuple[str, ...]]:
 class _Images:
     """The stored images of the pool by row."""
 
-    def __init__(self, root: Path, stems: Sequence[str], columns: pools.PoolColumns) -> None:
-        self._root, self._columns = root, columns
-        lengths = [len(shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])) for stem in stems]
+    def __init__(
+        self, root: Path, stems: Sequence[str], columns: pools.PoolColumns, sources: pools.Sources
+    ) -> None:
+        self._root, self._columns, self._sources = root, columns, sources
+        lengths = [shards.rows(root / shards.POOL / f"{stem}.parquet") for stem in stems]
         self._stems = np.repeat(np.array(stems), lengths)
+        self._firsts = dict(zip(stems, np.cumsum([0, *lengths]).tolist(), strict=False))
 
     def open(self, rows: npt.NDArray[np.intp]) -> list[Image.Image]:
-        offsets, sizes = self._columns["image_offset"], self._columns["image_bytes"]
-        return [
-            Image.open(
-                io.BytesIO(
-                    storage.read(
-                        self._root / shards.POOL / f"{self._stems[row]}.tar",
-                        int(offsets[row]),
-                        int(sizes[row]),
-                    )
-                )
-            ).convert("RGB")
-            for row in rows.tolist()
-        ]
+        found = []
+        for stem, group in itertools.groupby(rows.tolist(), key=lambda row: str(self._stems[row])):
+            own = pa.array([row - self._firsts[stem] for row in group], pa.int64())
+            table = shards.read_table(self._root / shards.POOL / f"{stem}.parquet").take(own)
+            for row in range(len(own)):
+                found += pools.read_images(self._root, stem, table.slice(row, 1), self._sources)
+        return [_decode(data) for data in found]
 
     def thumbnails(self, mask: npt.NDArray[np.bool_], count: int) -> list[Thumbnail]:
         rows = np.flatnonzero(mask)[:count]
@@ -245,6 +264,14 @@ class _Images:
             Thumbnail(_data_url(image), f"{self._columns['text'][row]} ({self._columns['uid'][row]})")
             for row, image in zip(rows.tolist(), self.open(rows), strict=True)
         ]
+
+
+def _decode(data: bytes) -> Image.Image:
+    """An image; an empty one where it is damaged, as other people's may be."""
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        return Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
 
 
 def _data_url(image: Image.Image) -> str:

@@ -18,16 +18,20 @@ from synthgen.resharding.cutting import OutputShard, cut, running
 from synthgen.resharding.joining import check_members, classes_of
 from synthgen.resharding.scoring import read_added
 from synthgen.resharding.splitting import split_of as split_of
+from synthgen.resharding.telling import read_told, told_bytes
 
 
 class Part(NamedTuple):
-    """A pool that samples come from, and the subset of it that is wanted: sorted uids, repeats allowed."""
+    """A pool that samples come from, and the subset of it that is wanted: sorted uids, repeats allowed;
+    `sources` says where what it was imported from is now (see `pools.source_paths`).
+    """
 
     name: str
     root: Path
     stems: Sequence[str]
     annotations: Sequence[str]
     subset: npt.NDArray[np.void]
+    sources: Mapping[str, Path] = {}
 
 
 class Settings(NamedTuple):
@@ -72,7 +76,15 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
     needed = [*dict.fromkeys([*(settings.stratify or ()), *settings.repeat])]
     wanted = [*(("group",) if len(settings.split) > 1 else ()), *(JOINED if len(parts) > 1 else ())]
     every = [
-        choose(part.root, part.stems, part.subset, needed, part.annotations, if_there=wanted)
+        choose(
+            part.root,
+            part.stems,
+            part.subset,
+            needed,
+            part.annotations,
+            if_there=wanted,
+            sources=part.sources,
+        )
         for part in parts
     ]
     chosen = join(every, names)
@@ -84,7 +96,7 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
     rows = np.arange(len(chosen.uids))
     sizes = sample_bytes(chosen, rows)
     if settings.shard_bytes:
-        sizes = sizes + added_bytes(added, len(rows))
+        sizes = sizes + added_bytes(added, len(rows)) + told_bytes(read_told(chosen, rows))
         longer = sum(len(key) + 8 for key in json_keys or ())  # "key": "", written where it was not
         sizes += -(-longer // 512) * 512
     output = cut(

@@ -60,6 +60,7 @@ def choose(
     annotations: Sequence[str],
     *,
     if_there: Sequence[str] = (),
+    sources: pools.Sources = {},  # noqa: B006
 ) -> Chosen:
     """The samples of a pool that a subset lists.
 
@@ -67,12 +68,13 @@ def choose(
         subset: sorted; a uid may stand there several times.
         columns: of the pool or its annotations.
         if_there: more of them, missing everywhere in a pool that does not have them.
+        sources: where what the pool was imported from is now; see `pools.source_paths`.
 
     Raises:
         WorkError: a uid is not in the pool, or failed.
         RecipeError: there is no such column.
     """
-    found = [_read_shard(root, stem) for stem in stems]
+    found = [_read_shard(root, stem, sources) for stem in stems]
     uids = np.concatenate([part.uids for part in found]) if found else np.empty(0, shards.UID)
     lengths = np.array([len(part.uids) for part in found], np.int64)
     counts, stray = _count(uids, subset)
@@ -127,13 +129,13 @@ class _Shard(NamedTuple):
     members: list[tuple[tuple[str, int, int], ...]]
 
 
-def _read_shard(root: Path, stem: str) -> _Shard:
+def _read_shard(root: Path, stem: str, sources: pools.Sources) -> _Shard:
     tar = root / shards.POOL / f"{stem}.tar"
     table = shards.read_table(tar.with_suffix(".parquet"), ["uid", "error", "image_offset"])
     rows = np.flatnonzero(table["error"].is_null().to_numpy())
     uids = shards.uid_array(table["uid"].take(pa.array(rows)).to_pylist())
     if not storage.exists(tar):  # other people's data: it lies where they keep it
-        places = pools.places(root, stem)
+        places = pools.places(root, stem, sources)
         numbers = {path: k for k, path in enumerate(dict.fromkeys(place.file for place in places))}
         spans = np.array([(numbers[p.file], p.start, p.size) for p in places], np.int64).reshape(-1, 3)
         return _Shard(

@@ -16,6 +16,7 @@ from synthgen.claims import Claim
 from synthgen.errors import FolderError, WorkError
 from synthgen.resharding.choosing import Chosen, Numbers
 from synthgen.resharding.cutting import OutputShard
+from synthgen.resharding.telling import Told, check_images, read_told, told_bytes
 
 WINDOW = 2**22
 """Bytes of output that are in memory at a time, and as many are read ahead: few enough for a cache."""
@@ -90,7 +91,9 @@ def read_sample(chosen: Chosen, row: int) -> dict[str, bytes]:
     """The members of a chosen sample: suffix -> data."""
     file, start = chosen.files[int(chosen.file[row])], int(chosen.start[row])
     if chosen.members and chosen.members[row]:
-        return {suffix: storage.read(file, at, size) for suffix, at, size in chosen.members[row]}
+        own = {suffix: storage.read(file, at, size) for suffix, at, size in chosen.members[row]}
+        (told,) = read_told(chosen, np.array([row]))
+        return own | (told.members if told else {})
     return next(tars.samples(storage.read(file, start, int(chosen.size[row]))))[1]
 
 
@@ -119,7 +122,7 @@ def write_shard(
 
     Raises:
         WorkError: the pool's tar does not hold a sample where its row says.
-        FolderError: a sample has no feature that is to be added.
+        FolderError: a sample has no feature that is to be added, or lies in a source that has changed.
     """
     keys, done = keys_of(chosen, shard), 0
     with (
@@ -165,16 +168,19 @@ def _windows(
 ) -> Iterator[tuple[int, memoryview | bytearray]]:
     """The shard's samples as they lie in its archive, some at a time: how many, and their bytes."""
     every_file = [*chosen.files, *(file for one in added.features for file in one.files)]
+    told = read_told(chosen, shard.rows)
 
     def plan() -> Iterator[_Window]:
-        own = _exact_bytes(files, chosen, shard.rows)
+        own = _exact_bytes(files, chosen, shard.rows) + told_bytes(told)
         scores = [scores_json(added, row) for row in shard.rows.tolist()] if added.scores else []
         ends, start = np.cumsum(own + _added_bytes(added, scores)), 0
         while start < len(keys):
             before = int(ends[start - 1]) if start else 0
             end = max(start + 1, int(np.searchsorted(ends, before + WINDOW, side="right")))
             part, to = slice(start, end), np.concatenate([[0], ends[start : end - 1] - before])
-            laid = _layout(chosen, added, shard.rows[part], keys[part], to, own[part], scores[part])
+            laid = _layout(
+                chosen, added, shard.rows[part], keys[part], to, own[part], scores[part], told[part]
+            )
             for file, at, size in zip(*(column.tolist() for column in laid[0][:3]), strict=True):
                 files.will_read(every_file[file], at, size)
             yield _Window(start, end, to, own[part], int(ends[end - 1]) - before, *laid)
@@ -191,6 +197,7 @@ def _windows(
         for to, header in window.headers:
             data[to : to + len(header)] = header
         _check(chosen, shard.rows[part], data, window.to)
+        check_images(chosen, shard.rows[part], told[part], data, window.to)
         _rename(data, window.to, window.own, keys[part], shard.copies[part])
         _check_features(data, added, window.to + window.own, keys[part])
         if added.json_keys is not None:
@@ -241,9 +248,10 @@ def _exact_bytes(files: storage.OpenFiles, chosen: Chosen, rows: Numbers) -> Num
         key, head = shards.uid_strings(chosen.uids[row : row + 1])[0], bytearray(tars.BLOCK)
         while at < int(chosen.size[row]):
             files.read_into(file, start + at, memoryview(head))
-            member = tars.read_header(bytes(head), start + at)
-            if member is None or member.key != key:
+            if head[: len(key) + 1] != f"{key}.".encode():
                 break
+            member = tars.read_header(bytes(head), start + at)
+            assert member
             at += tars.padded(member.size)
         if not at:
             raise WorkError(f"{file}: {key} is not at byte {start}")
@@ -259,6 +267,7 @@ def _layout(
     to: Numbers,
     own: Numbers,
     scores: Sequence[bytes],
+    told: Sequence[Told | None],
 ) -> tuple[_Pieces, list[tuple[int, bytes]]]:
     """What is copied to where, in order of the files, and what is written between."""
     columns = [np.empty((0, 4), np.int64)]
@@ -267,7 +276,8 @@ def _layout(
         columns.append(np.stack([chosen.file[rows], chosen.start[rows], own, to], axis=1))
     else:
         copied = []
-        for row, place, key, size in zip(rows.tolist(), to.tolist(), keys, own.tolist(), strict=True):
+        every = zip(rows.tolist(), to.tolist(), keys, own.tolist(), told, strict=True)
+        for row, place, key, size, more in every:
             file = int(chosen.file[row])
             if not chosen.members[row]:
                 copied.append((file, int(chosen.start[row]), size, place))
@@ -275,6 +285,9 @@ def _layout(
                 headers.append((place, tars.header(f"{key}.{suffix}", length)))
                 copied.append((file, start, length, place + tars.BLOCK))
                 place += tars.padded(length)
+            for suffix, data in more.members.items() if more else ():
+                headers.append((place, tars.blocks(f"{key}.{suffix}", data)))
+                place += tars.padded(len(data))
         columns.append(np.array(copied, np.int64).reshape(-1, 4))
     after, base = to + own, len(chosen.files)
     for one in added.features:

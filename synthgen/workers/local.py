@@ -68,7 +68,7 @@ def last_words(log: str) -> str:
 
 
 def run_workers(
-    count: int | None, arguments: Sequence[str], place: Place, command: str
+    count: int | None, arguments: Sequence[str], place: Place, command: str, *, uses_gpus: bool = True
 ) -> list[tuple[int, str]]:
     """Runs `python -m synthgen <arguments> --share k/n` in `count` processes until all have ended for good.
 
@@ -79,15 +79,13 @@ def run_workers(
     Args:
         count: processes; None is one a visible GPU, or one a core.
         command: what all of them belong to.
+        uses_gpus: whether each is to see one of the GPUs; without, torch is not even asked for them.
 
     Returns:
         The exit status and stderr of the last process of each place.
     """
-    import torch
-
     count = count or default_workers()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(k) for k in range(torch.cuda.device_count())] if visible is None else visible.split(",")
+    devices = _visible_gpus() if uses_gpus else []
     with tempfile.TemporaryDirectory(prefix="synthgen-") as logs:
         workers: list[_Worker] = []
         try:
@@ -104,6 +102,13 @@ def run_workers(
         finally:
             _stop([worker.process for worker in workers])
         return [(worker.process.returncode, worker.said()) for worker in workers]
+
+
+def _visible_gpus() -> list[str]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(k) for k in range(torch.cuda.device_count())] if visible is None else visible.split(",")
 
 
 def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
