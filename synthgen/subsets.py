@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from synthgen import shards, storage
 from synthgen.claims import Claim
@@ -125,7 +124,7 @@ def publish(
     """
     folder = root / shards.SUBSETS
     kept = verdict == KEPT
-    pairs = shards.uid_pairs(columns.stored("uid").filter(pa.array(kept)))
+    pairs = columns.uids[kept]
     array = sort(pairs if copies is None else np.repeat(pairs, copies[kept]))
     tables = shards.verdict_tables(columns.stored("uid"), verdict, words, columns.stored("error"))
     files = {f"{name}.parquet": shards.to_parquet(tables), f"{name}.npy": shards.to_npy(array)}
