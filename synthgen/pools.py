@@ -1,5 +1,6 @@
 """A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
 
+import functools
 import hashlib
 import itertools
 import operator
@@ -261,6 +262,11 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         self.read([name])
         return self._stored[name]
 
+    @functools.cached_property
+    def uids(self) -> npt.NDArray[np.void]:
+        """The uids as DataComp has them: dtype "u8,u8"."""
+        return shards.uid_pairs(self.stored("uid"))
+
     def read(self, names: Iterable[str]) -> None:
         """Reads those of the columns that are there and not read yet, each file once."""
         wanted = dict[Path, list[str]]()
@@ -282,6 +288,9 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         stored = self.stored(name)
         if pa.types.is_string(stored.type):
             return _texts(stored)
+        if not stored.null_count:
+            plain: npt.NDArray[np.generic] = stored.to_numpy()
+            return plain
         if pa.types.is_nested(stored.type):
             lists = np.empty(len(stored), object)
             lists[:] = stored.to_pylist()

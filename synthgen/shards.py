@@ -5,6 +5,7 @@ A unit is one shard of one stage. It is done if its record `<stem>_stats.json` e
 last.
 """
 
+import binascii
 import functools
 import hashlib
 import io
@@ -113,22 +114,20 @@ def make_seed(*parts: str | int) -> int:
 
 def uid_array(uids: Sequence[str]) -> npt.NDArray[np.void]:
     """Hex uids as DataComp's pairs: dtype "u8,u8", shape (n,), in the order given."""
-    return _pairs("".join(uids))
+    return uid_pairs(pa.chunked_array([pa.array(uids, pa.large_string())]))
 
 
 def uid_pairs(uids: pa.ChunkedArray) -> npt.NDArray[np.void]:
-    """`uid_array` of a column of them."""
-    if not len(uids):
-        return _pairs("")
-    whole = pa.concat_arrays(uids.cast(pa.large_binary()).chunks)
-    at = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset : whole.offset + len(whole) + 1]
-    return _pairs(whole.buffers()[2].to_pybytes()[at[0] : at[-1]].decode())
-
-
-def _pairs(text: str) -> npt.NDArray[np.void]:
-    raw = np.frombuffer(bytes.fromhex(text), dtype=">u8").reshape(-1, 2)
-    pairs = np.empty(len(raw), dtype=UID)
-    pairs["f0"], pairs["f1"] = raw[:, 0], raw[:, 1]
+    """`uid_array` of a column of them; no uid becomes a string of Python's."""
+    pairs = np.empty(len(uids), dtype=UID)
+    halves, start = pairs.view(np.uint64).reshape(-1, 2), 0
+    for chunk in uids.chunks:
+        end = start + len(chunk)
+        width = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
+        ends = np.frombuffer(chunk.buffers()[1], width)[chunk.offset : chunk.offset + len(chunk) + 1]
+        text = memoryview(chunk.buffers()[2] or b"")[ends[0] : ends[-1]] if len(chunk) else b""
+        halves[start:end] = np.frombuffer(binascii.unhexlify(text), dtype=">u8").reshape(-1, 2)
+        start = end
     return pairs
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from synthgen import shards, storage
 from synthgen.claims import Claim
@@ -83,7 +82,11 @@ def check_is_view(root: Path, name: str) -> None:
 
 def sort(pairs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """Uids in order, as DataComp's subset files hold them."""
-    return pairs[np.lexsort((pairs["f1"], pairs["f0"]))]
+    halves = np.ascontiguousarray(pairs).view(np.uint64).reshape(-1, 2)
+    found = halves[np.argsort(halves[:, 0])]
+    if (found[1:, 0] == found[:-1, 0]).any():  # the same upper half
+        found = found[np.lexsort((found[:, 1], found[:, 0]))]
+    return found.view(shards.UID).reshape(-1)
 
 
 def rows_of(pairs: npt.NDArray[np.void], pool: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
@@ -121,7 +124,7 @@ def publish(
     """
     folder = root / shards.SUBSETS
     kept = verdict == KEPT
-    pairs = shards.uid_pairs(columns.stored("uid").filter(pa.array(kept)))
+    pairs = columns.uids[kept]
     array = sort(pairs if copies is None else np.repeat(pairs, copies[kept]))
     tables = shards.verdict_tables(columns.stored("uid"), verdict, words, columns.stored("error"))
     files = {f"{name}.parquet": shards.to_parquet(tables), f"{name}.npy": shards.to_npy(array)}

@@ -16,7 +16,7 @@ from synthgen.errors import RecipeError
 
 Columns = Mapping[str, npt.NDArray[np.generic]]
 Mask = npt.NDArray[np.bool_]
-Codes = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
 CELL_COLUMNS = {"class": "class_name", "model": "model"}
 
 AnyColumn = Annotated[str, "column"]
@@ -66,22 +66,26 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         """See the function `uids`."""
         whole = self._whole
         if whole._uids is None:
-            stored = self._stored("uid")
-            whole._uids = (
-                shards.uid_array(self._columns["uid"].tolist())
-                if stored is None
-                else shards.uid_pairs(stored)
-            )
+            known = getattr(self._columns, "uids", None)  # a pool's
+            whole._uids = shards.uid_array(self._columns["uid"].tolist()) if known is None else known
         return self._cut(whole._uids)  # type: ignore[return-value]
+
+    def is_missing(self, name: str) -> Mask:
+        """Which texts of a column are ""."""
+        stored = self._stored(name)
+        if stored is None:
+            return self.codes(name)[1]
+        found: npt.NDArray[np.generic] = pc.fill_null(pc.equal(stored, ""), True).to_numpy()
+        return self._cut(found)  # type: ignore[return-value]
 
     def codes(self, name: str) -> tuple[Codes, Mask]:
         """See the function `codes`."""
         known = self._whole._codes
         if name not in known:
-            known[name] = _encode(
-                self._whole.texts(name) if self.is_text(name) else self._columns[name], name
-            )
-        return tuple(map(self._cut, known[name]))  # type: ignore[return-value]
+            stored = self._stored(name)
+            known[name] = _encode(self._columns[name] if stored is None else stored.fill_null(""), name)
+        found, missing = known[name]
+        return self._cut(found), self._cut(missing)  # type: ignore[return-value]
 
     def texts(self, name: str) -> pa.Array:
         """See the function `texts`."""
@@ -168,23 +172,26 @@ def codes(columns: Columns, name: str) -> tuple[Codes, Mask]:
     return columns.codes(name) if isinstance(columns, Survivors) else _encode(columns[name], name)
 
 
-def _encode(values: npt.NDArray[np.generic] | pa.Array, name: str) -> tuple[Codes, Mask]:
-    if not isinstance(values, pa.Array):
+def _encode(values: npt.NDArray[np.generic] | pa.ChunkedArray, name: str) -> tuple[Codes, Mask]:
+    if not isinstance(values, pa.ChunkedArray):
         if values.ndim > 1:
             raise RecipeError(f'"{name}" are features; a column is wanted')
         plain = np.ma.getdata(values)
-        if plain.dtype.kind in "OU":
-            values = _texts(plain)
-        else:  # -0.0 equals 0.0
-            values = pa.array(plain + plain.dtype.type(0) if plain.dtype.kind == "f" else plain)
-    encoded = values.dictionary_encode()
-    found, every = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+        if plain.dtype.kind == "f":
+            plain = plain + plain.dtype.type(0)  # -0.0 equals 0.0
+        is_text = plain.dtype.kind in "OU"
+        values = pa.chunked_array([_texts(plain) if is_text else pa.array(plain)])
+    parts = values.dictionary_encode().unify_dictionaries()
+    found = np.concatenate([np.empty(0, np.int32), *(part.indices.to_numpy() for part in parts.chunks)])
+    if not len(found):
+        return found, np.zeros(0, bool)
+    every = parts.chunk(0).dictionary
     if pa.types.is_floating(every.type):
         missing = np.isnan(every.to_numpy())
-    elif pa.types.is_large_string(every.type):
-        missing = pc.equal(every, "").to_numpy(zero_copy_only=False)
-    else:
+    elif pa.types.is_integer(every.type) or pa.types.is_boolean(every.type):
         missing = np.zeros(len(every), bool)
+    else:
+        missing = pc.equal(every, "").to_numpy(zero_copy_only=False)
     return found, missing[found]
 
 
@@ -252,4 +259,4 @@ def cell_numbers(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]
         ids, _ = codes(columns, name)
         merged = cells * (int(ids.max(initial=0)) + 1) + ids
         cells = pa.array(merged).dictionary_encode().indices.to_numpy().astype(np.int64)
-    return cells.astype(np.intp)
+    return cells.astype(np.intp, copy=False)
