@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,28 +143,34 @@ def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: Path) -
         )
 
 
-def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
+def added_members(rows: pa.Table, there: Sequence[Container[str]] | None = None) -> list[dict[str, bytes]]:
     """What a sample of an imported pool has in final/ besides its source's members: `cls`, `txt` and `json`,
     where it has none of that name and the value is known.
 
     Args:
-        rows: of an imported pool shard, all columns.
+        rows: of an imported pool shard, all columns, or where each has a json `class_id` and `text`.
+        there: the members that each has in its source; None reads them from `rows`.
     """
+    if there is None:
+        there = [{each["suffix"] for each in own or ()} for own in rows["members"].to_pylist()]
+        rows = rows.drop_columns(["members"])
     flat = [
         field.name
         for field in rows.schema
         if field.name not in NOT_TOLD and not pa.types.is_nested(field.type)
     ]
     found = []
-    for row in rows.to_pylist():
-        there = {each["suffix"] for each in row["members"] or ()}
-        told = {name: _as_json(row[name], rows.schema.field(name).type) for name in flat}
+    for row, own in zip(rows.to_pylist(), there, strict=True):
         values = {
             "txt": (row["text"] or "").encode(),
             "cls": b"" if row["class_id"] is None else str(row["class_id"]).encode(),
-            "json": shards.canonical({key: value for key, value in told.items() if value is not None}),
         }
-        found.append({suffix: data for suffix, data in values.items() if data and suffix not in there})
+        if "json" not in own:
+            told = {name: _as_json(row[name], rows.schema.field(name).type) for name in flat}
+            values["json"] = shards.canonical(
+                {key: value for key, value in told.items() if value is not None}
+            )
+        found.append({suffix: data for suffix, data in values.items() if data and suffix not in own})
     return found
 
 

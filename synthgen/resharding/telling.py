@@ -3,6 +3,7 @@ their images have to be.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ import pyarrow as pa
 
 from synthgen import pools, shards, tars
 from synthgen.resharding.choosing import Chosen, Numbers
+
+NEEDED = ["source", "file", "key", "sha256"]
 
 
 class Told(NamedTuple):
@@ -21,21 +24,25 @@ class Told(NamedTuple):
 
 def read_told(chosen: Chosen, rows: Numbers) -> list[Told | None]:
     """What the pool tells of chosen samples; None of those that lie in tars of our own. Each pool shard is
-    read once.
+    read once, and only what is needed of it.
     """
     found: list[Told | None] = [None] * len(rows)
-    if chosen.members is None:
-        return found
-    in_place = np.array([bool(chosen.members[row]) for row in rows.tolist()], bool)
-    for number in np.unique(chosen.shard[rows[in_place]]).tolist():
+    spans = chosen.spans.take(rows)
+    is_json = np.array([name == "json" for name in spans.names], bool)
+    for number in np.unique(chosen.shard[rows[spans.in_place]]).tolist():
         root, stem = chosen.shards[number]
-        own = np.flatnonzero(in_place & (chosen.shard[rows] == number))
-        table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
+        own = np.flatnonzero(spans.in_place & (chosen.shard[rows] == number))
+        members, owners = spans.of(own)
+        there = [set[str]() for _ in own]
+        for owner, suffix in zip(owners.tolist(), spans.suffix[members].tolist(), strict=True):
+            there[owner].add(spans.names[suffix])
+        has_json = np.count_nonzero(is_json[spans.suffix[members]]) == len(own)
+        columns = [*NEEDED, "class_id", "text"] if has_json else None
+        table = shards.read_table(root / shards.POOL / f"{stem}.parquet", columns)
         part = table.take(pa.array(chosen.rows[rows[own]]))
-        names = ["source", "file", "key", "sha256", "image_offset", "image_bytes"]
-        told = zip(pools.added_members(part), part.select(names).to_pylist(), strict=True)
-        for place, (members, row) in zip(own.tolist(), told, strict=True):
-            found[place] = Told(members, row)
+        added = pools.added_members(part, there)
+        for place, new, row in zip(own.tolist(), added, part.select(NEEDED).to_pylist(), strict=True):
+            found[place] = Told(new, row)
     return found
 
 
@@ -45,16 +52,7 @@ def told_bytes(told: Sequence[Told | None]) -> Numbers:
     return np.array(sizes, np.int64)
 
 
-def check_images(
-    chosen: Chosen, rows: Numbers, told: Sequence[Told | None], data: memoryview, to: Numbers
-) -> None:
-    """Raises FolderError where the image of a sample, which begins at `to` in an archive, is another than the
-    pool says.
-    """
-    for row, one, place in zip(rows.tolist(), told, to.tolist(), strict=True):
-        for _, start, size in (chosen.members or {})[row] if one else ():
-            if one and [start, size] == [one.row["image_offset"], one.row["image_bytes"]]:
-                image = data[place + tars.BLOCK : place + tars.BLOCK + size]
-                folder = chosen.files[int(chosen.file[row])]
-                pools.require_same(image, one.row, folder)
-            place += tars.padded(size)
+def check_image(chosen: Chosen, row: int, told: Told | None, image: memoryview) -> None:
+    """Raises FolderError where the image of a sample is another than the pool says."""
+    if told:
+        pools.require_same(image, told.row, Path(chosen.files[int(chosen.file[row])]))
