@@ -20,8 +20,8 @@ from pathlib import Path
 
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
+from synthgen import wordnet
 from synthgen.errors import RecipeError
-from synthgen.prompts import wordnet
 
 LISTS = Path(__file__).parent.parent / "prompts" / "lists"
 LVIS_PROMPTS = {

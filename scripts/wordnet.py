@@ -1,9 +1,11 @@
-"""Makes synthgen/prompts/wordnet-3.0-nouns.parquet, the nouns of WordNet 3.0, and the licence beside it.
+"""Makes synthgen/wordnet-3.0-nouns.parquet, the nouns of WordNet 3.0, the licence beside it, and
+wordnet-3.0-first-senses.parquet: what other words mean first, and the irregular forms of all.
 
     python scripts/wordnet.py /usr/share/wordnet
 
-The folder holds WordNet's `data.noun` and `index.noun`, as the Debian package wordnet-base (3.0) installs
-them; `dpkg -x wordnet-base_*.deb DIR` unpacks it anywhere. The same input and pyarrow give the same bytes.
+The folder holds WordNet's `data.noun`, `index.*` and `*.exc`, as the Debian package wordnet-base (3.0)
+installs them; `dpkg -x wordnet-base_*.deb DIR` unpacks it anywhere. The same input and pyarrow give the same
+bytes.
 """
 
 import re
@@ -13,9 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TARGET = Path(__file__).parent.parent / "synthgen" / "prompts"
+TARGET = Path(__file__).parent.parent / "synthgen"
 NUMBER = re.compile(r"^ +\d+ ")  # of a line of the licence, which opens both files
 EXAMPLE = re.compile(r'(?<!e\.g\.)[;:,]\s*"')
+POS = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 HYPERNYMS = ("@", "@i")  # of kinds, and of instances: NLTK's path similarity walks both
 
 
@@ -35,16 +38,40 @@ def main(folder: Path) -> None:
         }
     )
     target = TARGET / "wordnet-3.0-nouns.parquet"
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema),
-        target,
-        compression="zstd",
-        compression_level=19,
-        use_dictionary=False,
-        write_statistics=False,
-    )
+    write(pa.Table.from_pylist(rows, schema), target)
     (TARGET / "wordnet-3.0-LICENSE.txt").write_text("\n".join(licence).strip() + "\n")
     print(f"{target}: {len(rows)} synsets, {len(senses)} words, {target.stat().st_size / 1e6:.1f} MB")
+    others = read_first_senses(folder)
+    schema = pa.schema(
+        {"pos": pa.string(), "word": pa.string(), "offset": pa.int32(), "bases": pa.list_(pa.string())}
+    )
+    target = TARGET / "wordnet-3.0-first-senses.parquet"
+    write(pa.Table.from_pylist(others, schema), target)
+    print(f"{target}: {len(others)} words, {target.stat().st_size / 1e6:.1f} MB")
+
+
+def write(table: pa.Table, target: Path) -> None:
+    pq.write_table(
+        table, target, compression="zstd", compression_level=19, use_dictionary=False, write_statistics=False
+    )
+
+
+def read_first_senses(folder: Path) -> list[dict[str, object]]:
+    """The offset of the first synset of each verb, adjective and adverb; and, of them and of nouns, the
+    irregular forms (offset null) with what they are forms of.
+    """
+    rows: list[dict[str, object]] = []
+    for pos, name in POS.items():
+        words = {} if pos == "n" else read_index(folder / f"index.{name}")
+        rows += [
+            {"pos": pos, "word": word, "offset": offsets[0], "bases": []} for word, offsets in words.items()
+        ]
+        forms = {
+            form: bases
+            for form, *bases in map(str.split, (folder / f"{name}.exc").read_text("ascii").splitlines())
+        }  # of a form that is there twice the last line counts, as in NLTK
+        rows += [{"pos": pos, "word": form, "offset": None, "bases": bases} for form, bases in forms.items()]
+    return rows
 
 
 def read_index(path: Path) -> dict[str, list[int]]:

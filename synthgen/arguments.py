@@ -78,6 +78,15 @@ def parser() -> argparse.ArgumentParser:
             help="refuse a mixture of library versions, devices or threads, and halved micro-batches",
         )
         command.add_argument("--json", action="store_true", help="print the result as JSON")
+        if name == "select":
+            command.add_argument(
+                "--explain",
+                nargs="?",
+                const="",
+                metavar="UID",
+                help="say what rejected how many, of which classes, models and templates; with the beginning "
+                "of a uid what each rule saw in that sample",
+            )
         if name == "plan":
             command.add_argument(
                 "--dry-run", action="store_true", help="write nothing; say what would be made and its cost"

@@ -29,12 +29,13 @@ def check(job: Job, *, joins: bool = False) -> None:
     check_folder(job)
     if job.recipe.curates:
         with where(job.recipe_path, ""):
-            check_columns(job.recipe, _pool_columns(job))
+            check_columns(job.recipe, job.recipe_path.parent, _pool_columns(job))
         _ = job.classes  # whether they are those that were imported
     for table in job.recipe.annotate:
         with where(job.recipe_path, f"annotate.{table.name}"):
             if table.use in CHECKS:
-                CHECKS[table.use](**table.keys, fetch=job.fetch)
+                function = CHECKS[table.use]
+                function(**job.given(table, function), **table.keys, fetch=job.fetch)
     check_plan(job)
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:
@@ -208,7 +209,10 @@ def check_records(job: Job, at_most: int | None = None) -> None:
     for table in job.recipe.annotate:
         folder = job.root / shards.ANNOTATIONS / table.name
         inputs, fingerprint = job.annotation_inputs(table), None
-        for stem in _spread(shards.records(folder), at_most):
+        if shards.is_done(folder, shards.FITTED):
+            next_step = "put it back, or give the annotation another name"
+            shards.require_inputs(folder, shards.FITTED, job.fit_inputs(table), next_step)
+        for stem in _spread(shards.annotated(folder), at_most):
             record = shards.read_record(folder, stem)
             shards.require_equal(
                 folder / stem,

@@ -11,12 +11,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synthgen import display, progress
 from synthgen.arguments import MAKE, parser
 from synthgen.engine import Stopped, listen
 from synthgen.errors import DeviceError, FolderError, RecipeError, SynthgenError, nearest
 from synthgen.workers.place import find_parent, find_place
+
+if TYPE_CHECKING:
+    from synthgen.job import Job
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,13 +86,15 @@ def _make(options: argparse.Namespace) -> int:
         )
     if _is_quiet():
         return 0
+    if getattr(options, "explain", None) is not None:
+        return _explain(job, options)
     found = status(root)
     failed, requests = found["failed"], found["requests"]
     short = pipeline.short_cells(job) if {"select", "reshard"} & set(stages) else []
     if options.json:
         print(json.dumps({**found, "short_cells": short}, indent=1))
     else:
-        print(display.summary(found, options.subset))
+        print(display.summary(found, job.subsets))
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")
     for line in display.short_lines(short, job.recipe.quota, requests, stages):
@@ -102,6 +108,26 @@ def _make(options: argparse.Namespace) -> int:
         return 1
     is_look = options.limit is not None and options.limit < (job.recipe.quota.max_requests or 0)
     return 1 if short and not is_look else 0
+
+
+def _explain(job: "Job", options: argparse.Namespace) -> int:
+    from synthgen.explaining import explain_sample, explain_subset
+
+    if options.explain:
+        sample = explain_sample(job, options.explain)
+        if options.json:
+            looks = [look._asdict() for look in sample.looks]
+            print(json.dumps({**sample._asdict(), "looks": looks}, indent=1))
+        else:
+            print("\n".join(display.sample_lines(sample)))
+        return 0
+    found = explain_subset(job)
+    if options.json:
+        groups = {what: [one._asdict() for one in own] for what, own in found.groups.items()}
+        print(json.dumps({**found._asdict(), "groups": groups}, indent=1))
+    else:
+        print("\n".join(display.explained_lines(found)))
+    return 0
 
 
 def _dry_run(options: argparse.Namespace) -> int:

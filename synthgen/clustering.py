@@ -44,10 +44,10 @@ def fit(features: Features, count: int, *, iterations: int = 20, seed: int = 0) 
             own = ids[start : start + len(rows)]
             order = np.argsort(own, kind="stable")
             present, starts = np.unique(own[order], return_index=True)
-            sums[present] += np.add.reduceat(rows[order], starts, axis=0)
+            sums[present] += np.add.reduceat(_unit(rows)[order], starts, axis=0)
         empty = np.flatnonzero(np.bincount(ids, minlength=len(centroids)) == 0)
         farthest = np.argsort(similarity, kind="stable")[: len(empty)]
-        sums[empty] = features[farthest]
+        sums[empty] = _unit(features[farthest])
         centroids = _unit(sums)
     return centroids
 
@@ -63,11 +63,19 @@ def assign(
     """
     ids, similarity = np.empty(len(features), np.int32), np.empty(len(features), np.float32)
     for start, rows in _chunks(features, len(centroids)):
-        cosines = rows @ centroids.T
-        nearest = cosines.argmax(axis=1)
+        similar = cosines(rows, centroids)
+        nearest = similar.argmax(axis=1)
         ids[start : start + len(rows)] = nearest
-        similarity[start : start + len(rows)] = cosines[np.arange(len(rows)), nearest]
+        similarity[start : start + len(rows)] = similar[np.arange(len(rows)), nearest]
     return ids, similarity
+
+
+def cosines(rows: Features, others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The cosines of rows with vectors of unit length, shape (rows, others)."""
+    import torch  # its threads are those that a worker was given; numpy's BLAS takes all, and the bits change
+
+    found: npt.NDArray[np.float32] = (torch.from_numpy(_unit(rows)) @ torch.from_numpy(others).T).numpy()
+    return found
 
 
 def _first(features: Features, count: int, random: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -75,7 +83,7 @@ def _first(features: Features, count: int, random: np.random.Generator) -> npt.N
     drawn = random.choice(len(features), min(len(features), PER_CENTROID * count), replace=False)
     rows = _unit(features[np.sort(drawn)])
     chosen = [int(random.integers(len(rows)))] if count else []
-    distance = 1 - rows @ rows[chosen].T.sum(axis=1)  # to the nearest that is chosen
+    distance = 1 - cosines(rows, rows[chosen]).sum(axis=1)  # to the nearest that is chosen
     while len(chosen) < count:
         distance = np.maximum(distance, 0).astype(np.float64)
         distance[chosen] = 0
@@ -86,7 +94,7 @@ def _first(features: Features, count: int, random: np.random.Generator) -> npt.N
             break
         chance = distance[far] / distance[far].sum()
         tried = random.choice(far, TRIALS * wanted, replace=False, p=chance)
-        nearest = np.minimum(distance[:, None], 1 - rows @ rows[tried].T)
+        nearest = np.minimum(distance[:, None], 1 - cosines(rows, rows[tried]))
         best = np.argsort(nearest.sum(axis=0), kind="stable")[:wanted]
         distance = nearest[:, best].min(axis=1)
         chosen += tried[best].tolist()
@@ -100,8 +108,8 @@ def _unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     return rows
 
 
-def _chunks(features: Features, count: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """The rows in chunks, of unit length, with the number of each chunk's first."""
+def _chunks(features: Features, count: int) -> Iterator[tuple[int, Features]]:
+    """The rows in chunks, with the number of each chunk's first."""
     size = max(64, CELLS // max(count, features.shape[1]))
     for start in range(0, len(features), size):
-        yield start, _unit(features[start : start + size])
+        yield start, features[start : start + size]

@@ -1,11 +1,13 @@
 """The nouns of the house, as plain frozen values."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 
 class Category(NamedTuple):
@@ -54,6 +56,7 @@ class Prompt:
 
     `group` ties what must stay on one side of a split; "" is the prompt itself. `noise`, where it is given,
     decides the seed in place of the text: prompts with the same are counterfactuals of each other.
+    `template` is what the text was filled from; "" where there was none.
     """
 
     text: str
@@ -62,6 +65,7 @@ class Prompt:
     group: str = ""
     axes: dict[str, str] = field(default_factory=dict)
     noise: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,7 @@ class Request:
     source_uid: str = ""
     source_sha256: str = ""
     license: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,4 +126,9 @@ class Sample:
     image: npt.NDArray[np.uint8]
     stored: bytes
     read: Mapping[str, Any] = field(default_factory=dict)
-    prepared: object = None
+    prepared: Any = None
+
+    @functools.cached_property
+    def luma(self) -> npt.NDArray[np.uint8]:
+        """ITU-R 601 luma as Pillow rounds it, shape (height, width)."""
+        return np.asarray(Image.fromarray(self.image).convert("L"))

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from synthgen.combining import Combined
     from synthgen.costs import Cost, Made, ModelCost
     from synthgen.doctor import Finding
+    from synthgen.explaining import Explained, Sample
     from synthgen.exporting import Exported
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet, Terms
@@ -30,11 +31,10 @@ def counts(found: "Status") -> str:
     )
 
 
-def summary(found: "Status", subset: str) -> str:
-    """The lines that end a command: what there is now."""
-    lines = [counts(found)]
-    if subset in found["subsets"]:
-        lines.append(f"subset {subset}: {found['subsets'][subset]} kept")
+def summary(found: "Status", subsets: "Sequence[str]") -> str:
+    """The lines that end a command: what there is now of these subsets, and of the first one's final."""
+    lines = [counts(found), *(_kept(found, name) for name in subsets if name in found["subsets"])]
+    subset = subsets[0]
     if subset in found["final"]:
         splits = [f"{split} {count}" for split, count in found["final"][subset].items()]
         lines.append(f"final/{subset}: {', '.join(splits) or 'nothing was kept'}")
@@ -253,11 +253,9 @@ def status_lines(found: "Status") -> list[str]:
     for stage, units in found["stages"].items():
         more = [f"{units[key]} {word}" for key, word in UNIT_STATES.items() if units[key]]  # type: ignore[literal-required]
         lines.append(", ".join([f"{stage}: {units['done']} of {units['total']} shards", *more]))
-    for name, kept in found["subsets"].items():
+    for name in found["subsets"]:
         short = found["short"][name]
-        lines.append(
-            f"subset {name}: {kept} kept" + (f"; cells short of the quota: {short}" if short else "")
-        )
+        lines.append(_kept(found, name) + (f"; cells short of the quota: {short}" if short else ""))
     for name, splits in found["final"].items():
         lines.append(f"final/{name}: " + ", ".join(f"{split} {count}" for split, count in splits.items()))
     for unit, reason in found["given_up"].items():
@@ -270,6 +268,39 @@ def status_lines(found: "Status") -> list[str]:
     hosts = {worker.rpartition(":")[0] for worker in found["workers"]}
     if hosts:
         lines.append(f"workers seen: {len(found['workers'])} on {', '.join(sorted(hosts))}")
+    return lines
+
+
+def explained_lines(found: "Explained") -> list[str]:
+    """A subset's funnel, and the classes, models and templates of which least is kept."""
+    of = f" ({found.expression})" if found.expression else ""
+    rows = [["step", "before", "rejected", "left", "share"]]
+    for stage in found.funnel:
+        before, after = int(str(stage["before"])), int(str(stage["after"]))
+        numbers = str(before), str(before - after), str(after), _share(after, found.requested)
+        rows.append([str(stage["rule"]), *numbers])
+    lines = [f"subset {found.subset}: {found.kept} of {found.requested} kept{of}", *_table(rows)]
+    for what, groups in found.groups.items():
+        if len(groups) > 1:
+            lines.append(f"{what}, least kept of {len(groups)}:")
+            shown = groups[:SHOWN]
+            counts = [[f"{one.kept} of {one.requested}", _share(one.kept, one.requested)] for one in shown]
+            table = _table([[one.name or "(none)", *own] for one, own in zip(shown, counts, strict=True)])
+            by = ["; ".join(f"{n} {step}" for step, n in one.rejected.items()) for one in shown]
+            lines += [f"  {row}  {said}".rstrip() for row, said in zip(table, by, strict=True)]
+    return lines
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.0f}%"
+
+
+def sample_lines(found: "Sample") -> list[str]:
+    """What each rule saw in a sample."""
+    lines = [f"{found.uid}: {found.verdict}"]
+    lines += [f"  {name:24}{value}" for name, value in found.about.items() if value]
+    for look in found.looks:
+        lines.append(f"{look.verdict:12} {look.rule}" + (f": {look.saw}" if look.saw else ""))
     return lines
 
 
@@ -308,6 +339,12 @@ def unknown_lines(found: "Combined") -> list[str]:
         for name, own in found.operands.items()
         if own.unknown
     ]
+
+
+def _kept(found: "Status", name: str) -> str:
+    kept, copies = found["subsets"][name], found["copies"][name]
+    said = f"subset {name}: {kept} kept" + (f", {copies} with repeats" if copies != kept else "")
+    return said + (f" ({found['combined'][name]})" if name in found["combined"] else "")
 
 
 def image_lines(found: "Found") -> list[str]:

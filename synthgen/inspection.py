@@ -48,6 +48,8 @@ class Status(TypedDict):
     seconds_left: float | None  # of generating
     stages: dict[str, Stage]
     subsets: dict[str, int]  # name -> kept
+    combined: dict[str, str]  # name -> the expression that a subset was made of
+    copies: dict[str, int]  # name -> kept, with repeats
     short: dict[str, int]  # name -> cells that have fewer than quota.accepted
     final: dict[str, dict[str, int]]  # subset -> split -> images
     claimed: dict[str, Held]
@@ -107,7 +109,7 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         workers[worker] += 1
     stages = {"import" if sources else "generate": stage(shards.POOL, len(pool))}
     for table in recipe["annotate"]:
-        done = len(shards.records(root / shards.ANNOTATIONS / table["name"]))
+        done = len(shards.annotated(root / shards.ANNOTATIONS / table["name"]))
         stages[f"annotate {table['name']}"] = stage(shards.ANNOTATIONS, done)
     alive = {unit: lease for unit, lease in held.items() if not lease["stale"]}
     workers.update({f"{lease['host']}:{lease['pid']}": 0 for lease in alive.values()})
@@ -132,6 +134,12 @@ def status(folder: str | Path, cache: dict[str, Any] | None = None) -> Status:
         "seconds_left": max(0, n_requests - made) / rate if rate else None,
         "stages": stages,
         "subsets": {name: told["kept"] for name, told in funnels.items()},
+        "combined": {
+            name: told["inputs"]["expression"]
+            for name, told in funnels.items()
+            if "expression" in told["inputs"]
+        },
+        "copies": {name: told["copies"] for name, told in funnels.items()},
         "short": {name: len(told["short"]) for name, told in funnels.items()},
         "final": {name: _final(root / shards.FINAL / name) for name in storage.names(root / shards.FINAL)},
         "claimed": held,

@@ -50,8 +50,9 @@ class Source(NamedTuple):
 
     @property
     def scans(self) -> Path:
-        """Where the scans of these very pieces are kept meanwhile."""
-        return self.root / storage.WORK / shards.SCANS / shards.digest(self.inputs)[:16]
+        """Where the scans of these very pieces are kept meanwhile, whatever columns are to be called."""
+        read = {key: value for key, value in self.inputs.items() if key not in ("--columns", "--copy")}
+        return self.root / storage.WORK / shards.SCANS / shards.digest(read)[:16]
 
 
 def bring(
@@ -192,6 +193,8 @@ def _open(
         raise SynthgenError(
             f"{path}: lies in the folder that it is imported into; choose another with -o DIR"
         )
+    if path.resolve() in root.resolve().parents:
+        raise SynthgenError(f"{root}: lies in what is imported, {path}; choose a folder outside with -o DIR")
     form = open_form(path, keys)
     own = name or re.sub(r"\W+", "_", path.resolve().stem if path.is_file() else path.resolve().name).strip(
         "_"

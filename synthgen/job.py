@@ -7,11 +7,12 @@ import gc
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from synthgen.generators import OPTIONS, Generator
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import where
-from synthgen.selection.rules import cell_columns
+from synthgen.selection.columns import cell_columns
 from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
@@ -110,15 +111,21 @@ class Job:
     @functools.cached_property
     def real_images(self) -> dict[str, sources.Source]:
         """What models start from, by the names of the sources."""
-        found = {}
-        for name in dict.fromkeys(table.source for table in self.recipe.models if table.from_):
-            table = self.recipe.sources[name]
-            path = self.recipe_path.parent / Path(table.path).expanduser()
-            with where(self.recipe_path, f"sources.{name}"):
-                found[name] = sources.open_source(
-                    path, name, self.classes, image=table.image, label=table.label
-                )
-        return found
+        names = dict.fromkeys(table.source for table in self.recipe.models if table.from_)
+        return {name: self._open(name, "complete") for name in names}
+
+    @functools.cache  # noqa: B019
+    def _open(self, name: str, what: Literal["complete", "some", "all"]) -> sources.Source:
+        """A source's images: of all classes, which it has to have, or of those that it has, or all images
+        whatever their class.
+        """
+        table = self.recipe.sources[name]
+        path = self.recipe_path.parent / Path(table.path).expanduser()
+        keys = {"image": table.image, "label": table.label}
+        with where(self.recipe_path, f"sources.{name}"):
+            if what == "all":
+                return sources.open_all(path, name, **keys)
+            return sources.open_source(path, name, self.classes, complete=what == "complete", **keys)
 
     def read_real_image(self, model: str, uid: str, sha256: str) -> bytes:
         """The file of a real image that a model starts from, as it was planned.
@@ -255,9 +262,17 @@ class Job:
         planned = set(self.pool_stems() if stems is None else stems)
         return all(planned <= set(shards.records(self.root / folder)) for folder in folders)
 
+    @property
+    def subsets(self) -> list[str]:
+        """The subsets that are chosen: the one that is asked for, and with `main` the recipe's other ones."""
+        return self.recipe.subsets if self.subset == "main" else [self.subset]
+
     def rules_of(self, subset: str) -> list[selection.Rule]:
         """The rules of a subset; of another name than the recipe's, those of `main`."""
-        return self.recipe.rules(subset) or self.recipe.rules("main")
+        return self._rules(subset) or self._rules("main")
+
+    def _rules(self, subset: str) -> list[selection.Rule]:
+        return [rule.found_in(self.recipe_path.parent) for rule in self.recipe.rules(subset)]
 
     def quota_of(self, subset: str) -> selection.Quota | None:
         """The quota, for the subset that is asked for, or was when it was chosen: it is about no other."""
@@ -271,8 +286,8 @@ class Job:
     def selected(self, columns: pools.PoolColumns, subset: str) -> selection.Selection:
         """What the recipe's rules say of the pool."""
         rules = self.rules_of(subset)
-        columns.read([*subsets.READ, "class_id", "turn"])
-        columns.read(name for rule in rules for name in selection.columns_read(rule.keys).values())
+        named = {name for rule in rules for name in selection.columns_read(rule, columns).values()}
+        columns.read([*subsets.READ, "class_id", "turn", *sorted(named)])
         with where(self.recipe_path, "select"):
             return selection.select(columns, rules, self.quota_of(subset))
 
@@ -364,6 +379,8 @@ class Job:
         if "classes" in ANNOTATORS[table.use].__annotations__:
             # what else is known of them does not reach an annotator, and each record repeats this
             inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.classes]
+        if table.keys.get("source"):
+            inputs["real"] = self._references(table)[1]
         inputs |= self._on_inputs(table)
         read = table.reads | self.recipe.judged_by(table)
         makers = {name: self.recipe.made_by.get(name) for name in read.values()}
@@ -375,13 +392,31 @@ class Job:
         }
         return flat(f"annotate.{table.name}", inputs)
 
+    def fit_inputs(self, table: AnnotateTable) -> dict[str, object]:
+        """What decides what an annotation is fitted to: its keys, and how large the pool is."""
+        requests = shards.planned_requests(self.root) + len(self.new_requests())
+        return self.annotation_inputs(table) | {"requests": requests}
+
+    def read_features(
+        self, name: str
+    ) -> "Iterator[tuple[list[str], list[str | None], npt.NDArray[np.float16]]]":
+        """Uids, class names and features of each pool shard that has these features."""
+        folder = self.root / shards.ANNOTATIONS / self.recipe.made_by[name]
+        for stem in self.pool_stems():
+            features = shards.read_npz(folder / f"{stem}.npz").get(name)
+            if features is not None:
+                path = self.root / shards.POOL / f"{stem}.parquet"
+                rows = shards.read_table(path, ["uid", "class_name"])
+                yield rows["uid"].to_pylist(), rows["class_name"].to_pylist(), features
+
     def _on_inputs(self, table: AnnotateTable) -> dict[str, object]:
         """What decides which samples are annotated: rules, or a subset that is there."""
         if not table.on:
             return {}
-        rules = self.recipe.rules(table.on)
+        rules = self._rules(table.on)
         if rules:
-            return {"on": table.on, "on.rules": [{"use": rule.use, **rule.keys} for rule in rules]}
+            known = [{"use": rule.use, **self._keys_by_content(rule)} for rule in rules]
+            return {"on": table.on, "on.rules": known}
         return {"on": table.on, "on.sha256": storage.checksum(self._subset_of(table))["sha256"]}
 
     def _subset_of(self, table: AnnotateTable) -> Path:
@@ -399,7 +434,7 @@ class Job:
         table = next(table for table in self.recipe.annotate if table.name == name)
         if not table.on:
             return None, []
-        rules = self.recipe.rules(table.on)
+        rules = self._rules(table.on)
         if rules:
             read = ["uid", *self.recipe.judged_by(table).values()]
             return partial(selection.passing, rules=rules), list(dict.fromkeys(read))
@@ -412,13 +447,26 @@ class Job:
             inputs: dict[str, object] = subsets.told(self.root, subset)["inputs"]
             return inputs
         rules = [
-            {"use": rule.use, **rule.keys, **({} if rule.of == "survivors" else {"of": rule.of})}
+            {
+                "use": rule.use,
+                **self._keys_by_content(rule),
+                **({} if rule.of == "survivors" else {"of": rule.of}),
+            }
             for rule in self.rules_of(subset)
         ]
         planned, quota = shards.planned_requests(self.root), self.quota_of(subset)
         if quota:
             return {"requests": planned, "select": rules, **flat("quota", quota._asdict())}
         return {"requests": planned + len(self.new_requests()), "select": rules}
+
+    def _keys_by_content(self, rule: selection.Rule) -> dict[str, object]:
+        """The keys of a rule, its files by what they hold: they may lie elsewhere."""
+        with where(self.recipe_path, f"select.{rule.number}"):
+            files = {key: Path(str(rule.keys[key])) for key in selection.FILES[rule.use]}
+            try:
+                return rule.keys | {key: storage.checksum(file)["sha256"] for key, file in files.items()}
+            except OSError as error:
+                raise RecipeError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
     def final_inputs(self) -> dict[str, object]:
         reshard, inputs = self.recipe.reshard, self.selection_inputs(self.subset)
@@ -575,15 +623,43 @@ class Job:
         self._pipelines.clear()
         gc.collect()  # what a pipeline's options hold refers to it
 
+    def _references(self, table: AnnotateTable) -> tuple[sources.Source, str]:
+        """The real images that an annotator compares with, and a digest of which there are."""
+        name = table.keys["source"].removeprefix("sources.")
+        return self._listed(name, "all" if table.keys.get("per") == "" else "some")
+
+    @functools.cache  # noqa: B019
+    def _listed(self, name: str, what: Literal["some", "all"]) -> tuple[sources.Source, str]:
+        found = self._open(name, what)
+        return found, shards.digest(sources.listing(found))[:32]
+
+    def given(self, table: AnnotateTable, function: Callable[..., object]) -> dict[str, Any]:
+        """What a function of an annotator is given beside the keys of the recipe."""
+        makers: dict[str, Callable[[], object]] = {
+            "classes": lambda: self.classes,
+            "folder": lambda: self.recipe_path.parent,
+            "real": lambda: self._references(table)[0] if table.keys.get("source") else None,
+            "encode": lambda: self._encode(table),
+            "fitted": lambda: shards.read_npz(
+                self.root / shards.ANNOTATIONS / table.name / f"{shards.FITTED}.npz"
+            ),
+        }
+        return {name: make() for name, make in makers.items() if name in signature(function).parameters}
+
+    def _encode(self, table: AnnotateTable) -> object:
+        """What makes the features that an annotator reads."""
+        maker = self.recipe.made_by.get(table.keys["features"])
+        return self.annotator(maker).encode if maker else None  # type: ignore[attr-defined]
+
     @functools.cache  # noqa: B019
     def annotator(self, name: str) -> "Annotate":
         table = next(table for table in self.recipe.annotate if table.name == name)
-        given = {"classes": self.classes} if "classes" in ANNOTATORS[table.use].__annotations__ else {}
+        function = ANNOTATORS[table.use]
         with where(self.recipe_path, f"annotate.{name}"):
-            annotate: Annotate = ANNOTATORS[table.use](device=self.device, **given, **table.keys)
+            annotate: Annotate = function(device=self.device, **self.given(table, function), **table.keys)
         folder = self.root / shards.ANNOTATIONS / name
         fingerprint = getattr(annotate, "fingerprint", "")
-        for stem in shards.records(folder)[:1]:
+        for stem in shards.annotated(folder)[:1]:
             other = shards.read_record(folder, stem).get("fingerprint")
             if other != fingerprint:
                 raise ModelError(

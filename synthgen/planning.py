@@ -296,6 +296,7 @@ def _request(
         prompt_id=prompt_id,
         turn=turn,
         license=model.license,
+        template=prompt.template,
         **about,  # type: ignore[arg-type]
     )
 

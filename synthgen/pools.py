@@ -288,7 +288,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         if len(self._firsts) < 2:
             return shards.read_table(path, list(names))
         there = [name for name in names if name in shards.names(path)]
-        table, missing = shards.read_table(path, [*there, "uid"]), pa.nulls(shards.rows(path))
+        table, missing = shards.read_table(path, there), pa.nulls(shards.rows(path))
         return pa.table(
             {name: (table[name] if name in there else missing).cast(self._kinds[name]) for name in names}
         )

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from synthgen import costs, diversity, licenses, shards, storage
@@ -246,9 +245,9 @@ def terms(job: Job) -> list[Terms]:
         told = source.license or licenses.folder_license(folder / source.path)
         found.append((f"sources.{name}", source.path, told))
     for table in recipe.annotate:
-        if table.use in ORIGINS:
-            origin = ORIGINS[table.use](**table.keys)
-            told = table.license or (licenses.model_license(origin, folder=Path()) if origin else "unknown")
+        origin = ORIGINS[table.use](**table.keys) if table.use in ORIGINS else None
+        if origin is not None:
+            told = table.license or (licenses.model_license(origin, folder=folder) if origin else "unknown")
             path = origin or f"{table.keys['model']} {table.keys['pretrained']}"
             found.append((f"annotate.{table.name}", path, told))
     return [Terms(key, path, told, licenses.concern(told)) for key, path, told in found]

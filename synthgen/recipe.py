@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import ValidationError
 
-from synthgen.annotators import ANNOTATORS, COLUMNS
+from synthgen.annotators import ANNOTATORS, COLUMNS, FITS
 from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
-from synthgen.selection import RULES, Quota, check_quota, columns_read
-from synthgen.selection.rules import cell_columns
+from synthgen.selection import COLUMN_KINDS, RULES, Quota, Rule, check_quota, columns_read
+from synthgen.selection.columns import cell_columns
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
 
@@ -100,7 +102,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
                 raise RecipeError(f"{path}: {_first(error, f'{where}.{number}')}") from None
             table.keys.update({name: getattr(keys, name) for name in type(keys).model_fields})
     try:
-        _check(recipe)
+        _check(recipe, path.parent)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
     return recipe
@@ -177,7 +179,7 @@ def known_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> 
     return known
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, folder: Path) -> None:
     """What no single table can see."""
     quota = recipe.quota.requests or recipe.quota.accepted
     making = {"prompts": recipe.prompts, "models": recipe.models, "quota": quota}
@@ -246,16 +248,19 @@ def _check(recipe: Recipe) -> None:
                 f"{model.batch_size}; choose "
                 f"{-(-recipe.images.shard_size // model.batch_size) * model.batch_size}"
             )
+    for number, one in enumerate(recipe.annotate):
+        source, known = one.keys.get("source"), [f"sources.{name}" for name in recipe.sources]
+        if source and source not in known:
+            raise RecipeError(f'annotate.{number}.source: unknown source "{source}"{nearest(source, known)}')
     if not recipe.curates:
-        check_columns(recipe)
-    if recipe.quota.accepted:
-        check_quota(recipe.rules("main"), Quota(recipe.quota.accepted, recipe.quota.cell))
+        check_columns(recipe, folder)
 
 
-def check_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> None:
+def check_columns(recipe: Recipe, folder: Path, imported: Mapping[str, str] | None = None) -> None:
     """Whether what annotators, rules and resharding read is there.
 
     Args:
+        folder: that of the recipe, to which the files are relative that rules name.
         imported: the columns of the pool that a recipe which curates chooses from, and their types.
 
     Raises:
@@ -269,6 +274,11 @@ def check_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> 
             if name not in known:
                 what = "features" if known is features else "column or features"
                 raise RecipeError(f'annotate.{number}.{key}: unknown {what} "{name}"{nearest(name, known)}')
+        if one.use in FITS and recipe.quota.accepted:
+            raise RecipeError(
+                f"annotate.{number}.use: {one.use} is fitted to the whole pool, which grows until "
+                "quota.accepted is met; give quota.requests instead"
+            )
         rules = recipe.rules(one.on)
         if one.on and recipe.quota.accepted and not rules:
             raise RecipeError(
@@ -281,24 +291,56 @@ def check_columns(recipe: Recipe, imported: Mapping[str, str] | None = None) -> 
                     f'annotate.{number}.on: "{one.on}" has the rule {rule.use}, which compares samples; only '
                     "rules that judge a sample by itself can say which are annotated"
                 )
-    _ = recipe.annotations  # refuses a circle
+    fitted = recipe.fitted  # refuses a circle
+    for number, one in enumerate(recipe.annotate):
+        read = (one.reads | recipe.judged_by(one)).items()
+        later = next((key for key, name in read if recipe.made_by.get(name) in fitted), None)
+        if one.use in FITS and later:
+            raise RecipeError(
+                f"annotate.{number}.{later}: is itself made by something that is fitted to the whole pool; "
+                f"{one.use} reads only what is there before"
+            )
     _check_reshard(recipe, columns)
+    _check_rules(recipe, columns, features, folder)
+    if recipe.quota.accepted:
+        cell_columns(recipe.quota.cell, columns)
+        check_quota(recipe.rules("main"), Quota(recipe.quota.accepted, recipe.quota.cell))
+
+
+def _check_rules(recipe: Recipe, columns: Mapping[str, str], features: Sequence[str], folder: Path) -> None:
+    """Each rule: the columns that it names, then the rule itself on a pool without a row."""
+    empty: dict[str, npt.NDArray[np.generic]] = {
+        name: np.empty(0, _dtype(kind)) for name, kind in columns.items()
+    }
+    empty |= {name: np.empty((0, 1), np.float16) for name in features}
     for number, table in enumerate(recipe.select):
-        for key, column in columns_read(table.keys).items():
-            if column not in columns:
-                raise RecipeError(
-                    f'select.{number}.{key}: unknown column "{column}"{nearest(column, list(columns))}'
-                )
-            text = columns[column] == "string"
-            if text and (key == "best" or (key == "column" and table.use in ("range", "top"))):
-                raise RecipeError(
-                    f'select.{number}.{key}: "{column}" holds text; a column of numbers is wanted'
-                )
-        empty = {name: np.empty(0, "U1" if kind == "string" else "f8") for name, kind in columns.items()}
+        rule = Rule(table.use, table.keys, table.of, number).found_in(folder)
         try:
-            RULES[table.use](empty, **table.keys)
+            for key, name in columns_read(rule, columns).items():
+                wanted = COLUMN_KINDS[rule.use].get(key, "cell" if key.startswith("per") else "numbers")
+                known = list(features if wanted == "features" else columns)
+                if name not in known:
+                    what = "features" if wanted == "features" else "column"
+                    raise RecipeError(f'{key}: unknown {what} "{name}"{nearest(name, known)}')
+                holds = "text" if columns.get(name) == "string" else "numbers"
+                if wanted == "cell" and columns[name] in ("float", "double", "float32"):
+                    raise RecipeError(f'{key}: "{name}" holds fractions; texts or whole numbers are wanted')
+                if wanted in ("numbers", "text") and wanted != holds:
+                    a = {"text": "a column of text", "numbers": "a column of numbers"}[wanted]
+                    raise RecipeError(f'{key}: "{name}" holds {holds}; {a} is wanted')
+            RULES[rule.use](empty, **rule.keys)
         except RecipeError as error:
-            raise RecipeError(f"select.{number}: {error}") from None
+            joint = "." if str(error).split(":")[0] in (*rule.keys, "per") else ": "
+            raise RecipeError(f"select.{number}{joint}{error}") from None
+
+
+def _dtype(kind: str) -> "np.dtype[np.generic]":
+    """What a column of parquet is as rules see it."""
+    try:
+        found: np.dtype[np.generic] = np.dtype(pa.type_for_alias(kind).to_pandas_dtype())
+        return found
+    except (ValueError, NotImplementedError):  # texts, lists
+        return np.dtype(object)
 
 
 def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:

@@ -35,6 +35,8 @@ DEFAULT_ROOT = "shards"
 SCANS = "import"
 """Where, in a folder's own work, an import keeps what it has read; it is there from its beginning on."""
 RECORD_SUFFIX = "_stats.json"
+FITTED = "centroids"
+"""The stem of what an annotation has fitted to the whole pool."""
 UID = np.dtype("u8,u8")
 MILLION = 1_000_000
 
@@ -46,6 +48,7 @@ REQUEST_COLUMNS = {
     "negative": pa.string(),
     "group": pa.string(),
     "prompt_id": pa.string(),
+    "template": pa.string(),
     "model": pa.string(),
     "fingerprint": pa.string(),
     "seed": pa.int64(),
@@ -182,7 +185,8 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     data = storage.read(path)
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
+        # a shard is small: opening it as a data set of files takes longer than reading it
+        return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WorkError(f"{path}: damaged ({reason}); `synthgen verify` lists what else is") from None
@@ -199,7 +203,7 @@ def names(path: Path) -> list[str]:
     return found
 
 
-def to_npz(arrays: dict[str, npt.NDArray[np.float16]]) -> bytes:
+def to_npz(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # type: ignore[arg-type]
     return sink.getvalue()
@@ -268,6 +272,11 @@ def records(folder: Path) -> list[str]:
     return [
         name.removesuffix(RECORD_SUFFIX) for name in storage.names(folder) if name.endswith(RECORD_SUFFIX)
     ]
+
+
+def annotated(folder: Path) -> list[str]:
+    """Stems of the pool's shards that an annotation is finished of, sorted."""
+    return [stem for stem in records(folder) if stem != FITTED]
 
 
 def read_record(folder: Path, stem: str) -> dict[str, Any]:

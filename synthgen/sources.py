@@ -44,11 +44,18 @@ class Source(NamedTuple):
 
 
 def open_source(
-    path: Path, name: str, classes: Sequence[Category], *, image: str = "", label: str = ""
+    path: Path,
+    name: str,
+    classes: Sequence[Category],
+    *,
+    complete: bool = True,
+    image: str = "",
+    label: str = "",
 ) -> Source:
     """What a source has of these classes, which it knows by name, or by synset as ImageNet's folders do.
 
     Args:
+        complete: every class has to have an image; else one has to.
         image: of a table, the column of paths; `label` that of classes.
 
     Raises:
@@ -65,9 +72,19 @@ def open_source(
     for one in images.values():
         by_class[labels[one.class_name]].append(one.uid)
     for class_name, uids in by_class.items():
-        if not uids:
+        if not uids and (complete or not images):
             raise RecipeError(f'{path}: no image of the class "{class_name}"; add some, or take it out')
     return Source(images, by_class)
+
+
+def open_all(path: Path, name: str, *, image: str = "", label: str = "") -> Source:
+    """All images of a source, those without a label too, by the class "".
+
+    Raises:
+        RecipeError: as `list_images`.
+    """
+    images = {one.uid: one for one in list_images(path, name, labelled=False, image=image, label=label)}
+    return Source(images, {"": list(images)})
 
 
 def listing(source: Source) -> dict[str, list[tuple[str, int]]]:
@@ -103,8 +120,11 @@ def read_planned(source: Source, uid: str, sha256: str) -> bytes:
     return data
 
 
-def list_images(path: Path, source: str, *, image: str = "", label: str = "") -> list[RealImage]:
-    """The labelled images of a source, in order of their places in it.
+def list_images(
+    path: Path, source: str, *, labelled: bool = True, image: str = "", label: str = ""
+) -> list[RealImage]:
+    """The labelled images of a source, in order of their places in it; with `labelled` False all, those
+    without a label of the class "".
 
     A uid is the image's own name where that is 32 hex digits and unique in the source; else a hash of
     `source`, the source's name, and of the image's place: never of its bytes, nor of where the source lies.
@@ -114,15 +134,16 @@ def list_images(path: Path, source: str, *, image: str = "", label: str = "") ->
     """
     form = open_form(path, Keys(image, label))
     found = [
-        _real_image(one, form)
+        _real_image(one, form, labelled)
         for piece in form.pieces
         for one in samples_of(form, piece, images=False)
-        if one.error or (one.image and not _is_loose(form, one))
+        if one.error or (one.image and not (labelled and _is_loose(form, one)))
     ]
     if not found:
         raise RecipeError(
-            f"{path}: no labelled images there; a folder with a folder of images a class, a folder of "
-            "webdataset tars, a table with image and label, or a COCO or LVIS .json is wanted"
+            f"{path}: no {'labelled ' if labelled else ''}images there; a folder with a folder of images a "
+            "class, a folder of webdataset tars, a table with image and label, or a COCO or LVIS .json is "
+            "wanted"
         )
     names = [image.key.rpartition("/")[2].partition(".")[0] for image in found]
     counts = Counter(names)
@@ -137,24 +158,24 @@ def _is_loose(form: Form, found: Found) -> bool:
     return form.kind != "tars" and not {"class_name", "class_id"} & found.data.keys()
 
 
-def _real_image(found: Found, form: Form) -> RealImage:
-    """A sample as a labelled image.
+def _real_image(found: Found, form: Form, labelled: bool) -> RealImage:
+    """A sample as an image, with its label where that is wanted.
 
     Raises:
         RecipeError: it has no class, or cannot be read.
     """
     file, name = form.folder / found.file, found.data.get("class_name")
-    if form.kind == "table" and name is None:
+    if form.kind == "table" and name is None and "class_id" in found.data:
         name = str(found.data["class_id"])
     what = f"{file}: {found.key}" if found.key not in ("", found.file) else f"{file}"
     if found.error or not found.image:
         raise RecipeError(f"{what}: {found.error}; put the whole file there")
-    if not isinstance(name, str):
+    if labelled and not isinstance(name, str):
         raise RecipeError(
             f"{what} has no class; a .cls with a classes.txt beside the tars, or a .json with class_name, is "
             "wanted"
         )
-    return RealImage("", name, found.place, file, *found.image[1:])
+    return RealImage("", str(name or ""), found.place, file, *found.image[1:])
 
 
 def read(image: RealImage) -> bytes:

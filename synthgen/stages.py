@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from synthgen import checks, planning, resharding, selection, shards, storage, subsets
-from synthgen.annotators import COLUMNS
+from synthgen.annotators import COLUMNS, FITS, READS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
@@ -88,11 +88,24 @@ def pool_units(job: Job) -> list[Unit]:
 
 
 def annotation_units(job: Job) -> list[Unit]:
-    """One unit a pool shard, for all annotations: they share the reading and the decoding."""
+    """One unit a pool shard, for all annotations that wait for nothing else: they share the reading and the
+    decoding.
+    """
+    fitted = job.recipe.fitted
+    return _annotation_units(job, [table for table in job.recipe.annotations if table.name not in fitted])
+
+
+def fitted_units(job: Job) -> list[Unit]:
+    """One unit a pool shard, for all annotations that need what is fitted to the whole pool."""
+    fitted = job.recipe.fitted
+    return _annotation_units(job, [table for table in job.recipe.annotations if table.name in fitted])
+
+
+def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
     from synthgen.annotators.shard import Annotation, annotate_shard
 
     pool = job.root / shards.POOL
-    folders = {table.name: job.root / shards.ANNOTATIONS / table.name for table in job.recipe.annotate}
+    folders = {table.name: job.root / shards.ANNOTATIONS / table.name for table in tables}
 
     def is_done(stem: str) -> bool:
         return all(shards.is_done(folder, stem) for folder in folders.values())
@@ -102,34 +115,54 @@ def annotation_units(job: Job) -> list[Unit]:
         record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack}
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
-        reads = list(dict.fromkeys(table.reads.values()))
         return Annotation(
             table.name,
             annotate,
             COLUMNS[table.use],
             table.batch_size,
             record,
-            reads,
+            list(dict.fromkeys(table.reads.values())),
             *job.keep_of(table.name),
         )
 
     def make(stem: str, claim: Claim) -> None:
-        missing = [
-            begin(table, stem)
-            for table in job.recipe.annotations
-            if not shards.is_done(folders[table.name], stem)
-        ]
+        missing = [begin(table, stem) for table in tables if not shards.is_done(folders[table.name], stem)]
         annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim, sources=job.source_paths)
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)
-        return Unit(f"annotations/{stem}", partial(is_done, stem), partial(make, stem), needs=images)
+        name = "-".join([stem, *(table.name for table in tables if table.name in job.recipe.fitted)])
+        return Unit(f"annotations/{name}", partial(is_done, stem), partial(make, stem), needs=images)
 
-    return [unit(stem) for stem in job.pool_stems()]
+    return [unit(stem) for stem in job.pool_stems()] if tables else []
+
+
+def fit_units(job: Job) -> list[Unit]:
+    """One unit an annotation that is fitted to the whole pool."""
+
+    def make(table: AnnotateTable, claim: Claim) -> None:
+        checks.check_records(job)
+        record = job.record("fit", job.fit_inputs(table)) | {"stack": job.stack}
+        keys = {key: value for key, value in table.keys.items() if key not in READS[table.use]}
+        [name] = table.reads.values()
+        arrays = FITS[table.use](job.read_features(name), **keys)
+        folder = job.root / shards.ANNOTATIONS / table.name
+        with shards.new_unit(job.root, folder, shards.FITTED, record, claim) as create:
+            create(".npz").write(shards.to_npz(arrays))
+
+    return [
+        _shard_unit(
+            f"annotations/{table.name}/{shards.FITTED}",
+            job.root / shards.ANNOTATIONS / table.name,
+            shards.FITTED,
+            partial(make, table),
+        )
+        for table in job.recipe.annotations
+        if table.use in FITS
+    ]
 
 
 def selection_units(job: Job) -> list[Unit]:
-    """The subset that is asked for; with `main`, the recipe's other named ones too."""
     columns = functools.cache(job.columns)  # read once for all of them
 
     def unit(subset: str) -> Unit:
@@ -163,8 +196,7 @@ def selection_units(job: Job) -> list[Unit]:
 
         return Unit(f"subsets/{subset}", done, make)
 
-    others = job.recipe.subsets[1:] if job.subset == "main" else []
-    return [unit(subset) for subset in [job.subset, *others]]
+    return [unit(subset) for subset in job.subsets]
 
 
 def replace_units(job: Job) -> list[Unit]:
@@ -294,7 +326,7 @@ Listings = Sequence[Callable[[Job], list[Unit]]]
 STAGES: dict[str, Listings] = {
     "plan": [plan_units],
     "generate": [pool_units],
-    "annotate": [annotation_units],
+    "annotate": [annotation_units, fit_units, fitted_units],
     "select": [selection_units],
     "reshard": [replace_units, final_units, card_units],
     "report": [report_units],
@@ -308,7 +340,8 @@ def phases(stages: Sequence[str]) -> Sequence[Listings]:
     found: list[list[Callable[[Job], list[Unit]]]] = []
     for stage in stages:
         if stage == "annotate" and "generate" in stages:
-            found[-1] += STAGES[stage]
+            found[-1] += STAGES[stage][:1]
+            found += [[listing] for listing in STAGES[stage][1:]]
         else:
             found += [[listing] for listing in STAGES[stage]]
     return found

@@ -4,9 +4,9 @@ Knows no rule: a verdict is a code with its words, whoever gave it.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,36 @@ GROUPED = {"class": "class_name", "model": "model", "template": "template"}
 """What a funnel is counted by, and the columns."""
 READ = ("uid", "error", *GROUPED.values())
 """Columns that publishing a subset reads."""
+
+
+class Group(NamedTuple):
+    """What became of the samples of a class, model or template: how many there are, are kept, and were
+    rejected by each step that rejected any, most first.
+    """
+
+    name: str
+    requested: int
+    kept: int
+    rejected: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        return self.kept / max(1, self.requested)
+
+
+def groups(told: Mapping[str, Any], what: str) -> list[Group]:
+    """The groups of a kind ("class", "model", "template") in a subset's JSON file, the least kept first;
+    nothing where the pool has no such column.
+    """
+    steps = ["failed", *(stage["rule"] for stage in told["funnel"][1:])]
+
+    def group(name: str, left: Sequence[int]) -> Group:
+        lost = {step: before - after for step, before, after in zip(steps, left[:-1], left[1:], strict=True)}
+        most = sorted(filter(lost.get, lost), key=lambda step: -lost[step])
+        return Group(name, left[0], left[-1], {step: lost[step] for step in most})
+
+    found = [group(name, left) for name, left in told["left"].get(what, {}).items()]
+    return sorted(found, key=lambda one: (one.share, -one.requested))
 
 
 def names(root: Path) -> list[str]:

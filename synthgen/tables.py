@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from synthgen.annotators import ANNOTATORS, COLUMNS, FEATURES, READS
+from synthgen.annotators import ANNOTATORS, COLUMNS, FEATURES, FITS, READS
 from synthgen.data import Ask, Category, LanguageModel, Word
 from synthgen.diversity import Vectors, word_vectors
 from synthgen.errors import RecipeError, nearest
@@ -37,8 +37,13 @@ from synthgen.prompts.templates import naming_axes
 from synthgen.selection import RULES, Rule, columns_read
 from synthgen.shards import canonical
 
-GIVEN = {"answers", "classes", "count_tokens", "device", "language_model", "seed"}
-"""Parameters that the pipeline gives to a function, where it has them; no recipe key."""
+GIVEN = {
+    "answers", "classes", "count_tokens", "device", "encode", "fitted", "folder", "language_model", "real",
+    "seed",
+}  # fmt: skip
+"""Parameters that the pipeline gives to a function, where it has them; no recipe key. A `seed` that has a
+default is one.
+"""
 
 
 def _problem(message: str) -> PydanticCustomError:
@@ -190,22 +195,27 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Never = Annotated[list[dict[str, str | list[str]]], BeforeValidator(_rules)]
 Axes = Annotated[list[str], BeforeValidator(_axis_names)]
 KINDS: dict[object, Any] = {
+    Path: Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(value, str) else value)],
     Sequence[str]: Axes,
     list[dict[str, str | list[str]]]: Never,
     list[str]: Lines,
     list[Word]: Words,
     dict[str, list[Word]]: dict[Identifier, Words],
 }
-"""What a function's parameter of some types is in a recipe: axes, rules, lists which a file may hold."""
+"""What a function's parameter of some types is in a recipe: a file's name, axes, rules, lists which a file
+may hold.
+"""
 
 
 def keys_model(function: Callable[..., object], use: str) -> type[Table]:
     """The keys of a function as a table: its keyword-only parameters, less those that the pipeline gives."""
     hints, fields = get_type_hints(function), dict[str, Any]()
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in GIVEN:
+        is_needed = parameter.default is inspect.Parameter.empty
+        is_given = name in GIVEN and (is_needed or name != "seed")
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not is_given:
             kind = KINDS.get(hints[name], hints[name])
-            fields[name] = (kind, ... if parameter.default is inspect.Parameter.empty else parameter.default)
+            fields[name] = (kind, ... if is_needed else parameter.default)
     return create_model(use, __base__=Table, **fields)
 
 
@@ -596,8 +606,18 @@ class Recipe(Table):
         return {
             f"on: {table.on}: {rule.use}.{key}": name
             for rule in self.rules(table.on)
-            for key, name in columns_read(rule.keys).items()
+            for key, name in columns_read(rule).items()
         }
+
+    @property
+    def fitted(self) -> set[str]:
+        """The annotations that wait until something is fitted to the whole pool."""
+        made_by, found = self.made_by, set[str]()
+        for table in self.annotations:
+            read = (table.reads | self.judged_by(table)).values()
+            if table.use in FITS or found & {made_by.get(name) for name in read}:
+                found.add(table.name)
+        return found
 
     @property
     def annotations(self) -> list[AnnotateTable]:

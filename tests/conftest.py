@@ -72,6 +72,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a worker has it: with more threads a row's last bits may depend on its place in the batch."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
     """A language model's server, at OPENAI_BASE_URL with the key `KEY`."""
     with chat_server() as running:

@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pytest
 from conftest import ROOT
 
+from synthgen import wordnet
 from synthgen.data import Category
 from synthgen.errors import RecipeError
-from synthgen.prompts import lists, wordnet
+from synthgen.prompts import lists
 from synthgen.prompts.categories import (
     ambiguous,
     complete,

@@ -505,9 +505,7 @@ def test_a_source_that_has_changed_or_moved(tmp_path: Path, capsys: pytest.Captu
     data = bytearray((moved / "000000.tar").read_bytes())
     data[int(table["image_offset"][2].as_py()) + 40] ^= 1
     (moved / "000000.tar").write_bytes(data)
-    with pytest.raises(
-        FolderError, match=r'source "web": the image 000000.tar: s0/0002 in .* has other bytes'
-    ):
+    with pytest.raises(FolderError, match=r'source "web": the image .*000000.tar: s0/0002 has other bytes'):
         pools.read_images(root, stem, table)
     (problem,) = verify(root)
     assert "000000.tar: s0/0002" in problem

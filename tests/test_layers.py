@@ -33,6 +33,7 @@ LOW = {
     "engine": {"claims", "errors", "storage"},
     "shards": {"claims", "data", "errors", "storage"},
     "pools": {"errors", "shards", "storage", "tars"},
+    "wordnet": {"errors", "shards"},
     "language_models": {"errors"},
     "asking": {"shards", "claims", "errors", "prompts", "storage"},
 }
@@ -47,7 +48,9 @@ HEAVY_HOMES = {
     "openai": ("language_models",),
     "datasketch": ("diversity",),
     "inflect": ("prompts", "wording"),
-    "py3langid": ("prompts",),
+    "py3langid": ("annotators", "prompts"),
+    "fasttext": ("annotators",),
+    "timm": ("annotators",),
 }
 
 
@@ -132,6 +135,8 @@ def test_only_storage_opens_files_of_a_run() -> None:
         "synthgen.generation.models": "weights",
         "synthgen.generation.checkpoints": "their configurations",
         "synthgen.generation.memory": "their headers, and what the kernel says of memory",
+        "synthgen.selection.lists": "lists of samples to keep or to leave out",
+        "synthgen.selection.datacomp": "timm's list of synsets",
         "synthgen.licenses": "cards and licences of models and sources",
         "synthgen.workers.local": "logs of workers, outside the folder",
     }

@@ -206,6 +206,88 @@ def test_a_rule_that_compares_stands_last() -> None:
         check_quota([best, Rule("range", {"column": "s"})], Quota(5, ["class"]))
 
 
+NEAR = Rule("duplicates", {"column": "phash", "distance": 3, "per": "class"})
+SEMANTIC = Rule(
+    "duplicates", {"features": "img", "epsilon": 0.1, "clusters": 0, "order": "first", "per": "class"}
+)
+TOP = Rule("top", {"column": "other", "fraction": 0.5, "per": "class"})
+
+
+def best(rule: Rule) -> Rule:
+    return rule._replace(keys=rule.keys | {"best": "other"})
+
+
+@pytest.mark.parametrize(
+    "chosen_by",
+    [
+        [NEAR],
+        [SEMANTIC],
+        [NEAR, SEMANTIC, TOP],
+        [best(NEAR)],
+        [best(SEMANTIC), TOP],
+        [Rule("adaptive_bar", {"column": "other", "bar": 8.0, "tolerance": 2.0, "per": "class"}), TOP],
+        [Rule("balance", {"target": 4, "per": "class", "seed": 0}), TOP],
+    ],
+    ids=lambda rules: " ".join(rule.use for rule in rules),
+)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_quota_is_met_by_the_least_of_the_sequence(chosen_by: list[Rule], seed: int) -> None:
+    """Exactly, with rules that look for likeness too; and more samples, asked for later, change nothing."""
+    random, n, accepted = np.random.default_rng(seed), 40, 3
+    vectors = random.normal(size=(8, 4))[random.integers(0, 8, n)] + 0.1 * random.normal(size=(n, 4))
+    whole = {
+        "uid": np.array([f"{k:032x}" for k in random.permutation(n)], dtype=object),
+        "turn": np.arange(n, dtype=np.int32),
+        "class_name": np.array(["cat", "owl"], dtype=object)[random.integers(0, 2, n)],
+        "error": np.array([""] * n, dtype=object),
+        "other": random.integers(0, 10, n).astype(np.float32),
+        "phash": random.integers(0, 12, n).astype(np.uint64),
+        "img": vectors.astype(np.float16),
+    }
+    check_quota(chosen_by, Quota(accepted, ["class"]))
+
+    def least(name: str, made: int) -> set[str]:
+        """By trying every beginning of a class's sequence."""
+        own = np.flatnonzero(whole["class_name"][:made] == name)
+        for k in range(len(own) + 1):
+            part = {key: values[own[:k]] for key, values in whole.items()}
+            left = part["uid"][select(part, chosen_by).kept].tolist()
+            if len(left) == accepted:
+                break
+        return set(left)
+
+    for made in (10, 25, n):
+        columns = {key: values[:made] for key, values in whole.items()}
+        kept_now = select(columns, chosen_by, Quota(accepted, ["class"])).kept
+        for name in ("cat", "owl"):
+            found = set(columns["uid"][kept_now & (columns["class_name"] == name)].tolist())
+            assert found == least(name, made)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([best(NEAR), TOP], ""),
+        (
+            [TOP, best(NEAR)],
+            r"select\.1: duplicates can keep more of fewer samples; .* put it before select\.0",
+        ),
+        ([SEMANTIC._replace(keys=SEMANTIC.keys | {"clusters": None})], "give clusters = 0"),
+        ([SEMANTIC._replace(keys=SEMANTIC.keys | {"order": "hard"})], "leave `order` out"),
+        ([Rule("datacomp_clip_score", {"column": "s", "fraction": 0.3})], "use top"),
+        ([Rule("datacomp_clip_score", {"column": "s", "threshold": 0.3})], ""),
+        ([Rule("balance", {"target": 4, "per": "class"})], "keeps less than quota.accepted = 5"),
+    ],
+)
+def test_likeness_and_quotas(order: list[Rule], message: str) -> None:
+    if not message:
+        check_quota(order, Quota(5, ["class"]))
+        return
+    with pytest.raises(RecipeError, match=message):
+        check_quota(order, Quota(5, ["class"]))
+
+
 def overrides(accepted: int, budget: int = 200) -> list[str]:
     """Three classes of the emoji recipe, drawn so badly that about half of them pass."""
     return [

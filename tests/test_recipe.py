@@ -1,5 +1,6 @@
 """Every shipped recipe is valid; each bad one gives its exact message, exit status 2, and changes nothing."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from synthgen import recipe
 from synthgen.cli import main
 from synthgen.data import Word
 from synthgen.errors import RecipeError
+from synthgen.job import Job
+from synthgen.selection import RULES
 
 SHIPPED = recipe.shipped_recipes()
 
@@ -36,7 +39,7 @@ BAD = {
     ),
     "unknown rule": (
         ('use = "top"', 'use = "topp"'),
-        'select.2: use: unknown rule "topp"; did you mean "top"? Known: duplicates, range, sample, top',
+        'select.2: use: unknown rule "topp"; did you mean "top"? Known: ' + ", ".join(sorted(RULES)),
     ),
     "unknown key of a rule": (
         ("fraction = 0.8", "fractoin = 0.8"),
@@ -58,7 +61,7 @@ BAD = {
     "missing key": (("steps = 12\n", ""), 'models.0: missing key "steps"'),
     "missing use": (
         ('use = "image"\n', ""),
-        'annotate.1: missing key "use"; known annotators: clip, hashes, image',
+        'annotate.1: missing key "use"; known annotators: aesthetic, ',
     ),
     "missing word list": (
         ('"styles.txt"', '"style.txt"'),
@@ -295,3 +298,104 @@ def test_bad_class_tables(table: str, recipe_folder: Path) -> None:
     (recipe_folder / "classes.csv").write_text(table)
     with pytest.raises(RecipeError, match=r"prompts\.0\.classes"):
         recipe.load(recipe_folder / "recipe.toml", ["prompts.0.classes=classes.csv"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            'use = "top"\ncolumn = "clip_img"\ncount = 1',
+            'column: unknown column "clip_img"',
+        ),
+        (
+            'use = "duplicates"\nfeatures = "clip_imgs"\nepsilon = 0.1',
+            'features: unknown features "clip_imgs"; did',
+        ),
+        (
+            'use = "duplicates"\ncolumn = "clip_margin"\ndistance = 4',
+            ": duplicates: distance compares bits, and",
+        ),
+        (
+            'use = "top"\ncolumn = "clip_margin"\ncount = 1\nper = "clip_margin"',
+            'per: "clip_margin" holds fractions',
+        ),
+        (
+            'use = "top"\ncolumn = "clip_margin"\ncount = 1\nper = ["class", "where"]',
+            'per.1: unknown column "axis_where"',
+        ),
+        (
+            'use = "datacomp_basic"',
+            'language: unknown column "language_code"',
+        ),
+        (
+            'use = "datacomp_basic"\nlanguage = "turn"',
+            'language: "turn" holds numbers; a column of text is wanted',
+        ),
+        (
+            'use = "datacomp_clip_score"\ncolumn = "text"\nfraction = 0.3',
+            'column: "text" holds text; a column of',
+        ),
+        (
+            'use = "decontaminate"\nannotation = "eval"\ndistance = 4',
+            'distance: unknown column "eval_phash_distance"',
+        ),
+        (
+            'use = "decontaminate"\nannotation = "eval"',
+            ": decontaminate: neither similarity nor distance is given",
+        ),
+        (
+            'use = "listed"\nfile = "nowhere.txt"',
+            ": listed.file: nowhere.txt: cannot be read: ",
+        ),
+        (
+            'use = "not_listed"\nfile = "uids.txt"',
+            ': not_listed.file: uids.txt: "no uid" is no uid; 32 of',
+        ),
+        (
+            'use = "listed"\nfile = "table.csv"\ncolumn = "text"',
+            ': listed.file: table.csv: has no column "text"',
+        ),
+        (
+            'use = "listed"\nfile = "recipe.toml"',
+            ": listed.file: recipe.toml: a .txt, .csv, .parquet or .npy file",
+        ),
+        (
+            'use = "datacomp_image_based"\nfile = "c.npz"\nfeatures = "clip_img"\nlanguage = "text"',
+            "cannot be read",
+        ),
+        (
+            'use = "balance"\ntarget = 0',
+            ": balance: target = 0; 1 or more is allowed",
+        ),
+        (
+            'use = "adaptive_bar"\ncolumn = "clip_margin"\nbar = 0.2',
+            'missing key "tolerance"',
+        ),
+    ],
+)
+def test_what_rules_lack_is_said_at_once(recipe_folder: Path, rule: str, message: str) -> None:
+    (recipe_folder / "uids.txt").write_text(f"{0:032x}\nno uid\n")
+    (recipe_folder / "table.csv").write_text("url,label\na,b\n")
+    text = (recipe_folder / "recipe.toml").read_text()
+    (recipe_folder / "recipe.toml").write_text(f'{text}\n[[select]]\nsubset = "other"\n{rule}\n')
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(recipe_folder / "recipe.toml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "select.3" in str(caught.value)
+
+
+def test_a_list_is_found_beside_the_recipe_and_known_by_its_content(recipe_folder: Path) -> None:
+    text = (recipe_folder / "recipe.toml").read_text()
+    (recipe_folder / "recipe.toml").write_text(f'{text}\n[[select]]\nuse = "not_listed"\nfile = "out.txt"\n')
+    (recipe_folder / "out.txt").write_text(f"{1:032x}\n")
+    loaded = recipe.load(recipe_folder / "recipe.toml")
+    assert loaded.resolved()["select"][3]["keys"]["file"] == "out.txt"  # type: ignore[index,call-overload]
+    job = Job(recipe_folder / "recipe.toml", loaded, recipe_folder / "run")
+    before = job._keys_by_content(job.rules_of("main")[3])
+    assert job.rules_of("main")[3].label == "not_listed uid file=out.txt"
+    moved = shutil.copytree(recipe_folder, recipe_folder.parent / "moved")
+    elsewhere = Job(moved / "recipe.toml", loaded, recipe_folder / "run")
+    assert elsewhere._keys_by_content(elsewhere.rules_of("main")[3]) == before
+    (moved / "out.txt").write_text(f"{2:032x}\n")
+    assert elsewhere._keys_by_content(elsewhere.rules_of("main")[3]) != before

@@ -103,7 +103,7 @@ def test_sample_is_a_matter_of_the_uid_alone() -> None:
     assert kept(RULES["sample"](one, count=7, seed=1)) != kept(mask)
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", ["duplicates", "range", "sample", "top"])
 def test_an_empty_pool_and_one_row(rule: str) -> None:
     keys: dict[str, object] = {"range": {"minimum": 0.0}, "top": {"count": 1}, "sample": {"count": 1}}.get(
         rule, {}
@@ -156,7 +156,8 @@ def test_every_row_has_one_verdict_and_the_funnel_adds_up(rows: list[tuple[float
 
 
 def test_columns_read_names_what_a_rule_needs() -> None:
-    assert columns_read({"column": "clip_margin", "per": ["class", "background"], "best": ""}) == {
+    rule = Rule("duplicates", {"column": "clip_margin", "per": ["class", "background"], "best": ""})
+    assert columns_read(rule) == {
         "column": "clip_margin",
         "per.0": "class_name",
         "per.1": "axis_background",
@@ -181,3 +182,93 @@ def test_of_the_pool_judges_as_if_a_rule_stood_alone(rows: list[tuple[float, str
         0: "select.0 sample count=2",
         1: "select.7 top score fraction=0.5 of=pool",
     }
+
+
+def test_a_uid_that_is_there_twice_is_refused() -> None:
+    given_columns = columns([1, 2, 3, 4])
+    given_columns["uid"][2] = given_columns["uid"][0]
+    with pytest.raises(RecipeError, match=f"uid {0:032x} is in the pool 2 times, and 0 others are there"):
+        select(given_columns, [])
+    given_columns["uid"][2] = f"{0:016x}{2**64 - 1:016x}"  # only half of it is another's
+    assert select(given_columns, []).kept.all()
+
+
+def test_a_cell_is_made_of_any_column_of_texts_or_whole_numbers() -> None:
+    given_columns = columns([1, 2, 3, 4], clusters_id=np.array([0, 1, 0, 1], np.int32))
+    assert kept(RULES["top"](given_columns, column="score", count=1, per="clusters_id")) == [2, 3]
+    given_columns["axis_clusters_id"] = np.array(list("xxyz"), dtype=object)
+    with pytest.raises(RecipeError, match='"clusters_id" is a column and an axis; write "axis_clusters_id"'):
+        RULES["top"](given_columns, column="score", count=1, per="clusters_id")
+    assert kept(RULES["top"](given_columns, column="score", count=1, per="axis_clusters_id")) == [1, 2, 3]
+    with pytest.raises(RecipeError, match='"score" holds fractions'):
+        RULES["top"](
+            given_columns | {"score": given_columns["score"] / 8}, column="score", count=1, per="score"
+        )
+
+
+def test_whole_numbers_that_are_missing_are_not_kept() -> None:
+    hashes = np.ma.array([7, 7, 0, 2**63], np.uint64, mask=[False, False, True, False])
+    clusters = np.array([0, np.nan, 1, 1])
+    given_columns = columns([1, 2, 3, 4], hash=hashes, cluster=clusters)
+    assert kept(select(given_columns, [Rule("duplicates", {"column": "hash", "per": []})]).kept) == [0, 3]
+    top = Rule("top", {"column": "score", "count": 2, "per": "cluster"})
+    assert kept(select(given_columns, [top]).kept) == [0, 2, 3]
+
+
+def test_near_duplicates_of_a_chain_are_judged_by_dropped_ones_too() -> None:
+    hashes = np.array([0b0, 0b1, 0b11, 0b11111], np.uint64)
+    given_columns = columns([0, 1, 2, 3], hash=hashes)
+    assert kept(RULES["duplicates"](given_columns, column="hash", distance=1)) == [0, 3]
+    assert kept(RULES["duplicates"](given_columns, column="hash", distance=1, best="score")) == [2, 3]
+    assert kept(RULES["duplicates"](given_columns, column="hash", distance=3)) == [0]
+
+
+@pytest.mark.parametrize("distance", [1, 4, 10, 16])
+def test_near_duplicates_find_every_pair(distance: int) -> None:
+    """On many hashes in crowded groups, so that bands of all kinds are used."""
+    random = np.random.default_rng(distance)
+    near = random.integers(0, 2**63, 40, dtype=np.uint64)[random.integers(0, 40, 600)]
+    for _ in range(distance // 2 + 1):
+        near ^= np.uint64(1) << random.integers(0, 64, 600, dtype=np.uint64)
+    given_columns = columns([0.0] * 600, "ab" * 300, hash=near)
+    mask = RULES["duplicates"](given_columns, column="hash", distance=distance)
+    far = np.bitwise_count(near[:, None] ^ near[None, :]) > distance
+    other = np.arange(600)[:, None] % 2 != np.arange(600)[None, :] % 2
+    assert (mask == (far | other | ~np.tri(600, k=-1, dtype=bool)).all(axis=1)).all()
+    assert 0 < mask.sum() < 600
+
+
+def test_semantic_duplicates_within_clusters() -> None:
+    """Clusters lose only pairs that k-means parts, and no one is dropped who would not be among all pairs."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(20, 32))
+    vectors = centres[random.integers(0, 20, 800)] + 0.3 * random.normal(size=(800, 32))
+    vectors[400:] = vectors[:400] + 0.01 * random.normal(size=(400, 32))
+    given_columns = columns([0.0] * 800, img=vectors.astype(np.float16))
+    exact = RULES["duplicates"](given_columns, features="img", epsilon=0.01, clusters=0)
+    clustered = RULES["duplicates"](given_columns, features="img", epsilon=0.01, clusters=20)
+    assert kept(exact) == list(range(400))
+    assert set(kept(exact)) <= set(kept(clustered))
+    assert clustered.sum() <= 404
+    hard = RULES["duplicates"](given_columns, features="img", epsilon=0.01, clusters=20, order="hard")
+    assert 400 <= hard.sum() <= 404
+    assert kept(hard) != kept(clustered)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "give either column or features"),
+        ({"column": "score", "features": "img"}, "give either column or features"),
+        ({"features": "img"}, "features want epsilon"),
+        ({"features": "img", "epsilon": 0.0}, "epsilon = 0.0; between 0 and 2"),
+        ({"column": "score", "epsilon": 0.1}, "epsilon is for features"),
+        ({"column": "score", "distance": 4}, '"score" holds float32; a column of whole numbers of 64 bits'),
+        ({"column": "score", "distance": 17}, "distance = 17; 0 to 16"),
+        ({"features": "score", "epsilon": 0.1}, '"score" is a column; features are wanted'),
+        ({"features": "img", "epsilon": 0.1, "best": "score", "order": "hard"}, "either best or order"),
+    ],
+)
+def test_keys_of_duplicates_that_do_not_go_together(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        RULES["duplicates"](columns([0.5], img=np.ones((1, 3), np.float16)), **keys)

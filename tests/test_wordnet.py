@@ -13,8 +13,8 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synthgen import wordnet
 from synthgen.errors import RecipeError
-from synthgen.prompts import wordnet
 from synthgen.prompts.lists import read_list
 from synthgen.shards import make_seed
 
@@ -190,6 +190,11 @@ def test_the_data_is_what_the_script_makes_of_wordnet(tmp_path: Path) -> None:
         '00000200 18 n 03 Ra 0 RA 0 sun_god 0 001 @i 00000100 n 0000 | a god (e.g., "the sun"); of Egypt  \n'
         '00000300 18 n 01 Ra 0 001 @ 00000100 n 0000 | a metal: "radium"  \n'
     )
+    (folder / "index.verb").write_text("  1 licence\nrun v 2 0 2 1 00000700 00000800  \n")
+    (folder / "index.adj").write_text("big a 1 0 1 1 00000900  \n")
+    (folder / "index.adv").write_text("")
+    for name, forms in {"noun": "men man\n", "verb": "ran run\nran ran\n", "adj": "", "adv": ""}.items():
+        (folder / f"{name}.exc").write_text(forms)
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import pathlib, wordnet; "
         f"wordnet.TARGET = pathlib.Path({str(folder)!r}); wordnet.main(wordnet.TARGET)"
@@ -204,3 +209,22 @@ def test_the_data_is_what_the_script_makes_of_wordnet(tmp_path: Path) -> None:
         {"offset": 300, "lemmas": ["Ra"], "senses": [2], "hypernyms": [100], "definition": "a metal"},
     ]  # fmt: skip
     assert (folder / "wordnet-3.0-LICENSE.txt").read_text() == "This is the licence\n"
+    rows = pq.read_table(folder / "wordnet-3.0-first-senses.parquet").to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("n", "men", None, ["man"]), ("v", "run", 700, []),
+        ("v", "ran", None, ["ran"]), ("a", "big", 900, []),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "offset"),
+    [  # as NLTK 3.10 says of WordNet 3.0; it agreed on 4,387,685 words and forms
+        ("dog", 2084071), ("Dogs", 2084071), ("geese", 1855672), ("women", 10787470), ("men", 8212347),
+        ("wolves", 2114100), ("boxes", 2883344), ("churches", 8082602), ("rocked", 1875313),
+        ("entwined", 1672032), ("unhappiest", 1149494), ("quickly", 85811), ("ate", 9557289),
+        ("passionate", 1725713), ("glasses", 4272054), ("axes", 2764044), ("dog,", None), ("", None),
+        ("thxxx", None), ("better", 5143558),
+    ],
+)  # fmt: skip
+def test_what_a_word_means_first(word: str, offset: int | None) -> None:
+    assert wordnet.first_offset(word) == offset

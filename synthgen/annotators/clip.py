@@ -1,6 +1,5 @@
 """CLIP scores and features of images against their prompts and against the dataset's classes (open_clip)."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from synthgen.annotators.networks import fingerprint
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
 from synthgen.errors import ModelError, RecipeError, nearest
@@ -24,8 +24,8 @@ CLIP_COLUMNS = {
     "top1": "int32",
     "rank": "int32",
 }
-TEXTS = 256
-"""So many texts are encoded at a time."""
+TEXTS, NEW_TEXTS = 256, 16
+"""So many texts are encoded at a time: of a list, and of those that are new in a shard."""
 LABEL_TEMPLATES = ["a photo of a {class}", "an image of a {class}", "a {class}"]
 
 
@@ -39,10 +39,14 @@ def clip(
 ) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.generic]]]:
     """Cosines in [-1, 1] of an open_clip model.
 
-    `similarity` is the cosine of image and prompt; `label_similarity` that of image and the plain captions
-    of its class; `margin` is `label_similarity` less the best of the other classes (positive: zero-shot
-    agrees); `top1` is the class id that zero-shot chooses, `rank` the rank of the true class (0 is first).
+    `similarity` is the cosine of image and prompt, null where a sample has no text; `label_similarity` that
+    of image and the plain captions of its class; `margin` is `label_similarity` less the best of the other
+    classes (positive: zero-shot agrees); `top1` is the class id that zero-shot chooses, `rank` the rank of
+    the true class (0 is first). What needs the true class is null where a sample has none of `classes`.
     Features `img` and `txt` (of the prompt) have unit length, shape (n, width).
+
+    Each image is preprocessed as open_clip does it, from its RGB pixels: of images in another mode (palette,
+    alpha), open_clip resizes before it converts.
 
     Args:
         device: a torch device.
@@ -60,47 +64,122 @@ def clip(
 
     check_clip(model=model, pretrained=pretrained, templates=templates)
     network, preprocess, encode_text = _load(model, pretrained, device)
+    shrink, finish = split(preprocess)
+    known = dict[str, torch.Tensor]()
 
+    labels = torch.zeros(0)
     with torch.inference_mode():
-        labels = torch.stack(
-            [
-                encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0)
-                for category in classes
-            ]
-        )
-        labels = torch.nn.functional.normalize(labels, dim=1)
+        if classes:
+            labels = torch.stack(
+                [
+                    encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0)
+                    for category in classes
+                ]
+            )
+            labels = torch.nn.functional.normalize(labels, dim=1)
     ids = np.array([category.id for category in classes], dtype=np.int32)
     place = {category.name: row for row, category in enumerate(classes)}
 
+    def prepare(sample: Sample) -> npt.NDArray[np.uint8]:
+        return np.asarray(shrink(Image.fromarray(sample.image)))
+
+    def encode_new(texts: Sequence[str]) -> None:
+        """Encodes the texts that are new in this shard, always so many at a time."""
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        for start in range(0, len(new), NEW_TEXTS):
+            some = new[start : start + NEW_TEXTS]
+            encoded = encode_text([*some, *[some[-1]] * (NEW_TEXTS - len(some))])
+            known.update(zip(some, encoded, strict=False))
+
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
         with torch.inference_mode():
-            pixels = torch.stack([preprocess(Image.fromarray(sample.image)) for sample in samples])
-            images = network.encode_image(pixels.to(device), normalize=True)
-            texts = encode_text([sample.text or "" for sample in samples])
+            made = [prepare(one) if one.prepared is None else one.prepared for one in samples]
+            images = network.encode_image(finish(np.stack(made), device), normalize=True)
+            encode_new([sample.text for sample in samples if sample.text])
+            nothing = torch.full_like(images[0], torch.nan)
+            texts = torch.stack([known.get(sample.text or "", nothing) for sample in samples])
             similarity = (images * texts).sum(1).cpu().numpy()
-            logits = (images @ labels.T).cpu().numpy()
-        rows = np.arange(len(samples))
-        true = np.array([place[sample.class_name or ""] for sample in samples])
-        own = logits[rows, true]
-        others = logits.copy()
-        others[rows, true] = -np.inf
+            logits = (images @ labels.T).cpu().numpy() if classes else np.zeros((len(samples), 0), np.float32)
         return {
             "similarity": similarity,
-            "label_similarity": own,
-            "margin": own - others.max(1) if len(ids) > 1 else np.full_like(own, np.nan),
-            "top1": ids[logits.argmax(1)],
-            "rank": (others > own[:, None]).sum(1).astype(np.int32),
+            **_zero_shot(logits, ids, np.array([place.get(one.class_name or "", -1) for one in samples])),
             "img": images.cpu().numpy().astype(np.float16),
             "txt": texts.cpu().numpy().astype(np.float16),
         }
 
-    weights = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        weights.update(
-            key.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    annotate.fingerprint = weights.hexdigest()[:32]  # type: ignore[attr-defined]
+    annotate.prepare = prepare  # type: ignore[attr-defined]
+    # a text's last bits may depend on what it is encoded with, so that must not be another shard's
+    annotate.start = known.clear  # type: ignore[attr-defined]
+    annotate.encode = _encode_images(network, preprocess, device)  # type: ignore[attr-defined]
+    annotate.fingerprint = annotate.encode.fingerprint  # type: ignore[attr-defined]
     return annotate
+
+
+def _zero_shot(
+    logits: npt.NDArray[np.float32], ids: npt.NDArray[np.int32], true: npt.NDArray[np.intp]
+) -> dict[str, npt.NDArray[np.generic]]:
+    """What the cosines (n, classes) say of the classes `true`, -1 where a sample has none."""
+    rows, unknown = np.arange(len(logits)), true < 0
+    if not len(ids):
+        nan = np.full(len(logits), np.nan, np.float32)
+        none = np.ma.masked_all(len(logits), np.int32)  # type: ignore[no-untyped-call]
+        return {"label_similarity": nan, "margin": nan, "top1": none, "rank": none}
+    own = np.where(unknown, np.float32(np.nan), logits[rows, true])
+    others = logits.copy()
+    others[rows, true] = -np.inf
+    return {
+        "label_similarity": own,
+        "margin": own - others.max(1) if len(ids) > 1 else np.full_like(own, np.nan),
+        "top1": ids[logits.argmax(1)],
+        "rank": np.ma.array((others > own[:, None]).sum(1).astype(np.int32), mask=unknown),
+    }
+
+
+def split(preprocess: Any) -> tuple[Any, "Callable[[npt.NDArray[np.uint8], str], torch.Tensor]"]:
+    """open_clip's preprocessing in two: what is done to one image, which stays one of bytes, and what can be
+    done to all of a batch on the device, with the same bits.
+    """
+    import torch
+
+    *shrink, _, normalize = preprocess.transforms
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (normalize.mean, normalize.std))
+
+    def finish(pixels: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
+        batch = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
+        batch = batch.to(torch.float32, memory_format=torch.contiguous_format)
+        return batch.div_(255).sub_(mean.to(device)).div_(std.to(device))
+
+    return type(preprocess)(shrink), finish
+
+
+def image_encoder(
+    *, device: str, model: str, pretrained: str
+) -> Callable[[list[npt.NDArray[np.uint8]]], npt.NDArray[np.float32]]:
+    """Gives n images as unit vectors (n, width) of an open_clip model, whose keys are those of `clip`; its
+    attribute `fingerprint` is that of the weights.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+    """
+    network, preprocess, _ = _load(model, pretrained, device)
+    return _encode_images(network, preprocess, device)
+
+
+def _encode_images(
+    network: Any, preprocess: Any, device: str
+) -> Callable[[list[npt.NDArray[np.uint8]]], npt.NDArray[np.float32]]:
+    import torch
+
+    def encode(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            pixels = torch.stack([preprocess(Image.fromarray(image)) for image in images])
+            encoded: npt.NDArray[np.float32] = (
+                network.encode_image(pixels.to(device), normalize=True).cpu().numpy()
+            )
+        return encoded
+
+    encode.fingerprint = fingerprint(network.state_dict())  # type: ignore[attr-defined]
+    return encode
 
 
 def text_encoder(

@@ -54,6 +54,7 @@ class Annotation:
         reads: columns and features that each sample brings along; a sample that lacks one is not annotated.
         keep: says which samples are annotated, by their columns `judged_by`; None is all.
         upstream: other annotations at work on this shard that make some of these.
+        seen: all samples of the rows before this one have been added.
         reached: all samples of the rows before this one have been through.
     """
 
@@ -70,6 +71,7 @@ class Annotation:
     batch: list[Item] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     features: dict[str, npt.NDArray[np.float16]] = field(default_factory=dict)
+    seen: int = 0
     reached: int = 0
     seconds: float = 0.0
 
@@ -100,8 +102,8 @@ class Annotation:
         """
         started = time.monotonic()
         self.waiting += items
-        seen = self.waiting[-1].row + 1 if self.waiting else self.reached
-        bound = min((other.reached for other in self.upstream), default=seen)
+        self.seen = items[-1].row + 1 if items else self.seen
+        bound = min((other.reached for other in self.upstream), default=self.seen)
         ready = [item for item in self.waiting if item.row < bound]
         self.waiting = self.waiting[len(ready) :]
         chosen = self.wants(values, np.array([item.row for item in ready], np.intp))
@@ -110,7 +112,7 @@ class Annotation:
             batch, self.batch = self.batch[: self.batch_size], self.batch[self.batch_size :]
             self._call(batch, values)
         left = self.batch or self.waiting
-        self.reached = left[0].row if left else seen
+        self.reached = left[0].row if left else self.seen
         self.seconds += time.monotonic() - started
 
     def _call(self, batch: list[Item], values: Columns) -> None:
@@ -179,6 +181,8 @@ def annotate_shard(
             looked_at[annotation.name][written] = bool(annotation.upstream) or annotation.wants(
                 values, written
             )
+    for annotation in annotations:
+        getattr(annotation.annotate, "start", lambda: None)()
     claim.progress(0)
     for done, items in _read(root, stem, table, written, annotations, looked_at, sources):
         for annotation in annotations:

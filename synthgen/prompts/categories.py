@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from synthgen import wordnet
 from synthgen.data import Category, Word
 from synthgen.diversity import farthest_points
 from synthgen.errors import RecipeError
-from synthgen.prompts import wordnet
 from synthgen.shards import make_seed
 
 Embed = Callable[[list[Category]], npt.NDArray[np.float32]]

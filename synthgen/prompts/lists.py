@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthgen import wordnet
 from synthgen.data import Category, Word
 from synthgen.errors import RecipeError, nearest
 from synthgen.importing.forms import read_classes as read_classes_file
-from synthgen.prompts import wordnet
 from synthgen.prompts.categories import complete, tell_apart
 
 COLUMNS = Category._fields

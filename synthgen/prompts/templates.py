@@ -281,7 +281,8 @@ class _Plans:
                 used = row | cell
                 text = fill(texts[template], about | used)
                 used = {axis: used[axis] for axis in self._axes if axis in used}
-                yield Prompt(text, category.name, group=group, axes=used, noise=group * self._same_noise)
+                noise = group * self._same_noise
+                yield Prompt(text, category.name, "", group, used, noise, texts[template])
 
     def _design(
         self, texts: Sequence[str], axes: Sequence[str], words: Sequence[Sequence[str]], rules: Sequence[Rule]

@@ -13,11 +13,19 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from synthgen import pools, shards, storage
+from synthgen import pools, shards, storage, subsets
 from synthgen.diversity import measure
 from synthgen.errors import FolderError
 
-SHOWN_CLASSES, SHOWN_EACH, SHOWN_REJECTED, SHOWN_GROUPS, THUMBNAIL, BINS = 64, 8, 16, 12, 96, 40
+SHOWN_CLASSES, SHOWN_LEAST, SHOWN_EACH, SHOWN_REJECTED, SHOWN_GROUPS, THUMBNAIL, BINS = (
+    64,
+    24,
+    8,
+    16,
+    12,
+    96,
+    40,
+)
 
 
 class Thumbnail(NamedTuple):
@@ -84,10 +92,15 @@ def page(root: Path, subset: str, sources: pools.Sources = {}) -> bytes:  # noqa
             (
                 name,
                 asked,
-                _row(funnel, name),
+                funnel["left"]["class"].get(name, [0])[-1],
                 images.thumbnails((columns["class_name"] == name) & kept, SHOWN_EACH),
             )
             for name, asked in list(_counts(columns["class_name"]).items())[:SHOWN_CLASSES]
+        ],
+        groups_of=[
+            (what, subsets.groups(funnel, what)[:SHOWN_LEAST], len(funnel["left"][what]))
+            for what in ("model", "template", "class")
+            if what in funnel["left"]
         ],
         n_classes=len(set(columns["class_name"].tolist())),
         rejected=[
@@ -195,12 +208,6 @@ def _number(value: float | None) -> str:
     return "too few to say" if np.isnan(value) else f"{value:.4g}"
 
 
-def _row(funnel: dict[str, Any], class_name: str) -> list[int]:
-    """What is left of a class after each step of the funnel."""
-    left: list[int] = funnel["left"]["class"].get(class_name, [0])
-    return left[1:]
-
-
 def _scores(columns: pools.PoolColumns, annotations: Sequence[str]) -> list[str]:
     """The float columns of the annotations, and those that came with what was imported."""
     imported = "members" in columns
@@ -249,7 +256,7 @@ class _Images:
             table = shards.read_table(self._root / shards.POOL / f"{stem}.parquet").take(own)
             for row in range(len(own)):
                 found += pools.read_images(self._root, stem, table.slice(row, 1), self._sources)
-        return [Image.open(io.BytesIO(data)).convert("RGB") for data in found]
+        return [_decode(data) for data in found]
 
     def thumbnails(self, mask: npt.NDArray[np.bool_], count: int) -> list[Thumbnail]:
         rows = np.flatnonzero(mask)[:count]
@@ -257,6 +264,14 @@ class _Images:
             Thumbnail(_data_url(image), f"{self._columns['text'][row]} ({self._columns['uid'][row]})")
             for row, image in zip(rows.tolist(), self.open(rows), strict=True)
         ]
+
+
+def _decode(data: bytes) -> Image.Image:
+    """An image; an empty one where it is damaged, as other people's may be."""
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, ValueError):
+        return Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
 
 
 def _data_url(image: Image.Image) -> str:

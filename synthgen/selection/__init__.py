@@ -7,27 +7,47 @@ True; with `of = "pool"` it judges every written sample, as if it stood alone.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
+from synthgen import shards
 from synthgen.errors import RecipeError
-from synthgen.selection.funnel import FAILED, KEPT, NOT_NEEDED, Stage, funnel
-from synthgen.selection.rules import (
-    Columns,
-    cell_columns,
-    cell_numbers,
-    duplicates,
-    range_,
-    sample,
-    sequence,
-    top,
+from synthgen.selection.balance import balance
+from synthgen.selection.columns import Columns, Survivors, cell_columns, cell_numbers, sequence
+from synthgen.selection.columns import numbers as as_numbers
+from synthgen.selection.datacomp import (
+    datacomp_basic,
+    datacomp_clip_score,
+    datacomp_image_based,
+    datacomp_image_based_intersect_clip_score,
+    datacomp_laion2b,
+    datacomp_text_based,
+    no_filter,
 )
+from synthgen.selection.decontaminate import decontaminate
+from synthgen.selection.duplicates import duplicates
+from synthgen.selection.funnel import FAILED, KEPT, NOT_NEEDED, Stage, funnel
+from synthgen.selection.lists import listed, not_listed
+from synthgen.selection.rules import adaptive_bar, range_, sample, top
 
 RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
+    "adaptive_bar": adaptive_bar,
+    "balance": balance,
+    "datacomp_basic": datacomp_basic,
+    "datacomp_clip_score": datacomp_clip_score,
+    "datacomp_image_based": datacomp_image_based,
+    "datacomp_image_based_intersect_clip_score": datacomp_image_based_intersect_clip_score,
+    "datacomp_laion2b": datacomp_laion2b,
+    "datacomp_text_based": datacomp_text_based,
+    "decontaminate": decontaminate,
     "duplicates": duplicates,
+    "listed": listed,
+    "no_filter": no_filter,
+    "not_listed": not_listed,
     "range": range_,
     "sample": sample,
     "top": top,
@@ -35,10 +55,23 @@ RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
 
 Rows = npt.NDArray[np.intp]
 Cell = tuple[str, ...]
-RELATIVE = {"sample", "top"}
-"""Rules whose verdict on a sample depends on those that were asked for after it."""
+RELATIVE = {"adaptive_bar", "balance", "sample", "top"}
+"""Rules whose verdict on a sample depends on those that were asked for after it; others do by their keys."""
 SEQUENTIAL = {"duplicates"}
 """Rules whose verdict on a sample depends on those that were asked for before it."""
+
+
+def _column_kinds(rule: Callable[..., object]) -> dict[str, str]:
+    hints = get_type_hints(rule, include_extras=True)
+    return {key: hint.__metadata__[0] for key, hint in hints.items() if get_origin(hint) is Annotated}
+
+
+COLUMN_KINDS = {use: _column_kinds(rule) for use, rule in RULES.items()}
+"""The keys of each rule that name a column, and what it has to be: column, numbers, text or features."""
+FILES = {
+    use: [key for key, hint in get_type_hints(rule).items() if hint is Path] for use, rule in RULES.items()
+}
+"""The keys of each rule that name a file."""
 
 
 class Rule(NamedTuple):
@@ -58,17 +91,47 @@ class Rule(NamedTuple):
         """The rule as people read it: "range clip_margin minimum=0.0"."""
         column = self.keys.get("column")
         others = [
-            f"{key}={value}"
+            f"{key}={value.name if isinstance(value, Path) else value}"
             for key, value in self.keys.items()
             if key != "column" and value not in (None, "")
         ]
         of = [] if self.of == "survivors" else [f"of={self.of}"]
         return " ".join([self.use, *([str(column)] if column else []), *others, *of])
 
+    def found_in(self, folder: Path) -> "Rule":
+        """The rule with the files that it names, which are relative to the recipe's folder."""
+        files = {
+            key: folder / Path(str(self.keys[key])).expanduser()
+            for key in FILES[self.use]
+            if key in self.keys
+        }
+        return self._replace(keys=self.keys | files)
+
     @property
     def is_relative(self) -> bool:
         """Whether samples that are made later can change a verdict."""
-        return self.use in RELATIVE or bool(self.keys.get("best"))
+        return (
+            self.use in RELATIVE
+            or bool(self.keys.get("best"))
+            or self.compares_freely
+            or (self.use.startswith("datacomp_") and self.keys.get("fraction") is not None)
+        )
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether a sample less among those that it sees can leave more than before: with one more, at most
+        one more is left all the same.
+        """
+        likeness = self.keys.get("distance") or self.keys.get("features")
+        return self.use in ("adaptive_bar", "balance") or bool(self.keys.get("best") and likeness)
+
+    @property
+    def compares_freely(self) -> bool:
+        """Whether it is a SemDeDup by clusters, or by distance to a centre: what one sample more leaves then
+        has no bound.
+        """
+        is_semantic = self.use == "duplicates" and bool(self.keys.get("features"))
+        return is_semantic and (self.keys.get("order") != "first" or self.keys.get("clusters") != 0)
 
     @property
     def judges_alone(self) -> bool:
@@ -98,16 +161,23 @@ class Selection(NamedTuple):
         return funnel(self.verdict, self.steps)
 
 
-def columns_read(keys: Mapping[str, object]) -> dict[str, str]:
-    """The columns that a rule's keys name: key -> column."""
-    named = {
-        key: str(keys[key]) for key in ("column", "best") if key in keys and (key, keys[key]) != ("best", "")
-    }
-    per = keys.get("per")
+def columns_read(rule: Rule, known: Container[str] | None = None) -> dict[str, str]:
+    """The columns and features that a rule's keys name: key -> name.
+
+    Args:
+        known: the columns that are there, as `cell_columns` has it.
+    """
+    named = {key: str(rule.keys[key]) for key in COLUMN_KINDS[rule.use] if rule.keys.get(key)}
+    per = rule.keys.get("per")
     if isinstance(per, str | list):
         named |= {
-            "per" if isinstance(per, str) else f"per.{k}": name for k, name in enumerate(cell_columns(per))
+            "per" if isinstance(per, str) else f"per.{k}": name
+            for k, name in enumerate(cell_columns(per, known))
         }
+    if rule.use == "decontaminate":
+        for key, column in (("similarity", "max"), ("distance", "phash_distance")):
+            if rule.keys.get(key) is not None:
+                named[key] = f"{rule.keys['annotation']}_{column}"
     return named
 
 
@@ -129,6 +199,21 @@ def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
                 f"{key}: {rule.use} judges a sample by itself, and stands after {relative}, which "
                 "compares; with quota.accepted, put it before"
             )
+        if rule.compares_freely:
+            raise RecipeError(
+                f"{key}: with quota.accepted, duplicates by features compare all pairs, in the order in "
+                "which samples were asked for or of `best`: give clusters = 0, and leave `order` out"
+            )
+        if rule.use.startswith("datacomp_") and rule.is_relative:
+            raise RecipeError(
+                f"{key}: {rule.use} keeps all that tie with the last, in the whole pool; with "
+                "quota.accepted, use top"
+            )
+        if rule.gives_back and relative != f"{key} {rule.use}":
+            raise RecipeError(
+                f"{key}: {rule.use} can keep more of fewer samples; with quota.accepted, put it before "
+                f"{relative}"
+            )
         if isinstance(per, str | list) and not set(quota.per) <= set([per] if isinstance(per, str) else per):
             raise RecipeError(
                 f"{key}.per: {json.dumps(per)} reaches over the cells of the quota, "
@@ -139,7 +224,7 @@ def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
                 f'{key}.of: "pool"; with quota.accepted, a rule that compares looks at the samples that are '
                 "needed alone: leave `of` out"
             )
-        count, share = rule.keys.get("count"), rule.keys.get("fraction")
+        count, share = rule.keys.get("count", rule.keys.get("target")), rule.keys.get("fraction")
         if share == 0 or (isinstance(count, int) and count < quota.accepted):
             raise RecipeError(
                 f"{key}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
@@ -159,15 +244,17 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
         quota: for rules that `check_quota` passes.
 
     Raises:
-        RecipeError: a rule does not return one bool for each row that it was given.
+        RecipeError: two rows have one uid, or a rule does not return one bool for each row that it was given.
     """
+    pool = Survivors(columns)
+    _check_uids(pool)
     written = columns["error"] == ""
     verdict = np.where(written, KEPT, FAILED).astype(np.int32)
     steps = [(FAILED, "generated")]
 
     def judge(place: int, rule: Rule) -> None:
         seen = np.flatnonzero(verdict == KEPT if rule.of == "survivors" else written)
-        rejected = seen[~_apply(columns, seen, key_of(rules, place), rule)]
+        rejected = seen[~_apply(pool, seen, key_of(rules, place), rule)]
         verdict[rejected[verdict[rejected] == KEPT]] = place
         steps.append((place, rule.label))
 
@@ -179,7 +266,7 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     if quota:
         rows = np.flatnonzero(verdict == KEPT)
         comparing = [(key_of(rules, place), rule) for place, rule in relative]
-        verdict[rows[~_first(columns, rows, comparing, quota)]] = NOT_NEEDED
+        verdict[rows[~_first(pool, rows, comparing, quota)]] = NOT_NEEDED
         label = f"quota accepted={quota.accepted}" + (f" per={','.join(quota.per)}" if quota.per else "")
         steps.append((NOT_NEEDED, label))
         for place, rule in relative:
@@ -187,21 +274,38 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     return Selection(verdict == KEPT, verdict, steps)
 
 
+def _check_uids(pool: Survivors) -> None:
+    """Raises RecipeError where a uid is there twice: a subset could not say which of the two it holds."""
+    uids = pool.uids()
+    high = np.sort(uids["f0"])
+    alike = high[1:][high[1:] == high[:-1]]
+    if not len(alike):
+        return
+    rows = np.flatnonzero(np.isin(uids["f0"], alike))
+    found, counts = np.unique(uids[rows], return_counts=True)
+    twice = found[counts > 1]
+    if len(twice):
+        (name,) = shards.uid_strings(twice[:1])
+        raise RecipeError(
+            f"uid {name} is in the pool {counts[counts > 1][0]} times, and {len(twice) - 1} others are there "
+            "several times; a subset names samples by uid, so each needs its own: import the data anew"
+        )
+
+
 def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
     """Which rows pass all of the rules, each of which judges a sample by itself."""
-    keep = np.ones(len(columns["uid"]), np.bool_)
+    pool, keep = Survivors(columns), np.ones(len(columns["uid"]), np.bool_)
     for place, rule in enumerate(rules):
-        keep[keep] = _apply(columns, np.flatnonzero(keep), key_of(rules, place), rule)
+        keep[keep] = _apply(pool, np.flatnonzero(keep), key_of(rules, place), rule)
     return keep
 
 
-def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows; what is masked is not shown to it, and not kept."""
-    shown = np.ones(len(rows), np.bool_)
-    for name in columns_read(rule.keys).values():
-        if np.ma.is_masked(columns[name]):
-            shown &= ~np.ma.getmaskarray(columns[name])[rows]
-    keep = RULES[rule.use](_Survivors(columns, rows[shown]), **rule.keys)
+def _apply(pool: Survivors, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
+    """What a rule says of some rows. Those where a whole number is missing that it reads, or that makes a
+    cell, are not shown to it, and not kept.
+    """
+    shown = pool.is_there(rows, columns_read(rule, pool))
+    keep = RULES[rule.use](pool.at(rows if shown.all() else rows[shown]), **rule.keys)
     if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
         raise RecipeError(
             f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '
@@ -212,10 +316,10 @@ def _apply(columns: Columns, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np
 
 
 def _first(
-    columns: Columns, rows: Rows, relative: Sequence[tuple[str, Rule]], quota: Quota
+    pool: Survivors, rows: Rows, relative: Sequence[tuple[str, Rule]], quota: Quota
 ) -> npt.NDArray[np.bool_]:
     """The first K rows of each cell, as `select` has it."""
-    survivors = _Survivors(columns, rows)
+    survivors = pool.at(rows)
     cells = cell_numbers(survivors, quota.per)
     order, sizes = np.lexsort((*sequence(survivors), cells)), np.bincount(cells)
     place = np.empty(len(rows), dtype=np.intp)
@@ -225,7 +329,7 @@ def _first(
         taken = place < first[cells]
         left = rows[taken]
         for key, rule in relative:
-            left = left[_apply(columns, left, key, rule)]
+            left = left[_apply(pool, left, key, rule)]
         lacking = quota.accepted - np.bincount(cells[np.isin(rows, left)], minlength=len(sizes))
         # one more sample leaves one more at most
         more = np.minimum(sizes, first + np.maximum(lacking, 0))
@@ -243,10 +347,10 @@ def verdict_names(rules: Sequence[Rule]) -> dict[int, str]:
 
 def _cells(columns: Columns, per: Sequence[str]) -> tuple[npt.NDArray[np.intp], list[Cell]]:
     """The number of each row's cell, and the cells: the values of their columns."""
-    numbers = cell_numbers(columns, list(per))
-    first = np.unique(numbers, return_index=True)[1]
-    names = [columns[name][first].tolist() for name in cell_columns(list(per))]
-    return numbers, list(zip(*names, strict=True)) if names else [()] * len(first)
+    cells = cell_numbers(columns, list(per))
+    first = np.unique(cells, return_index=True)[1]
+    names = [columns[name][first].tolist() for name in cell_columns(list(per), columns)]
+    return cells, list(zip(*names, strict=True)) if names else [()] * len(first)
 
 
 def count_cells(
@@ -283,8 +387,10 @@ def short_cells(
     names, nothing = verdict_names(rules), np.empty(0, dtype=np.intp)
     # of a failed row NaN, or nothing that means something
     scores = {
-        name: np.where(columns["error"] == "", columns[name].astype(np.float64), np.nan)
-        for name in dict.fromkeys(str(rule.keys["column"]) for rule in rules if rule.use in ("range", "top"))
+        name: np.where(columns["error"] == "", as_numbers(columns, name), np.nan)
+        for name in dict.fromkeys(
+            str(rule.keys["column"]) for rule in rules if COLUMN_KINDS[rule.use].get("column") == "numbers"
+        )
     }
 
     def look(cell: Cell) -> ShortCell:
@@ -301,19 +407,3 @@ def short_cells(
 
     short = [look(cell) for cell in every if chosen.kept[rows_of.get(cell, nothing)].sum() < quota.accepted]
     return sorted(short, key=lambda one: one.kept)
-
-
-class _Survivors(Mapping[str, npt.NDArray[np.generic]]):
-    """The columns at some rows; a column is cut when a rule asks for it."""
-
-    def __init__(self, columns: Columns, rows: npt.NDArray[np.intp]) -> None:
-        self._columns, self._rows = columns, rows
-
-    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
-        return np.ma.getdata(self._columns[name])[self._rows]
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self._columns)
-
-    def __len__(self) -> int:
-        return len(self._columns)

@@ -1,26 +1,17 @@
-"""Rules: `(columns, **keys) -> bool mask`. NaN (missing) is never kept by a rule that reads it. Ties fall to
-the smaller uid, so that a choice depends on the samples alone, not on their order or on other cells."""
-
-import hashlib
-from collections.abc import Mapping
+"""Rules about one column: `(columns, **keys) -> bool mask`. NaN (missing) is never kept by a rule that reads
+it. Ties fall to the smaller uid, so that a choice depends on the samples alone, not on their order or on
+other cells.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
 from synthgen.errors import RecipeError
-
-Columns = Mapping[str, npt.NDArray[np.generic]]
-Mask = npt.NDArray[np.bool_]
-CELL_COLUMNS = {"class": "class_name", "model": "model"}
-
-
-def cell_columns(per: str | list[str]) -> list[str]:
-    """The columns whose values together are a cell: "class", "model", or the name of an axis."""
-    return [CELL_COLUMNS.get(name, f"axis_{name}") for name in ([per] if isinstance(per, str) else per)]
+from synthgen.selection.columns import Columns, Mask, NumberColumn, cell_numbers, hashed, numbers, uids
 
 
 def range_(
-    columns: Columns, *, column: str, minimum: float | None = None, maximum: float | None = None
+    columns: Columns, *, column: NumberColumn, minimum: float | None = None, maximum: float | None = None
 ) -> Mask:
     """Keeps values between the bounds, both included; compared in the column's own precision.
 
@@ -31,7 +22,7 @@ def range_(
         raise RecipeError("range: neither minimum nor maximum is given; give one of them")
     if minimum is not None and maximum is not None and minimum > maximum:
         raise RecipeError(f"range: minimum {minimum} is above maximum {maximum}; nothing could pass")
-    values = _numbers(columns, column)
+    values = numbers(columns, column)
     keep: Mask = ~np.isnan(values)
     if minimum is not None:
         keep &= values >= values.dtype.type(minimum)
@@ -43,7 +34,7 @@ def range_(
 def top(
     columns: Columns,
     *,
-    column: str,
+    column: NumberColumn,
     fraction: float | None = None,
     count: int | None = None,
     per: str | list[str] = "class",
@@ -51,14 +42,14 @@ def top(
     """Keeps the best of each cell: `count` of them, or `fraction` rounded to the nearest count (half up).
 
     Where DataComp's clip_score filter takes everything from the rank int(n * fraction) upward, ties included
-    (n * f + 1 rows without ties), this keeps exactly the count. Missing values count in n, and are never
-    kept.
+    (n * f + 1 rows without ties; `datacomp_clip_score` does that), this keeps exactly the count. Missing
+    values count in n, and are never kept.
 
     Raises:
         RecipeError: not exactly one of fraction (0 to 1) and count (0 or more) is given.
     """
     _one_of("top", fraction, count)
-    return _best(columns, -_numbers(columns, column), fraction, count, per)
+    return _least(columns, -numbers(columns, column), fraction, count, per)
 
 
 def sample(
@@ -76,38 +67,35 @@ def sample(
         RecipeError: not exactly one of fraction (0 to 1) and count (0 or more) is given.
     """
     _one_of("sample", fraction, count)
-    hashed = [hashlib.sha256(f"{seed} {uid}".encode()).digest()[:8] for uid in columns["uid"].tolist()]
-    return _best(
-        columns, np.frombuffer(b"".join(hashed), dtype=">u8").astype(np.float64), fraction, count, per
-    )
+    return _least(columns, hashed(columns, str(seed)).astype(np.float64), fraction, count, per)
 
 
-def duplicates(columns: Columns, *, column: str, best: str = "", per: str | list[str] = "class") -> Mask:
-    """Keeps one of the samples of a cell that share a value: the greatest in column `best`, else the one that
-    was asked for first.
+def adaptive_bar(
+    columns: Columns,
+    *,
+    column: NumberColumn,
+    bar: float,
+    tolerance: float,
+    per: str | list[str] = "class",
+) -> Mask:
+    """Keeps what is at least min(bar, best - tolerance), best being the greatest value of the cell: a cell
+    whose best does not reach the bar still keeps what is about as good. Compared in the column's own
+    precision.
 
-    `per = []` looks for the same value in the whole pool. A missing value is no duplicate and is not kept.
+    Source: X-Paste (arXiv 2212.03863), with bar = 0.21 and tolerance = 0.01 of a cosine; DiverGen
+    (arXiv 2405.10185) too.
+
+    Raises:
+        RecipeError: the tolerance is negative.
     """
-    values = columns[column]
-    missing = (
-        np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind in "UO" else None
-    )
-    _, value_ids = np.unique(values, return_inverse=True)
-    cells = cell_numbers(columns, per)
-    score = -_numbers(columns, best) if best else np.zeros(len(values))
-    order = np.lexsort((*sequence(columns), np.nan_to_num(score, nan=np.inf), value_ids, cells))
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = (np.diff(cells[order]) != 0) | (np.diff(value_ids[order]) != 0)
-    keep = np.zeros(len(order), dtype=bool)
-    keep[order] = first
-    return keep if missing is None else keep & ~missing
-
-
-def sequence(columns: Columns) -> tuple[npt.NDArray[np.generic], ...]:
-    """Keys for `np.lexsort`, the first last, that put samples in the order in which they were asked for: by
-    turn, within a turn by class.
-    """
-    return columns["uid"], *(columns[name] for name in ("class_id", "turn") if name in columns)
+    if tolerance < 0:
+        raise RecipeError(f"adaptive_bar: tolerance = {tolerance}; 0 or more is allowed")
+    values, cells = numbers(columns, column), cell_numbers(columns, per)
+    best = np.full(int(cells.max(initial=-1)) + 1, -np.inf, values.dtype)
+    np.maximum.at(best, cells, np.nan_to_num(values, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
+    bars = np.minimum(values.dtype.type(bar), best - values.dtype.type(tolerance))
+    keep: Mask = values >= bars[cells]
+    return keep
 
 
 def _one_of(rule: str, fraction: float | None, count: int | None) -> None:
@@ -119,40 +107,42 @@ def _one_of(rule: str, fraction: float | None, count: int | None) -> None:
         raise RecipeError(f"{rule}: count = {count}; 0 or more is allowed")
 
 
-def _numbers(columns: Columns, column: str) -> npt.NDArray[np.floating]:
-    """A column as floats: float32 stays float32, everything else becomes float64."""
-    values = columns[column]
-    if values.dtype.kind not in "biuf":
-        raise RecipeError(f'column "{column}" holds text; a rule that compares wants numbers')
-    return values if values.dtype == np.float32 else values.astype(np.float64)  # type: ignore[return-value]
-
-
-def cell_numbers(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]:
-    """The number of each row's cell, from 0."""
-    cells = np.zeros(len(columns["uid"]), dtype=np.intp)
-    for name in cell_columns(per):
-        _, ids = np.unique(columns[name], return_inverse=True)
-        cells = np.unique(cells * (int(ids.max(initial=0)) + 1) + ids, return_inverse=True)[1]
-    return cells
-
-
-def _best(
+def _least(
     columns: Columns,
     score: npt.NDArray[np.floating],
     fraction: float | None,
     count: int | None,
     per: str | list[str],
 ) -> Mask:
-    """The rows of least score in each cell; NaN sorts last and is never kept."""
+    """The rows of least score in each cell; NaN counts in a fraction, and is never kept.
+
+    Only the score of the last row that is taken is looked for, and uids are compared where several have it.
+    """
     cells = cell_numbers(columns, per)
-    order = np.lexsort((columns["uid"], score, cells))
     sizes = np.bincount(cells)
     wanted = (
         np.full(len(sizes), count) if fraction is None else np.floor(sizes * fraction + 0.5).astype(np.intp)
     )
-    starts = np.cumsum(sizes) - sizes
-    rank = np.arange(len(order)) - starts[cells[order]]
-    keep = np.zeros(len(order), dtype=bool)
-    keep[order] = rank < wanted[cells[order]]
-    keep &= ~np.isnan(score)
+    known = ~np.isnan(score)
+    wanted = np.minimum(wanted, np.bincount(cells[known], minlength=len(sizes)))
+    last = np.full(len(sizes), -np.inf, score.dtype)
+    if len(sizes) == 1 and wanted[0]:
+        last[0] = np.partition(score[known], wanted[0] - 1)[wanted[0] - 1]
+    elif len(sizes) > 1:
+        order = np.argsort(score)
+        short = cells.astype(np.uint16) if len(sizes) <= 2**16 else cells  # small numbers are sorted faster
+        order = order[np.argsort(short[order], kind="stable")]
+        some = wanted > 0
+        last[some] = score[order[(np.cumsum(sizes) - sizes + wanted - 1)[some]]]
+    keep: Mask = score < last[cells]
+    tied = np.flatnonzero(score == last[cells])
+    lacking = wanted - np.bincount(cells[keep], minlength=len(sizes))
+    if lacking.sum() == len(tied):
+        keep[tied] = True
+        return keep
+    pairs, own = uids(columns)[tied], cells[tied]
+    order = np.lexsort((pairs["f1"], pairs["f0"], own))
+    counts = np.bincount(own, minlength=len(sizes))
+    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[own[order]]
+    keep[tied[order]] = rank < lacking[own[order]]
     return keep

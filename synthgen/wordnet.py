@@ -1,5 +1,5 @@
 """The nouns of WordNet 3.0, offline: what a word can mean, of what that is a kind, how far apart two meanings
-are.
+are; and what any word means first.
 
 Names, senses and path similarity are NLTK's. A synset's id is "n" and its offset, as ImageNet has it. The
 data was made by scripts/wordnet.py; its licence lies beside it.
@@ -20,6 +20,13 @@ from synthgen.errors import RecipeError, nearest
 from synthgen.shards import make_seed
 
 Rows = npt.NDArray[np.int32]
+ENDINGS = {
+    "n": "s- ses-s ves-f xes-x zes-z ches-ch shes-sh men-man ies-y",
+    "v": "s- ies-y es-e es- ed-e ed- ing-e ing-",
+    "a": "er- est- er-e est-e",
+    "r": "",
+}
+"""What the regular forms of nouns, verbs, adjectives and adverbs end with, and their base forms (morphy)."""
 FAR = np.int32(1_000_000)
 """The distance to nothing: longer than any path."""
 
@@ -66,6 +73,24 @@ def is_known(name: str) -> bool:
 def senses(lemma: str) -> list[Synset]:
     """What a word can mean, in WordNet's order, the most frequent first; nothing for an unknown word."""
     return [_synset(row) for row in _words().get(_key(lemma), ())]
+
+
+@functools.lru_cache(1_000_000)
+def first_offset(word: str) -> int | None:
+    """The offset of the first meaning of a word in any form, None for an unknown word.
+
+    It is NLTK's `synsets(word)[0].offset()` (3.7 and later): meanings as a noun before those as a verb, an
+    adjective, an adverb; of each the word itself before what it is an irregular or else a regular form of.
+    Offsets of the four kinds are numbered apart, so the offset of a verb can be some noun's too.
+    """
+    word = word.lower()
+    first, forms = _first_senses()
+    for pos, endings in _endings().items():
+        regular = [word.removesuffix(old) + new for old, new in endings if word.endswith(old)]
+        for form in (word, *forms[pos].get(word, regular)):
+            if form in first[pos]:
+                return first[pos][form]
+    return None
 
 
 def ancestors(name: str) -> dict[str, int]:
@@ -212,6 +237,30 @@ def _words() -> dict[str, list[int]]:
         if row not in meanings[-1:]:  # a synset may have one word in two cases, "Ra" and "RA"
             meanings.append(row)
     return words
+
+
+@functools.cache
+def _endings() -> dict[str, list[tuple[str, str]]]:
+    pairs = {pos: [pair.partition("-") for pair in endings.split()] for pos, endings in ENDINGS.items()}
+    return {pos: [(old, new) for old, _, new in found] for pos, found in pairs.items()}
+
+
+@functools.cache
+def _first_senses() -> tuple[dict[str, dict[str, int]], dict[str, dict[str, list[str]]]]:
+    """By kind of word: the offset of each base form's first meaning; the bases of each irregular form."""
+    offsets = _nouns().offsets.tolist()
+    first = {pos: dict[str, int]() for pos in ENDINGS}
+    first["n"] = {word: offsets[rows[0]] for word, rows in _words().items()}
+    forms = {pos: dict[str, list[str]]() for pos in ENDINGS}
+    path = Path(__file__).with_name("wordnet-3.0-first-senses.parquet")
+    for pos, word, offset, bases in zip(
+        *pq.read_table(path, use_threads=False).to_pydict().values(), strict=True
+    ):
+        if offset is None:
+            forms[pos][word] = bases
+        else:
+            first[pos][word] = offset
+    return first, forms
 
 
 def _key(lemma: str) -> str:

@@ -1,0 +1,228 @@
+"""The columns that rules see, and what rules make of them: numbers, texts, cells, the order in which samples
+were asked for. Looks at columns only.
+"""
+
+import hashlib
+from collections.abc import Container, Iterator, Mapping
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from synthgen import shards
+from synthgen.errors import RecipeError
+
+Columns = Mapping[str, npt.NDArray[np.generic]]
+Mask = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.int64]
+CELL_COLUMNS = {"class": "class_name", "model": "model"}
+
+AnyColumn = Annotated[str, "column"]
+NumberColumn = Annotated[str, "numbers"]
+TextColumn = Annotated[str, "text"]
+Features = Annotated[str, "features"]
+"""Types of a rule's keys that name columns, so that `check` knows which must be there; "" names none."""
+
+
+class Survivors(Mapping[str, npt.NDArray[np.generic]]):
+    """The columns at some rows; a column is cut when a rule asks for it. What is worked out of a whole column
+    is kept for the rules after.
+    """
+
+    def __init__(self, columns: Columns, rows: npt.NDArray[np.intp] | None = None) -> None:
+        self._columns, self._rows = columns, rows
+        self._codes = dict[str, tuple[Codes, Mask]]()
+        self._uids: npt.NDArray[np.void] | None = None
+        self._whole = self
+
+    def at(self, rows: npt.NDArray[np.intp]) -> "Survivors":
+        """The columns at some of all rows."""
+        part = Survivors(self._columns, None if len(rows) == len(self._columns["uid"]) else rows)
+        part._whole = self._whole
+        return part
+
+    def is_there(self, rows: npt.NDArray[np.intp], read: Mapping[str, str]) -> Mask:
+        """Which of some rows have whole numbers in the columns that a rule reads, by its keys; what it cannot
+        see itself.
+        """
+        there = np.ones(len(rows), np.bool_)
+        for key, name in read.items():
+            values = self._columns[name]
+            if np.ma.is_masked(values):
+                there &= ~np.ma.getmaskarray(values)[rows]
+            elif key.startswith("per") and values.dtype.kind == "f":
+                there &= ~np.isnan(values[rows])
+        return there
+
+    def _cut(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        plain = np.ma.getdata(values)
+        return plain if self._rows is None else plain[self._rows]
+
+    def codes(self, name: str) -> tuple[Codes, Mask]:
+        """See the function `codes`."""
+        if name not in self._whole._codes:
+            stored = _stored(self._columns, name)
+            known = stored is not None and pa.types.is_string(stored.type)
+            self._whole._codes[name] = _encode_stored(stored) if known else _encode(self._columns[name], name)
+        found, missing = self._whole._codes[name]
+        return self._cut(found), self._cut(missing)  # type: ignore[return-value]
+
+    def uids(self) -> npt.NDArray[np.void]:
+        """The uids as DataComp has them: dtype "u8,u8"."""
+        whole = self._whole
+        if whole._uids is None:
+            stored = _stored(self._columns, "uid")
+            whole._uids = (
+                shards.uid_array(self._columns["uid"].tolist())
+                if stored is None
+                else shards.uid_pairs(stored)
+            )
+        return self._cut(whole._uids)  # type: ignore[return-value]
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+        return self._cut(self._columns[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
+def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
+    """A column as floats, NaN where it is missing: float32 stays float32, everything else becomes float64."""
+    values = columns[name]
+    if values.dtype.kind not in "biuf" or values.ndim > 1:
+        what = "features" if values.ndim > 1 else "text"
+        raise RecipeError(f'column "{name}" holds {what}; a rule that compares wants numbers')
+    return values if values.dtype == np.float32 else values.astype(np.float64)  # type: ignore[return-value]
+
+
+def texts(columns: Columns, name: str) -> pa.Array:
+    """A column of texts in Arrow's form; missing is ""."""
+    values = columns[name]
+    if values.dtype.kind not in "OU" or values.ndim > 1:
+        raise RecipeError(f'column "{name}" holds numbers; a column of texts is wanted')
+    found = pa.array(values.astype(object), pa.large_string())
+    return found
+
+
+def features(columns: Columns, name: str) -> npt.NDArray[np.floating]:
+    """Features, shape (rows, width), NaN where they are missing."""
+    values = columns[name]
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise RecipeError(f'"{name}" is a column; features are wanted, such as "clip_img"')
+    return values  # type: ignore[return-value]
+
+
+def is_missing_text(values: npt.NDArray[np.generic]) -> Mask:
+    """Which texts are ""."""
+    found: Mask = values == ""
+    return found
+
+
+def codes(columns: Columns, name: str) -> tuple[Codes, Mask]:
+    """A number for each value of a column, the same for equal values, and which values are missing."""
+    return columns.codes(name) if isinstance(columns, Survivors) else _encode(columns[name], name)
+
+
+def _encode(values: npt.NDArray[np.generic], name: str) -> tuple[Codes, Mask]:
+    if values.ndim > 1:
+        raise RecipeError(f'"{name}" are features; a column is wanted')
+    plain, missing = np.ma.getdata(values), np.zeros(len(values), bool)
+    if plain.dtype.kind == "f":
+        missing = np.isnan(plain)
+        plain = plain + plain.dtype.type(0)  # -0.0 equals 0.0
+    elif plain.dtype.kind in "OU":
+        missing = is_missing_text(plain)
+    encoded = pa.array(plain).dictionary_encode().indices
+    return encoded.fill_null(-1).to_numpy().astype(np.int64), missing
+
+
+def _stored(columns: Columns, name: str) -> pa.ChunkedArray | None:
+    """A column as the files have it, where the columns are a pool's: no object for each of its texts."""
+    read = getattr(columns, "stored", None)
+    return read(name) if read and name in columns else None
+
+
+def _encode_stored(values: pa.ChunkedArray) -> tuple[Codes, Mask]:
+    """`_encode` of texts."""
+    values = values.fill_null("")
+    indices = values.dictionary_encode().combine_chunks().indices
+    return indices.to_numpy().astype(np.int64), pc.equal(values, "").to_numpy()
+
+
+def n_rows(columns: Columns) -> int:
+    return len(columns.uids()) if isinstance(columns, Survivors) else len(columns["uid"])
+
+
+def uids(columns: Columns) -> npt.NDArray[np.void]:
+    """The uids as DataComp has them: dtype "u8,u8"; their order is that of the texts."""
+    if isinstance(columns, Survivors):
+        return columns.uids()
+    return shards.uid_array(columns["uid"].tolist())
+
+
+def sequence(columns: Columns) -> tuple[npt.NDArray[np.generic], ...]:
+    """Keys for `np.lexsort`, the first last, that put samples in the order in which they were asked for: by
+    turn, within a turn by class.
+    """
+    pairs = uids(columns)
+    return pairs["f1"], pairs["f0"], *(columns[name] for name in ("class_id", "turn") if name in columns)
+
+
+def hashed(columns: Columns, salt: str) -> npt.NDArray[np.uint64]:
+    """64 random bits for each sample, a function of the salt and its uid alone."""
+    pairs, before = uids(columns), f"{salt} ".encode()
+    found = np.empty(len(pairs), np.uint64)
+    for start in range(0, len(pairs), 2**20):
+        part = pairs[start : start + 2**20]
+        text = np.stack([part["f0"], part["f1"]], axis=1).astype(">u8").tobytes().hex().encode()
+        digests = [hashlib.sha256(before + text[at : at + 32]).digest()[:8] for at in range(0, len(text), 32)]
+        found[start : start + len(part)] = np.frombuffer(b"".join(digests), ">u8")
+    return found
+
+
+def cell_columns(per: str | list[str], known: Container[str] | None = None) -> list[str]:
+    """The columns whose values together are a cell: "class", "model", the name of an axis, or that of any
+    column.
+
+    Args:
+        known: the columns that are there; None takes every other name for an axis.
+
+    Raises:
+        RecipeError: a name is that of an axis and of a column.
+    """
+    found = []
+    for name in [per] if isinstance(per, str) else per:
+        own = CELL_COLUMNS.get(name, f"axis_{name}")
+        if name not in CELL_COLUMNS and known is not None and name in known:
+            if own in known:
+                raise RecipeError(
+                    f'per: "{name}" is a column and an axis; write "{own}" for the axis, or rename it'
+                )
+            own = name
+        found.append(own)
+    return found
+
+
+def cell_numbers(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]:
+    """The number of each row's cell, from 0; a missing text is a value like others.
+
+    Raises:
+        RecipeError: a column holds fractions or features.
+    """
+    cells = np.zeros(n_rows(columns), dtype=np.int64)
+    for name in cell_columns(per, columns):
+        values = columns[name]
+        if values.dtype.kind == "f" and (values.ndim > 1 or not (values == np.floor(values)).all()):
+            raise RecipeError(f'per: "{name}" holds fractions; a cell is made of texts or of whole numbers')
+        ids, _ = codes(columns, name)
+        merged = cells * (int(ids.max(initial=0)) + 1) + ids
+        cells = pa.array(merged).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return cells.astype(np.intp)
