@@ -355,13 +355,12 @@ def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
                 'stratify = "class" (so many of each class) or stratify = [] (so many in all)'
             )
     for key, named in (("stratify", reshard.stratify or []), ("repeat", list(reshard.repeat))):
-        for name, column in zip(
-            [named] if isinstance(named, str) else named, cell_columns(named), strict=True
-        ):
+        names = [named] if isinstance(named, str) else named
+        for name, column in zip(names, cell_columns(names, columns), strict=True):
             if column not in columns:
-                known = ["class", "model", *recipe.axes]
+                known = ["class", "model", *recipe.axes, *columns]
                 raise RecipeError(f'reshard.{key}: unknown "{name}"{nearest(name, known)}')
-            if columns[column] in ("float", "double"):
+            if columns[column] in ("float", "double", "float32"):
                 raise RecipeError(
                     f'reshard.{key}: "{name}" holds measured numbers; names or whole numbers are wanted'
                 )

@@ -457,6 +457,8 @@ def test_a_source_that_has_changed_is_an_error(imported: Path, tmp_path: Path) -
     path.unlink()
     with pytest.raises(FolderError, match=r"1\.tar: missing; put it back; --set sources"):
         write(output, tmp_path)
+    with pytest.raises(FolderError, match=r'source "web": 1\.tar is not in .*; --set sources\.web\.path='):
+        cut_parts([part], {}, Settings({"all": 1.0}))
 
 
 def test_a_sample_that_is_not_where_its_row_says_is_an_error(tmp_path: Path) -> None:

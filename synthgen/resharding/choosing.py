@@ -216,6 +216,9 @@ def _files(written: pa.Table, folders: Mapping[str, Path]) -> tuple[list[str], N
     joined = pc.binary_join_element_wise(written["source"], written["file"], "\0")
     encoded = joined.combine_chunks().dictionary_encode()
     pairs = [value.split("\0", 1) for value in encoded.dictionary.to_pylist()]
+    for source, file in dict(reversed(pairs)).items():  # one of each: a source that was moved is known now
+        if not storage.exists(folders[source] / file):
+            raise FolderError(pools.not_there(source, folders[source], file))
     return [f"{folders[source]}/{file}" for source, file in pairs], encoded.indices.to_numpy().astype(
         np.int64
     )

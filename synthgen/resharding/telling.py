@@ -3,7 +3,6 @@ their images have to be.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,4 +54,4 @@ def told_bytes(told: Sequence[Told | None]) -> Numbers:
 def check_image(chosen: Chosen, row: int, told: Told | None, image: memoryview) -> None:
     """Raises FolderError where the image of a sample is another than the pool says."""
     if told:
-        pools.require_same(image, told.row, Path(chosen.files[int(chosen.file[row])]))
+        pools.require_same(image, told.row, chosen.files[int(chosen.file[row])])
