@@ -32,6 +32,7 @@ LEAST = {
     "max_unanswered": 0,
 }
 """The least value of keys of sources."""
+IMAGES = ("jpg", "jpeg", "png", "webp")
 SPLIT_TOLERANCE = 0.0101
 """Parts of a split are scaled to add up to 1 where they miss it by so little: 0.33 three times."""
 
@@ -371,6 +372,10 @@ def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
             )
         if columns.get(name) == "uint64":
             raise RecipeError(f"reshard.members: {name} is uint64, which readers of json members cannot hold")
+    if {*reshard.leave_out} & {*IMAGES}:
+        raise RecipeError(
+            f"reshard.leave_out: {json.dumps(reshard.leave_out)}: a sample without its image is none"
+        )
     if len(set(reshard.members)) < len(reshard.members):
         raise RecipeError(f"reshard.members: {json.dumps(reshard.members)}: each may be there once")
 

@@ -544,6 +544,7 @@ class ReshardTable(Table):
     members: list[Identifier] = []
     json_keys: Literal["equal", "common"] = "equal"
     image: Literal["", "jpg", "png", "webp"] = ""
+    leave_out: list[str] = []
 
 
 class Recipe(Table):

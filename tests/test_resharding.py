@@ -437,7 +437,20 @@ def test_sources_that_do_not_go_together(imported: Path, tmp_path: Path) -> None
         FolderError, match=r"7 of p \(source photos\) have cls, jpg, json; all samples"
     ) as error:
         cut_parts([part_of(imported)], {}, Settings({"all": 1.0}, image="jpg"))
-    assert "select those that do, or join others" in str(error.value)
+    assert str(error.value).endswith("select those that do")
+    output = cut_parts(
+        [part_of(imported)],
+        {},
+        Settings({"all": 1.0}, image="jpg", leave_out=["txt"], json_keys="common", shard_bytes=30_000),
+    )
+    write(output, tmp_path)
+    found = read_tars(tmp_path / "final")
+    assert Counter(tuple(sorted(members)) for _, members in found) == {("cls", "jpg", "json"): 30}
+    keys = {tuple(json.loads(members["json"])) for _, members in found}
+    assert len(keys) == 1
+    assert "uid" in keys.pop()
+    for path in (tmp_path / "final").rglob("*.tar"):
+        assert path.stat().st_size <= 30_000
 
 
 def test_a_source_that_has_changed_is_an_error(imported: Path, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Settings(NamedTuple):
     members: Sequence[str] = ()
     json_keys: Literal["equal", "common"] = "equal"
     image: str = ""
+    leave_out: Sequence[str] = ()
 
 
 class Output(NamedTuple):
@@ -92,8 +93,12 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
     if len(parts) > 1:
         classes = classes_of(chosen, names, classes)
     is_common = settings.json_keys == "common"
-    json_keys = check_members(chosen, names, image=settings.image, is_common=is_common)
-    added = read_added(chosen, parts, settings.members)._replace(json_keys=json_keys, image=settings.image)
+    json_keys = check_members(
+        chosen, names, image=settings.image, leave_out=settings.leave_out, is_common=is_common
+    )
+    added = read_added(chosen, parts, settings.members)._replace(
+        json_keys=json_keys, image=settings.image, leave_out=settings.leave_out
+    )
     rows = np.arange(len(chosen.uids))
     sizes = sample_bytes(chosen, rows)
     if settings.shard_bytes:

@@ -5,7 +5,7 @@ that the recipe adds.
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,14 +43,15 @@ class Feature(NamedTuple):
 
 class Added(NamedTuple):
     """The members that are added to each sample: features, and one `<uid>.scores.json` of columns, as values
-    of each chosen sample; the keys and types that each json is to have, None for those that it has; and the
-    ending of each image's name, "" for the one that it has.
+    of each chosen sample; the keys and types that each json is to have, None for those that it has; the
+    ending of each image's name, "" for the one that it has; and the members that are left out.
     """
 
     features: list[Feature]
     scores: dict[str, list[object]]
     json_keys: dict[str, type] | None = None
     image: str = ""
+    leave_out: Sequence[str] = ()
 
 
 def npy_header(width: int) -> bytes:
@@ -221,22 +222,22 @@ def _windows(
         for k in np.flatnonzero(is_other & ~in_place[part]).tolist():
             _rename(data[int(window.to[k]) : int(window.to[k] + window.own[k])], keys[part][k], added.image)
         _check_features(data, added, window.to + window.own, keys[part])
-        if added.json_keys is not None:
-            yield window.end - window.start, _with_keys(data, added.json_keys)
-        else:
-            yield window.end - window.start, data
+        is_same = added.json_keys is None and not added.leave_out
+        yield window.end - window.start, data if is_same else _rewritten(data, added)
 
 
-def _with_keys(data: memoryview, keys: Mapping[str, type]) -> bytearray:
-    """Samples as they lie in an archive, with these keys in each json.
+def _rewritten(data: memoryview, added: Added) -> bytearray:
+    """Samples as they lie in an archive, with other keys in each json, and without members that are left out.
 
     Raises:
         FolderError: a number is missing.
     """
-    found, archive = bytearray(), bytes(data)
+    found, archive, keys = bytearray(), bytes(data), added.json_keys
     for member in tars.index(archive):
+        if member.suffix in added.leave_out:
+            continue
         body = archive[member.offset : member.offset + member.size]
-        if member.suffix != "json":
+        if member.suffix != "json" or keys is None:
             start = member.offset - tars.BLOCK
             found += archive[start : start + tars.padded(member.size)]
             continue

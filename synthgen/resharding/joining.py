@@ -50,7 +50,9 @@ def classes_of(chosen: Chosen, names: Sequence[str], own: Mapping[str, int]) -> 
     return {name: number for name, (number, _) in found.items()}
 
 
-def check_members(chosen: Chosen, names: Sequence[str], *, image: str, is_common: bool) -> Keys | None:
+def check_members(
+    chosen: Chosen, names: Sequence[str], *, image: str, leave_out: Sequence[str], is_common: bool
+) -> Keys | None:
     """With `is_common`, the keys and types that the json of every sample is to have; None where all have the
     same ones already, so that they stay as they are.
 
@@ -60,6 +62,7 @@ def check_members(chosen: Chosen, names: Sequence[str], *, image: str, is_common
     Args:
         names: of the pools, for messages.
         image: the ending that all images get, "" for their own.
+        leave_out: the members that are left out.
 
     Raises:
         FolderError: some samples have other members; or other keys, without `is_common`.
@@ -73,17 +76,20 @@ def check_members(chosen: Chosen, names: Sequence[str], *, image: str, is_common
         source = chosen.kinds[int(chosen.kind[row])].source
         where = names[int(chosen.runs[row])] + (f" (source {source})" if source else "")
         members = read_sample(chosen, row)
-        named = {image if image and name in ENDINGS else name for name in members}
+        named = {image if image and name in ENDINGS else name for name in members} - {*leave_out}
         found.append(_Found(where, count, sorted(named), members.get("json", b"")))
     first = found[0]
     for other in found[1:]:
         if other.members != first.members:
             differ = set(other.members) ^ set(first.members)
             hint = 'set reshard.image = "jpg" to give all images one ending; their bytes stay'
+            if not differ <= {*ENDINGS, "cls", "txt"}:
+                others = json.dumps(sorted(differ - {*ENDINGS, "cls", "txt"}))
+                hint = f"set reshard.leave_out = {others} to leave them out"
             raise FolderError(
                 f"{first.samples} samples of {first.where} have the members {', '.join(first.members)}, "
                 f"{other.samples} of {other.where} have {', '.join(other.members)}; all samples of a dataset "
-                f"have the same: {hint if differ <= set(ENDINGS) else 'select those that do, or join others'}"
+                f"have the same: {hint if differ - {'cls', 'txt'} else 'select those that do'}"
             )
     if "json" not in first.members:
         return None
