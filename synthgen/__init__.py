@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from synthgen.generation.sampling import make_generator as make_generator
     from synthgen.inspection import status as status
     from synthgen.inspection import verify as verify
+    from synthgen.intake import bring as bring
     from synthgen.loader import open_loader as open_loader
     from synthgen.pipeline import run as run
 
 _HOMES = {
+    "bring": "synthgen.intake",
     "SynthgenError": "synthgen.errors",
     "make_generator": "synthgen.generation.sampling",
     "open_loader": "synthgen.loader",
@@ -23,7 +25,16 @@ _HOMES = {
     "status": "synthgen.inspection",
     "verify": "synthgen.inspection",
 }
-__all__ = ["SynthgenError", "__version__", "make_generator", "open_loader", "run", "status", "verify"]
+__all__ = [
+    "SynthgenError",
+    "__version__",
+    "bring",
+    "make_generator",
+    "open_loader",
+    "run",
+    "status",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -192,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
     command = add(
         "combine",
         "make a subset of subsets: and, or, minus, parentheses",
-        "synthgen combine shards/emoji clean 'strict and sharp minus takedown.npy'",
+        "synthgen combine shards/emoji clean 'main minus bad.npy'",
     )
     command.add_argument("folder", help="a run's folder")
     command.add_argument("name", metavar="NAME", help="of the new subset")

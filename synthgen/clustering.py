@@ -44,11 +44,11 @@ def fit(features: Features, count: int, *, iterations: int = 20, seed: int = 0) 
             own = ids[start : start + len(rows)]
             order = np.argsort(own, kind="stable")
             present, starts = np.unique(own[order], return_index=True)
-            sums[present] += np.add.reduceat(_unit(rows)[order], starts, axis=0)
+            sums[present] += np.add.reduceat(unit(rows)[order], starts, axis=0)
         empty = np.flatnonzero(np.bincount(ids, minlength=len(centroids)) == 0)
         farthest = np.argsort(similarity, kind="stable")[: len(empty)]
-        sums[empty] = _unit(features[farthest])
-        centroids = _unit(sums)
+        sums[empty] = unit(features[farthest])
+        centroids = unit(sums)
     return centroids
 
 
@@ -72,16 +72,21 @@ def assign(
 
 def cosines(rows: Features, others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The cosines of rows with vectors of unit length, shape (rows, others)."""
+    return products(unit(rows), others)
+
+
+def products(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The products of rows with others, shape (rows, others)."""
     import torch  # its threads are those that a worker was given; numpy's BLAS takes all, and the bits change
 
-    found: npt.NDArray[np.float32] = (torch.from_numpy(_unit(rows)) @ torch.from_numpy(others).T).numpy()
+    found: npt.NDArray[np.float32] = (torch.from_numpy(rows) @ torch.from_numpy(others).T).numpy()
     return found
 
 
 def _first(features: Features, count: int, random: np.random.Generator) -> npt.NDArray[np.float32]:
     """`count` rows that lie far from each other, of a sample."""
     drawn = random.choice(len(features), min(len(features), PER_CENTROID * count), replace=False)
-    rows = _unit(features[np.sort(drawn)])
+    rows = unit(features[np.sort(drawn)])
     chosen = [int(random.integers(len(rows)))] if count else []
     distance = 1 - cosines(rows, rows[chosen]).sum(axis=1)  # to the nearest that is chosen
     while len(chosen) < count:
@@ -101,7 +106,8 @@ def _first(features: Features, count: int, random: np.random.Generator) -> npt.N
     return rows[chosen]
 
 
-def _unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+def unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """The rows at unit length, zero where they are."""
     rows = rows.astype(np.float32)
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     np.divide(rows, length, out=rows, where=length > 0)

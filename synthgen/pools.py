@@ -2,13 +2,14 @@
 
 import hashlib
 import itertools
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from synthgen import shards, storage
@@ -92,35 +93,37 @@ def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: str | P
         )
 
 
-def added_members(rows: pa.Table, there: Sequence[Container[str]] | None = None) -> list[dict[str, bytes]]:
-    """What a sample of an imported pool has in final/ besides its source's members: `cls`, `txt` and `json`,
+def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
+    """What a sample of an imported pool has in final/ besides its source's members: `txt`, `cls` and `json`,
     where it has none of that name and the value is known.
 
     Args:
-        rows: of an imported pool shard, all columns, or where each has a json `class_id` and `text`.
-        there: the members that each has in its source; None reads them from `rows`.
+        rows: of an imported pool shard, all columns; `members`, `text` and `class_id` where all have a json.
     """
-    if there is None:
-        there = [{each["suffix"] for each in own or ()} for own in rows["members"].to_pylist()]
-        rows = rows.drop_columns(["members"])
-    flat = [
-        field.name
-        for field in rows.schema
-        if field.name not in NOT_TOLD and not pa.types.is_nested(field.type)
-    ]
-    found = []
-    for row, own in zip(rows.to_pylist(), there, strict=True):
-        values = {
-            "txt": (row["text"] or "").encode(),
-            "cls": b"" if row["class_id"] is None else str(row["class_id"]).encode(),
-        }
-        if "json" not in own:
-            told = {name: _as_json(row[name], rows.schema.field(name).type) for name in flat}
-            values["json"] = shards.canonical(
-                {key: value for key, value in told.items() if value is not None}
-            )
-        found.append({suffix: data for suffix, data in values.items() if data and suffix not in own})
+    found: list[dict[str, bytes]] = [{} for _ in range(len(rows))]
+    for suffix, column in (("txt", "text"), ("cls", "class_id")):
+        lacking = np.flatnonzero(lacks_member(rows, suffix))
+        for row, value in zip(
+            lacking.tolist(), rows[column].take(pa.array(lacking)).to_pylist(), strict=True
+        ):
+            if value not in (None, ""):
+                found[row][suffix] = str(value).encode()
+    lacking = np.flatnonzero(lacks_member(rows, "json"))
+    kinds = {field.name: field.type for field in rows.schema if not pa.types.is_nested(field.type)}
+    told = rows.select([name for name in kinds if name not in NOT_TOLD]).take(pa.array(lacking))
+    for row, own in zip(lacking.tolist(), told.to_pylist(), strict=True):
+        plain = {name: _as_json(value, kinds[name]) for name, value in own.items()}
+        data = shards.canonical({name: value for name, value in plain.items() if value is not None})
+        found[row]["json"] = data
     return found
+
+
+def lacks_member(rows: pa.Table, suffix: str) -> npt.NDArray[np.bool_]:
+    """Which rows of an imported pool shard have no member of this suffix in their source."""
+    lists, lacks = rows["members"].combine_chunks(), np.ones(len(rows), np.bool_)
+    is_it = pc.equal(lists.flatten().field("suffix"), suffix).to_numpy(zero_copy_only=False)
+    lacks[pc.list_parent_indices(lists).to_numpy()[is_it]] = False
+    return lacks
 
 
 def _as_json(value: object, kind: pa.DataType) -> object:

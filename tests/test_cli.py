@@ -303,6 +303,7 @@ def test_every_command_has_help_that_ends_in_an_example() -> None:
     assert set(commands) == {
         "annotate",
         "check",
+        "combine",
         "doctor",
         "generate",
         "init",

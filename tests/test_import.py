@@ -550,6 +550,7 @@ def test_copied_samples(tmp_path: Path) -> None:
         (["web", "web"], 'two sources are called "web"'),
         (["."], "lies in the folder that it is imported into"),
         (["birds/001.albatross/0.jpg"], "0.jpg: no images there"),
+        (["../inside"], "out: lies in what is imported, ../inside"),
         (["none.json"], "none.json: there is no such file"),
         (["bad.json"], "bad.json: no COCO or LVIS file of instances: "),
     ],
@@ -561,7 +562,8 @@ def test_wrong_input_is_one_line(
     arguments: list[str],
     message: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
     waterbirds(Path("birds"))
     webdataset(Path("web"))
     Path("bad.json").write_text("{}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -257,23 +257,25 @@ def _read(
         wanted |= mask
     own = {annotation.name: annotation.prepare for annotation in annotations}
     preparing = [(name, prepare) for name, prepare in own.items() if prepare]
+    is_kept = any(one.needs_pixels and not one.prepare for one in annotations)
     size = max(CHUNK, *(annotation.batch_size for annotation in annotations))
 
     def make(row: int, uid: str, class_id: int, class_name: str, text: str, data: bytes) -> Item | None:
-        image = _decode(data) if data else NO_PIXELS
-        if image is None and is_imported:
+        bare = Sample(uid, class_id, class_name, text, NO_PIXELS, data)
+        sample = _decode(bare) if data else bare
+        if sample is None and is_imported:
             return None
-        if image is None:
+        if sample is None:
             raise WorkError(
                 f"{uid}: the stored image does not decode; `synthgen verify` lists what is damaged"
             )
-        sample = Sample(uid, class_id, class_name, text, image, data)
         prepared = {
             name: prepare(sample)
             for name, prepare in preparing
             if name not in looked_at or looked_at[name][row]
         }
-        return Item(row, sample, prepared)
+        # a chunk of images of 512 pixels is 50 MB, and new memory costs as much as a tenth of their decoding
+        return Item(row, sample if is_kept else replace(sample, image=NO_PIXELS), prepared)
 
     with ThreadPoolExecutor(DECODERS) as threads:
 
@@ -292,8 +294,13 @@ def _read(
             yield min(start, len(written)), items
 
 
-def _decode(data: bytes) -> npt.NDArray[Any] | None:
+def _decode(sample: Sample) -> Sample | None:
+    """The sample with its pixels, None where it is damaged."""
     try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        file = Image.open(io.BytesIO(sample.stored))
+        picture = file if file.mode == "RGB" else file.convert("RGB")
+        sample = replace(sample, image=np.asarray(picture))
     except (OSError, SyntaxError, ValueError):
         return None
+    vars(sample)["picture"] = picture  # the cached property would copy it back
+    return sample

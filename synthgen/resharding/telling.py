@@ -2,16 +2,22 @@
 their images have to be.
 """
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from synthgen import pools, shards, tars
 from synthgen.resharding.choosing import Chosen, Numbers
 
-NEEDED = ["source", "file", "key", "sha256"]
+LIES = ["source", "file", "key", "sha256"]
+"""Columns that say where an image lies and what it is."""
+CACHED = 32
+"""So many pool shards are remembered; output shards are made of the same ones."""
 
 
 class Told(NamedTuple):
@@ -26,23 +32,24 @@ def read_told(chosen: Chosen, rows: Numbers) -> list[Told | None]:
     read once, and only what is needed of it.
     """
     found: list[Told | None] = [None] * len(rows)
-    spans = chosen.spans.take(rows)
-    is_json = np.array([name == "json" for name in spans.names], bool)
-    for number in np.unique(chosen.shard[rows[spans.in_place]]).tolist():
+    in_place = chosen.spans.in_place[rows]
+    for number in np.unique(chosen.shard[rows[in_place]]).tolist():
         root, stem = chosen.shards[number]
-        own = np.flatnonzero(spans.in_place & (chosen.shard[rows] == number))
-        members, owners = spans.of(own)
-        there = [set[str]() for _ in own]
-        for owner, suffix in zip(owners.tolist(), spans.suffix[members].tolist(), strict=True):
-            there[owner].add(spans.names[suffix])
-        has_json = np.count_nonzero(is_json[spans.suffix[members]]) == len(own)
-        columns = [*NEEDED, "class_id", "text"] if has_json else None
-        table = shards.read_table(root / shards.POOL / f"{stem}.parquet", columns)
-        part = table.take(pa.array(chosen.rows[rows[own]]))
-        added = pools.added_members(part, there)
-        for place, new, row in zip(own.tolist(), added, part.select(NEEDED).to_pylist(), strict=True):
-            found[place] = Told(new, row)
+        own = np.flatnonzero(in_place & (chosen.shard[rows] == number))
+        part = _rows(root / shards.POOL / f"{stem}.parquet").take(pa.array(chosen.rows[rows[own]]))
+        told = zip(pools.added_members(part), part.select(LIES).to_pylist(), strict=True)
+        for place, (members, row) in zip(own.tolist(), told, strict=True):
+            found[place] = Told(members, row)
     return found
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _rows(path: Path) -> pa.Table:
+    """The rows of an imported pool shard, with the columns that are told of its samples."""
+    table = shards.read_table(path, [*LIES, "members", "text", "class_id"])
+    is_written = pc.is_valid(table["members"]).to_numpy()
+    # most sources have json of their own; then the other columns are not asked for
+    return shards.read_table(path) if (pools.lacks_member(table, "json") & is_written).any() else table
 
 
 def told_bytes(told: Sequence[Told | None]) -> Numbers:

@@ -248,7 +248,7 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     """
     pool = Survivors(columns)
     _check_uids(pool)
-    written = columns["error"] == ""
+    _, written = pool.codes("error")
     verdict = np.where(written, KEPT, FAILED).astype(np.int32)
     steps = [(FAILED, "generated")]
 

@@ -28,19 +28,19 @@ Features = Annotated[str, "features"]
 
 class Survivors(Mapping[str, npt.NDArray[np.generic]]):
     """The columns at some rows; a column is cut when a rule asks for it. What is worked out of a whole column
-    is kept for the rules after.
+    is kept for the rules after, and a pool's texts do not become Python's where Arrow's will do.
     """
 
     def __init__(self, columns: Columns, rows: npt.NDArray[np.intp] | None = None) -> None:
-        self._columns, self._rows = columns, rows
-        self._codes = dict[str, tuple[Codes, Mask]]()
+        self._columns, self._rows, self._whole = columns, rows, self
+        self._codes, self._texts = dict[str, tuple[Codes, Mask]](), dict[str, pa.Array]()
         self._uids: npt.NDArray[np.void] | None = None
-        self._whole = self
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Survivors":
         """The columns at some of all rows."""
-        part = Survivors(self._columns, None if len(rows) == len(self._columns["uid"]) else rows)
-        part._whole = self._whole
+        whole = self._whole
+        part = Survivors(whole._columns, None if len(rows) == whole.n_rows else rows)
+        part._whole = whole
         return part
 
     def is_there(self, rows: npt.NDArray[np.intp], read: Mapping[str, str]) -> Mask:
@@ -49,6 +49,8 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         """
         there = np.ones(len(rows), np.bool_)
         for key, name in read.items():
+            if self.is_text(name):
+                continue
             values = self._columns[name]
             if np.ma.is_masked(values):
                 there &= ~np.ma.getmaskarray(values)[rows]
@@ -56,30 +58,59 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
                 there &= ~np.isnan(values[rows])
         return there
 
-    def _cut(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        plain = np.ma.getdata(values)
-        return plain if self._rows is None else plain[self._rows]
-
-    def codes(self, name: str) -> tuple[Codes, Mask]:
-        """See the function `codes`."""
-        if name not in self._whole._codes:
-            stored = _stored(self._columns, name)
-            known = stored is not None and pa.types.is_string(stored.type)
-            self._whole._codes[name] = _encode_stored(stored) if known else _encode(self._columns[name], name)
-        found, missing = self._whole._codes[name]
-        return self._cut(found), self._cut(missing)  # type: ignore[return-value]
+    @property
+    def n_rows(self) -> int:
+        return len(self.uids()) if self._rows is None else len(self._rows)
 
     def uids(self) -> npt.NDArray[np.void]:
-        """The uids as DataComp has them: dtype "u8,u8"."""
+        """See the function `uids`."""
         whole = self._whole
         if whole._uids is None:
-            stored = _stored(self._columns, "uid")
+            stored = self._stored("uid")
             whole._uids = (
                 shards.uid_array(self._columns["uid"].tolist())
                 if stored is None
                 else shards.uid_pairs(stored)
             )
         return self._cut(whole._uids)  # type: ignore[return-value]
+
+    def codes(self, name: str) -> tuple[Codes, Mask]:
+        """See the function `codes`."""
+        known = self._whole._codes
+        if name not in known:
+            known[name] = _encode(
+                self._whole.texts(name) if self.is_text(name) else self._columns[name], name
+            )
+        return tuple(map(self._cut, known[name]))  # type: ignore[return-value]
+
+    def texts(self, name: str) -> pa.Array:
+        """See the function `texts`."""
+        known = self._whole._texts
+        if name not in known:
+            stored = self._stored(name)
+            known[name] = (
+                _texts(self._columns[name])
+                if stored is None
+                else pa.concat_arrays(
+                    [pa.array([], pa.large_string()), *stored.cast(pa.large_string()).fill_null("").chunks]
+                )
+            )
+        return known[name] if self._rows is None else known[name].take(pa.array(self._rows))
+
+    def is_text(self, name: str) -> bool:
+        """See the function `is_text`."""
+        return self._stored(name) is not None or self._columns[name].dtype.kind in "OU"
+
+    def _stored(self, name: str) -> pa.ChunkedArray | None:
+        """A column of texts in Arrow's form, where there is one."""
+        if not hasattr(self._columns, "stored") or name not in self._columns:
+            return None
+        found = self._columns.stored(name)
+        return found if pa.types.is_string(found.type) else None
+
+    def _cut(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        plain = np.ma.getdata(values)
+        return plain if self._rows is None else plain[self._rows]
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
         return self._cut(self._columns[name])
@@ -94,6 +125,16 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         return len(self._columns)
 
 
+def n_rows(columns: Columns) -> int:
+    """How many rows the columns have."""
+    return columns.n_rows if isinstance(columns, Survivors) else len(columns["uid"])
+
+
+def is_text(columns: Columns, name: str) -> bool:
+    """Whether a column holds texts."""
+    return columns.is_text(name) if isinstance(columns, Survivors) else columns[name].dtype.kind in "OU"
+
+
 def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
     """A column as floats, NaN where it is missing: float32 stays float32, everything else becomes float64."""
     values = columns[name]
@@ -105,11 +146,13 @@ def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
 
 def texts(columns: Columns, name: str) -> pa.Array:
     """A column of texts in Arrow's form; missing is ""."""
-    values = columns[name]
-    if values.dtype.kind not in "OU" or values.ndim > 1:
+    if not is_text(columns, name):
         raise RecipeError(f'column "{name}" holds numbers; a column of texts is wanted')
-    found = pa.array(values.astype(object), pa.large_string())
-    return found
+    return columns.texts(name) if isinstance(columns, Survivors) else _texts(columns[name])
+
+
+def _texts(values: npt.NDArray[np.generic]) -> pa.Array:
+    return pa.array(values.astype(object), pa.large_string())
 
 
 def features(columns: Columns, name: str) -> npt.NDArray[np.floating]:
@@ -120,45 +163,29 @@ def features(columns: Columns, name: str) -> npt.NDArray[np.floating]:
     return values  # type: ignore[return-value]
 
 
-def is_missing_text(values: npt.NDArray[np.generic]) -> Mask:
-    """Which texts are ""."""
-    found: Mask = values == ""
-    return found
-
-
 def codes(columns: Columns, name: str) -> tuple[Codes, Mask]:
     """A number for each value of a column, the same for equal values, and which values are missing."""
     return columns.codes(name) if isinstance(columns, Survivors) else _encode(columns[name], name)
 
 
-def _encode(values: npt.NDArray[np.generic], name: str) -> tuple[Codes, Mask]:
-    if values.ndim > 1:
-        raise RecipeError(f'"{name}" are features; a column is wanted')
-    plain, missing = np.ma.getdata(values), np.zeros(len(values), bool)
-    if plain.dtype.kind == "f":
-        missing = np.isnan(plain)
-        plain = plain + plain.dtype.type(0)  # -0.0 equals 0.0
-    elif plain.dtype.kind in "OU":
-        missing = is_missing_text(plain)
-    encoded = pa.array(plain).dictionary_encode().indices
-    return encoded.fill_null(-1).to_numpy().astype(np.int64), missing
-
-
-def _stored(columns: Columns, name: str) -> pa.ChunkedArray | None:
-    """A column as the files have it, where the columns are a pool's: no object for each of its texts."""
-    read = getattr(columns, "stored", None)
-    return read(name) if read and name in columns else None
-
-
-def _encode_stored(values: pa.ChunkedArray) -> tuple[Codes, Mask]:
-    """`_encode` of texts."""
-    values = values.fill_null("")
-    indices = values.dictionary_encode().combine_chunks().indices
-    return indices.to_numpy().astype(np.int64), pc.equal(values, "").to_numpy()
-
-
-def n_rows(columns: Columns) -> int:
-    return len(columns.uids()) if isinstance(columns, Survivors) else len(columns["uid"])
+def _encode(values: npt.NDArray[np.generic] | pa.Array, name: str) -> tuple[Codes, Mask]:
+    if not isinstance(values, pa.Array):
+        if values.ndim > 1:
+            raise RecipeError(f'"{name}" are features; a column is wanted')
+        plain = np.ma.getdata(values)
+        if plain.dtype.kind in "OU":
+            values = _texts(plain)
+        else:  # -0.0 equals 0.0
+            values = pa.array(plain + plain.dtype.type(0) if plain.dtype.kind == "f" else plain)
+    encoded = values.dictionary_encode()
+    found, every = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+    if pa.types.is_floating(every.type):
+        missing = np.isnan(every.to_numpy())
+    elif pa.types.is_large_string(every.type):
+        missing = pc.equal(every, "").to_numpy(zero_copy_only=False)
+    else:
+        missing = np.zeros(len(every), bool)
+    return found, missing[found]
 
 
 def uids(columns: Columns) -> npt.NDArray[np.void]:
@@ -219,7 +246,7 @@ def cell_numbers(columns: Columns, per: str | list[str]) -> npt.NDArray[np.intp]
     """
     cells = np.zeros(n_rows(columns), dtype=np.int64)
     for name in cell_columns(per, columns):
-        values = columns[name]
+        values = np.empty(0) if is_text(columns, name) else columns[name]
         if values.dtype.kind == "f" and (values.ndim > 1 or not (values == np.floor(values)).all()):
             raise RecipeError(f'per: "{name}" holds fractions; a cell is made of texts or of whole numbers')
         ids, _ = codes(columns, name)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthgen import wordnet
+from synthgen import clustering, wordnet
 from synthgen.errors import RecipeError
 from synthgen.selection.columns import (
     Columns,
@@ -61,17 +61,15 @@ def datacomp_basic(
 
     Words are what `str.split` gives. Deviates from `basic_filter` in the language alone.
     """
-    captions = texts(columns, text)
     wide, high = numbers(columns, width), numbers(columns, height)
-    least, most = np.fmin(wide, high), np.fmax(wide, high)
+    least, most = np.minimum(wide, high), np.maximum(wide, high)  # NaN where one is missing
     with np.errstate(divide="ignore", invalid="ignore"):
-        keep: Mask = (least >= 200) & (most / least <= 3.0) & ~np.isnan(wide) & ~np.isnan(high)
-    return (
-        keep
-        & (texts_equal(columns, language, "en"))
-        & (_count(captions, f"[^{SPACE}]+") > 2)
-        & (_lengths(captions) > 5)
-    )
+        keep: Mask = (least >= 200) & (most / least <= 3.0) & texts_equal(columns, language, "en")
+    captions = texts(columns, text)
+    keep &= _lengths(captions) > 5
+    rows = np.flatnonzero(keep)
+    keep[rows] = _count(captions.filter(pa.array(keep)), f"[^{SPACE}]+") > 2
+    return keep
 
 
 def datacomp_clip_score(
@@ -253,7 +251,7 @@ def nearest(
     size = max(64, 2**24 // max(1, len(centroids)))
     for start in range(0, len(rows), size):
         part = images[rows[start : start + size]].astype(np.float32)
-        found[start : start + size] = (part @ centroids.T).argmax(axis=1)
+        found[start : start + size] = clustering.products(part, centroids).argmax(axis=1)
     return found
 
 

@@ -222,7 +222,7 @@ def _same_meaning(
         if number is None:
             number = round(math.sqrt(len(cell))) if len(cell) > WHOLE_CELL else 0
         for rows in _clusters(values, cell, number, seed) if number else [cell]:
-            unit = _unit(values[rows])
+            unit = clustering.unit(values[rows])
             if order != "first":
                 centre = unit.sum(axis=0, dtype=np.float64)
                 near = unit @ (centre / max(float(np.linalg.norm(centre)), 1e-30)).astype(np.float32)
@@ -250,13 +250,7 @@ def _has_earlier(unit: npt.NDArray[np.float32], limit: float) -> Mask:
     found = np.zeros(len(unit), bool)
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK]
-        cosines = block @ unit[: start + len(block)].T
+        cosines = clustering.products(block, unit[: start + len(block)])
         cosines[:, start:] = np.where(np.tri(len(block), k=-1, dtype=bool), cosines[:, start:], -2)
         found[start : start + BLOCK] = cosines.max(axis=1) > np.float32(limit)
     return found
-
-
-def _unit(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    rows = values.astype(np.float32)
-    rows /= np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), np.float32(1e-30))[:, None]
-    return rows

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from synthgen import shards
 from synthgen.errors import RecipeError
-from synthgen.selection.columns import AnyColumn, Columns, Mask, is_missing_text, texts, uids
+from synthgen.selection.columns import AnyColumn, Columns, Mask, codes, is_text, texts, uids
 
 
 def listed(columns: Columns, *, file: Path, column: AnyColumn = "uid", field: str = "") -> Mask:
@@ -49,13 +49,13 @@ def _look_up(rule: str, columns: Columns, file: Path, column: str, field: str) -
     elif isinstance(wanted, np.ndarray):
         raise RecipeError(f"{key}: holds uids; leave `column` out")
     else:
-        values = columns[column]
+        values = np.empty(0) if is_text(columns, column) else columns[column]
         if values.ndim > 1 or _has_fractions(values):
             raise RecipeError(
                 f'{rule}.column: "{column}": texts or whole numbers are wanted, to be looked up'
             )
-        if values.dtype.kind in "OU":
-            own, missing = texts(columns, column), is_missing_text(values)
+        if is_text(columns, column):
+            own, (_, missing) = texts(columns, column), codes(columns, column)
         else:
             own, missing = (
                 pa.array(values),
