@@ -598,9 +598,10 @@ class Job:
 
     def _reshard_settings(self) -> resharding.Settings:
         values = self.recipe.reshard.model_dump()
+        known = set(self.columns())
         if values["stratify"] is not None:
-            values["stratify"] = cell_columns(values["stratify"])
-        values["repeat"] = {cell_columns(name)[0]: count for name, count in values["repeat"].items()}
+            values["stratify"] = cell_columns(values["stratify"], known)
+        values["repeat"] = {cell_columns(name, known)[0]: n for name, n in values["repeat"].items()}
         return resharding.Settings(**values)
 
     @functools.cached_property

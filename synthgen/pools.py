@@ -1,12 +1,11 @@
-"""A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
+"""A pool read: the columns of all of it, and its images."""
 
 import functools
 import hashlib
 import itertools
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,28 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synthgen import shards, storage, tars
+from synthgen import shards, storage
 from synthgen.errors import FolderError
 
 MOVED = (
     "--set sources.{}.path=FOLDER says where it is now; or import it again from there, which reads nothing"
 )
-
-
-class Place(NamedTuple):
-    """Where a sample of a pool lies: in which file, and which bytes of it.
-
-    In a tar of our own `members` is empty: from `start` on, `size` bytes are the sample's blocks with their
-    headers (the last one of a tar may reach into the archive's end). In another archive, or in files of
-    their own, `members` has the suffix, offset and size of each member's data, and `start` and `size` span
-    them.
-    """
-
-    uid: str
-    file: Path
-    start: int
-    size: int
-    members: tuple[tuple[str, int, int], ...] = ()
 
 
 Sources = Mapping[str, Path]
@@ -44,51 +27,10 @@ NOT_TOLD = ("error", "members", "image_offset", "image_bytes")
 """Columns that say nothing of a sample itself."""
 
 
-def places(root: Path, stem: str, sources: Sources = {}) -> list[Place]:  # noqa: B006
-    """The written samples of a pool shard. A sample runs from its image's header to the next sample's; in a
-    source that was imported in place, it is its members.
-
-    Raises:
-        FolderError: a source is not where it was; see `read_images`.
-    """
-    tar = root / shards.POOL / f"{stem}.tar"
-    if is_in_place(root, stem):
-        return _places_in_sources(root, stem, sources)
-    columns = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
-    found = [
-        (uid, at - tars.BLOCK)
-        for uid, at in zip(columns["uid"], columns["image_offset"], strict=True)
-        if at is not None
-    ]
-    bounds = [*(start for _, start in found), storage.size(tar)]
-    return [Place(uid, tar, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
-
-
 def is_in_place(root: Path, stem: str) -> bool:
     """Whether the samples of a pool shard lie in a source that was imported, not in a tar of the pool."""
     path = root / shards.POOL / f"{stem}.parquet"
     return not storage.exists(path.with_suffix(".tar")) and "members" in shards.names(path)
-
-
-def _places_in_sources(root: Path, stem: str, sources: Sources) -> list[Place]:
-    folders, found, files = source_paths(root, sources), list[Place](), dict[tuple[str, str], Path]()
-    table = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "source", "file", "members"])
-    table = table.filter(pc.is_valid(table["members"]))
-    lists = table["members"].combine_chunks()
-    ends, flat = np.cumsum(lists.value_lengths().to_numpy()).tolist(), lists.flatten()
-    suffixes, offsets, sizes = (flat.field(name).to_pylist() for name in ("suffix", "offset", "size"))
-    columns = (table[name].to_pylist() for name in ("uid", "source", "file"))
-    for uid, source, file, first, end in zip(*columns, [0, *ends[:-1]], ends, strict=True):
-        path = files.get((source, file))
-        if path is None:
-            path = files[source, file] = folders[source] / file
-            if not storage.exists(path):
-                raise FolderError(_not_there(source, folders[source], file))
-        start = min(offsets[first:end])
-        size = max(map(operator.add, offsets[first:end], sizes[first:end])) - start
-        own = tuple(zip(suffixes[first:end], offsets[first:end], sizes[first:end], strict=True))
-        found.append(Place(uid, path, start, size, own))
-    return found
 
 
 def source_paths(root: Path, sources: Sources = {}) -> dict[str, Path]:  # noqa: B006
@@ -134,14 +76,15 @@ def _read_source(name: str, folder: Path, file: str, spans: Sequence[tuple[int, 
     try:
         return storage.read_spans(folder / file, spans)
     except OSError:
-        raise FolderError(_not_there(name, folder, file)) from None
+        raise FolderError(not_there(name, folder, file)) from None
 
 
-def _not_there(name: str, folder: Path, file: str) -> str:
+def not_there(name: str, folder: Path, file: str) -> str:
+    """What is said of a file of a source that has gone."""
     return f'source "{name}": {file} is not in {folder}; {MOVED.format(name)}'
 
 
-def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: Path) -> None:
+def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: str | Path) -> None:
     """Raises FolderError where an image of a file of a source is not the one that the pool's row says."""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         what = f"{file}" if row["key"] == row["file"] else f"{file}: {row['key']}"
@@ -156,7 +99,7 @@ def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
     where it has none of that name and the value is known.
 
     Args:
-        rows: of an imported pool shard, all columns.
+        rows: of an imported pool shard, all columns; `members`, `text` and `class_id` where all have a json.
     """
     found: list[dict[str, bytes]] = [{} for _ in range(len(rows))]
     for suffix, column in (("txt", "text"), ("cls", "class_id")):

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from synthgen import pools, shards, tars
 from synthgen.resharding.choosing import Chosen, Numbers
 
-LIES = ["source", "file", "key", "sha256", "image_offset", "image_bytes"]
+LIES = ["source", "file", "key", "sha256"]
 """Columns that say where an image lies and what it is."""
 CACHED = 32
 """So many pool shards are remembered; output shards are made of the same ones."""
@@ -29,12 +29,10 @@ class Told(NamedTuple):
 
 def read_told(chosen: Chosen, rows: Numbers) -> list[Told | None]:
     """What the pool tells of chosen samples; None of those that lie in tars of our own. Each pool shard is
-    read once.
+    read once, and only what is needed of it.
     """
     found: list[Told | None] = [None] * len(rows)
-    if chosen.members is None:
-        return found
-    in_place = np.array([bool(chosen.members[row]) for row in rows.tolist()], bool)
+    in_place = chosen.spans.in_place[rows]
     for number in np.unique(chosen.shard[rows[in_place]]).tolist():
         root, stem = chosen.shards[number]
         own = np.flatnonzero(in_place & (chosen.shard[rows] == number))
@@ -60,16 +58,7 @@ def told_bytes(told: Sequence[Told | None]) -> Numbers:
     return np.array(sizes, np.int64)
 
 
-def check_images(
-    chosen: Chosen, rows: Numbers, told: Sequence[Told | None], data: memoryview, to: Numbers
-) -> None:
-    """Raises FolderError where the image of a sample, which begins at `to` in an archive, is another than the
-    pool says.
-    """
-    for row, one, place in zip(rows.tolist(), told, to.tolist(), strict=True):
-        for _, start, size in (chosen.members or {})[row] if one else ():
-            if one and [start, size] == [one.row["image_offset"], one.row["image_bytes"]]:
-                image = data[place + tars.BLOCK : place + tars.BLOCK + size]
-                folder = chosen.files[int(chosen.file[row])]
-                pools.require_same(image, one.row, folder)
-            place += tars.padded(size)
+def check_image(chosen: Chosen, row: int, told: Told | None, image: memoryview) -> None:
+    """Raises FolderError where the image of a sample is another than the pool says."""
+    if told:
+        pools.require_same(image, told.row, chosen.files[int(chosen.file[row])])
