@@ -301,15 +301,18 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         folder = self.folder(name)
         if folder is None:
             raise KeyError(name)
-        found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]
-        width = next((part.shape[1] for part in found if part is not None), 0)
-        if not width and len(self["uid"]):
+        counts = [shards.rows(folder / f"{stem}.parquet") for stem in self._stems]
+        whole, end = np.empty((sum(counts), 0), np.float16), 0
+        for stem, count in zip(self._stems, counts, strict=True):
+            end += count
+            part = shards.read_npz(folder / f"{stem}.npz").get(name)
+            if part is None:  # a shard in which all images failed has none
+                continue
+            if not whole.shape[1]:
+                whole = np.full((len(whole), part.shape[1]), np.nan, np.float16)
+            whole[end - len(part) : end] = part
+        if not whole.size and len(whole):
             raise KeyError(name)
-        ends = np.cumsum([shards.rows(folder / f"{stem}.parquet") for stem in self._stems])
-        whole = np.full((int(ends[-1]), width), np.nan, np.float16)
-        for part, end in zip(found, ends.tolist(), strict=True):
-            if part is not None:  # a shard in which all images failed has none
-                whole[end - len(part) : end] = part
         return whole
 
     def __contains__(self, name: object) -> bool:

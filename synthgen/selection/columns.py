@@ -181,11 +181,8 @@ def _encode(values: npt.NDArray[np.generic] | pa.ChunkedArray, name: str) -> tup
             plain = plain + plain.dtype.type(0)  # -0.0 equals 0.0
         is_text = plain.dtype.kind in "OU"
         values = pa.chunked_array([_texts(plain) if is_text else pa.array(plain)])
-    parts = values.dictionary_encode().unify_dictionaries()
-    found = np.concatenate([np.empty(0, np.int32), *(part.indices.to_numpy() for part in parts.chunks)])
-    if not len(found):
-        return found, np.zeros(0, bool)
-    every = parts.chunk(0).dictionary
+    encoded = values.dictionary_encode().combine_chunks()
+    found, every = encoded.indices.to_numpy(), encoded.dictionary
     if pa.types.is_floating(every.type):
         missing = np.isnan(every.to_numpy())
     elif pa.types.is_integer(every.type) or pa.types.is_boolean(every.type):
