@@ -192,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
     command = add(
         "combine",
         "make a subset of subsets: and, or, minus, parentheses",
-        "synthgen combine shards/emoji clean 'strict and sharp minus takedown.npy'",
+        "synthgen combine shards/emoji clean 'main minus bad.npy'",
     )
     command.add_argument("folder", help="a run's folder")
     command.add_argument("name", metavar="NAME", help="of the new subset")
@@ -217,7 +217,7 @@ def parser() -> argparse.ArgumentParser:
     command = add(
         "import",
         "bring other people's data into a folder, in place: webdataset, images, a table, COCO",
-        "synthgen import metadata.csv --image img_filename --label y --split split -o shards/birds",
+        "synthgen import birds.csv --image path --label y -o shards/birds",
     )
     command.add_argument("source", nargs="+", help="a folder, a .tar, a table of image paths, a COCO .json")
     command.add_argument("-o", "--output", required=True, metavar="DIR", help="the pool's folder")
@@ -246,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     command = add(
         "export",
         "write a pool's columns and features as DataComp's metadata, for its baselines.py",
-        "synthgen export datacomp shards/birds -o DIR --features l14_img=clip_img",
+        "synthgen export datacomp shards/birds -o DIR",
     )
     command.add_argument("form", choices=("datacomp",), help="what to write: datacomp")
     command.add_argument("folder", help="a run's folder")

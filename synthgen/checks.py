@@ -233,7 +233,7 @@ def check_records(job: Job, at_most: int | None = None) -> None:
                     f"{folder / stem} was made from other images than the pool holds; delete its "
                     "_stats.json and run again"
                 )
-            for other, made_from in record["reads"].items():
+            for other, made_from in record.get("reads", {}).items():
                 if made_from != shards.read_record(folder.with_name(other), stem)["files"]:
                     raise FolderError(
                         f"{folder / stem} was made from another {folder.with_name(other) / stem} than is "

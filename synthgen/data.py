@@ -112,7 +112,8 @@ class Sample:
 
     Attributes:
         class_id: None, like `class_name`, where it has no label; `text` where it has no caption.
-        image: uint8 of shape (height, width, 3); of shape (0, 0, 3) for annotators that need no pixels.
+        image: uint8 of shape (height, width, 3); of shape (0, 0, 3) for annotators that need no pixels, or
+            have looked at them in `prepare`.
         stored: its file's bytes; b"" for annotators that need no pixels.
         read: what the annotator reads of other annotations and of the pool, by name: a column's value
             (a numpy scalar, or a string), or features (float16 of shape (width,)). Nothing is missing in it.
@@ -129,6 +130,11 @@ class Sample:
     prepared: Any = None
 
     @functools.cached_property
+    def picture(self) -> Image.Image:
+        """The image as Pillow has it, RGB."""
+        return Image.fromarray(self.image)
+
+    @functools.cached_property
     def luma(self) -> npt.NDArray[np.uint8]:
         """ITU-R 601 luma as Pillow rounds it, shape (height, width)."""
-        return np.asarray(Image.fromarray(self.image).convert("L"))
+        return np.asarray(self.picture.convert("L"))

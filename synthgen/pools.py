@@ -1,39 +1,24 @@
-"""A pool read: the columns of all of it, its images, and where the bytes of each sample lie."""
+"""A pool read: the columns of all of it, and its images."""
 
 import functools
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synthgen import shards, storage, tars
+from synthgen import shards, storage
 from synthgen.errors import FolderError
 
 MOVED = (
     "--set sources.{}.path=FOLDER says where it is now; or import it again from there, which reads nothing"
 )
-
-
-class Place(NamedTuple):
-    """Where a sample of a pool lies: in which file, and which bytes of it.
-
-    In a tar of our own `members` is empty: from `start` on, `size` bytes are the sample's blocks with their
-    headers (the last one of a tar may reach into the archive's end). In another archive, or in files of
-    their own, `members` has the suffix, offset and size of each member's data, and `start` and `size` span
-    them.
-    """
-
-    uid: str
-    file: Path
-    start: int
-    size: int
-    members: tuple[tuple[str, int, int], ...] = ()
 
 
 Sources = Mapping[str, Path]
@@ -42,46 +27,10 @@ NOT_TOLD = ("error", "members", "image_offset", "image_bytes")
 """Columns that say nothing of a sample itself."""
 
 
-def places(root: Path, stem: str, sources: Sources = {}) -> list[Place]:  # noqa: B006
-    """The written samples of a pool shard. A sample runs from its image's header to the next sample's; in a
-    source that was imported in place, it is its members.
-
-    Raises:
-        FolderError: a source is not where it was; see `read_images`.
-    """
-    tar = root / shards.POOL / f"{stem}.tar"
-    if is_in_place(root, stem):
-        return _places_in_sources(root, stem, sources)
-    columns = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"]).to_pydict()
-    found = [
-        (uid, at - tars.BLOCK)
-        for uid, at in zip(columns["uid"], columns["image_offset"], strict=True)
-        if at is not None
-    ]
-    bounds = [*(start for _, start in found), storage.size(tar)]
-    return [Place(uid, tar, start, end - start) for (uid, start), end in zip(found, bounds[1:], strict=True)]
-
-
 def is_in_place(root: Path, stem: str) -> bool:
     """Whether the samples of a pool shard lie in a source that was imported, not in a tar of the pool."""
     path = root / shards.POOL / f"{stem}.parquet"
     return not storage.exists(path.with_suffix(".tar")) and "members" in shards.names(path)
-
-
-def _places_in_sources(root: Path, stem: str, sources: Sources) -> list[Place]:
-    folders, found, seen = source_paths(root, sources), list[Place](), set[tuple[str, str]]()
-    table = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "source", "file", "members"])
-    for uid, source, file, members in zip(*table.to_pydict().values(), strict=True):
-        if members is None:
-            continue
-        if (source, file) not in seen and not storage.exists(folders[source] / file):
-            raise FolderError(_not_there(source, folders[source], file))
-        seen.add((source, file))
-        own = tuple((each["suffix"], each["offset"], each["size"]) for each in members)
-        start = min(offset for _, offset, _ in own)
-        size = max(offset + size for _, offset, size in own) - start
-        found.append(Place(uid, folders[source] / file, start, size, own))
-    return found
 
 
 def source_paths(root: Path, sources: Sources = {}) -> dict[str, Path]:  # noqa: B006
@@ -127,14 +76,15 @@ def _read_source(name: str, folder: Path, file: str, spans: Sequence[tuple[int, 
     try:
         return storage.read_spans(folder / file, spans)
     except OSError:
-        raise FolderError(_not_there(name, folder, file)) from None
+        raise FolderError(not_there(name, folder, file)) from None
 
 
-def _not_there(name: str, folder: Path, file: str) -> str:
+def not_there(name: str, folder: Path, file: str) -> str:
+    """What is said of a file of a source that has gone."""
     return f'source "{name}": {file} is not in {folder}; {MOVED.format(name)}'
 
 
-def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: Path) -> None:
+def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: str | Path) -> None:
     """Raises FolderError where an image of a file of a source is not the one that the pool's row says."""
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         what = f"{file}" if row["key"] == row["file"] else f"{file}: {row['key']}"
@@ -145,28 +95,36 @@ def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: Path) -
 
 
 def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
-    """What a sample of an imported pool has in final/ besides its source's members: `cls`, `txt` and `json`,
+    """What a sample of an imported pool has in final/ besides its source's members: `txt`, `cls` and `json`,
     where it has none of that name and the value is known.
 
     Args:
-        rows: of an imported pool shard, all columns.
+        rows: of an imported pool shard, all columns; `members`, `text` and `class_id` where all have a json.
     """
-    flat = [
-        field.name
-        for field in rows.schema
-        if field.name not in NOT_TOLD and not pa.types.is_nested(field.type)
-    ]
-    found = []
-    for row in rows.to_pylist():
-        there = {each["suffix"] for each in row["members"] or ()}
-        told = {name: _as_json(row[name], rows.schema.field(name).type) for name in flat}
-        values = {
-            "txt": (row["text"] or "").encode(),
-            "cls": b"" if row["class_id"] is None else str(row["class_id"]).encode(),
-            "json": shards.canonical({key: value for key, value in told.items() if value is not None}),
-        }
-        found.append({suffix: data for suffix, data in values.items() if data and suffix not in there})
+    found: list[dict[str, bytes]] = [{} for _ in range(len(rows))]
+    for suffix, column in (("txt", "text"), ("cls", "class_id")):
+        lacking = np.flatnonzero(lacks_member(rows, suffix))
+        for row, value in zip(
+            lacking.tolist(), rows[column].take(pa.array(lacking)).to_pylist(), strict=True
+        ):
+            if value not in (None, ""):
+                found[row][suffix] = str(value).encode()
+    lacking = np.flatnonzero(lacks_member(rows, "json"))
+    kinds = {field.name: field.type for field in rows.schema if not pa.types.is_nested(field.type)}
+    told = rows.select([name for name in kinds if name not in NOT_TOLD]).take(pa.array(lacking))
+    for row, own in zip(lacking.tolist(), told.to_pylist(), strict=True):
+        plain = {name: _as_json(value, kinds[name]) for name, value in own.items()}
+        data = shards.canonical({name: value for name, value in plain.items() if value is not None})
+        found[row]["json"] = data
     return found
+
+
+def lacks_member(rows: pa.Table, suffix: str) -> npt.NDArray[np.bool_]:
+    """Which rows of an imported pool shard have no member of this suffix in their source."""
+    lists, lacks = rows["members"].combine_chunks(), np.ones(len(rows), np.bool_)
+    is_it = pc.equal(lists.flatten().field("suffix"), suffix).to_numpy(zero_copy_only=False)
+    lacks[pc.list_parent_indices(lists).to_numpy()[is_it]] = False
+    return lacks
 
 
 def _as_json(value: object, kind: pa.DataType) -> object:

@@ -32,6 +32,7 @@ LEAST = {
     "max_unanswered": 0,
 }
 """The least value of keys of sources."""
+IMAGES = ("jpg", "jpeg", "png", "webp")
 SPLIT_TOLERANCE = 0.0101
 """Parts of a split are scaled to add up to 1 where they miss it by so little: 0.33 three times."""
 
@@ -355,13 +356,12 @@ def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
                 'stratify = "class" (so many of each class) or stratify = [] (so many in all)'
             )
     for key, named in (("stratify", reshard.stratify or []), ("repeat", list(reshard.repeat))):
-        for name, column in zip(
-            [named] if isinstance(named, str) else named, cell_columns(named), strict=True
-        ):
+        names = [named] if isinstance(named, str) else named
+        for name, column in zip(names, cell_columns(names, columns), strict=True):
             if column not in columns:
-                known = ["class", "model", *recipe.axes]
+                known = ["class", "model", *recipe.axes, *columns]
                 raise RecipeError(f'reshard.{key}: unknown "{name}"{nearest(name, known)}')
-            if columns[column] in ("float", "double"):
+            if columns[column] in ("float", "double", "float32"):
                 raise RecipeError(
                     f'reshard.{key}: "{name}" holds measured numbers; names or whole numbers are wanted'
                 )
@@ -372,6 +372,10 @@ def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
             )
         if columns.get(name) == "uint64":
             raise RecipeError(f"reshard.members: {name} is uint64, which readers of json members cannot hold")
+    if {*reshard.leave_out} & {*IMAGES}:
+        raise RecipeError(
+            f"reshard.leave_out: {json.dumps(reshard.leave_out)}: a sample without its image is none"
+        )
     if len(set(reshard.members)) < len(reshard.members):
         raise RecipeError(f"reshard.members: {json.dumps(reshard.members)}: each may be there once")
 

@@ -120,19 +120,19 @@ class OpenFiles:
     MOST = 128
 
     def __init__(self) -> None:
-        self._descriptors: dict[Path, int] = {}
+        self._descriptors: dict[str, int] = {}
 
-    def _descriptor(self, path: Path) -> int:
+    def _descriptor(self, path: str) -> int:
         if path not in self._descriptors:
             if len(self._descriptors) >= self.MOST:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
             try:
                 self._descriptors[path] = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
-                raise WorkError(f"{path}: missing; put it back, or make its shard anew") from None
+                raise WorkError(f"{path}: missing; put it back") from None
         return self._descriptors[path]
 
-    def read_into(self, path: Path, start: int, buffer: memoryview) -> None:
+    def read_into(self, path: str, start: int, buffer: memoryview) -> None:
         """Fills a buffer with what the file holds from `start` on.
 
         Raises:
@@ -145,7 +145,7 @@ class OpenFiles:
         if size != len(buffer):
             raise WorkError(f"{path}: cut: {len(buffer)} bytes wanted at {start}")
 
-    def will_read(self, path: Path, start: int, size: int) -> None:
+    def will_read(self, path: str, start: int, size: int) -> None:
         """Lets the system read ahead."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
             os.posix_fadvise(self._descriptor(path), start, size, os.POSIX_FADV_WILLNEED)

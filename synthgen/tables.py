@@ -543,6 +543,8 @@ class ReshardTable(Table):
     shard_bytes: int | None = Field(default=None, ge=20_480)
     members: list[Identifier] = []
     json_keys: Literal["equal", "common"] = "equal"
+    image: Literal["", "jpg", "png", "webp"] = ""
+    leave_out: list[str] = []
 
 
 class Recipe(Table):

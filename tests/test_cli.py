@@ -303,8 +303,11 @@ def test_every_command_has_help_that_ends_in_an_example() -> None:
     assert set(commands) == {
         "annotate",
         "check",
+        "combine",
         "doctor",
+        "export",
         "generate",
+        "import",
         "init",
         "plan",
         "prompts",

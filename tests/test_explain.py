@@ -86,6 +86,60 @@ def test_what_is_said_agrees_with_the_verdict(
                 assert ("is missing" in look.saw or "= 0;" in look.saw) == (look.verdict == "rejected")
 
 
+OTHERS = [
+    Rule("adaptive_bar", {"column": "score", "bar": 0.5, "tolerance": 0.25, "per": "class"}),
+    Rule("balance", {"target": 2, "per": "class", "seed": 1}),
+    Rule("datacomp_clip_score", {"column": "other", "threshold": None, "fraction": 0.4}),
+    Rule("duplicates", {"column": "bits", "distance": 1, "best": "other", "per": "class", "features": ""}),
+    Rule(
+        "duplicates", {"column": "", "features": "img", "epsilon": 0.1, "best": "", "per": [], "clusters": 0}
+    ),
+    Rule("decontaminate", {"annotation": "eval", "similarity": 0.4, "distance": 1}),
+]
+
+
+@settings(deadline=None)
+@given(rows, st.sampled_from(OTHERS))
+def test_what_other_rules_compared_decides_as_they_did(
+    given_rows: list[tuple[float, str, str, int]], rule: Rule
+) -> None:
+    given_columns = columns(given_rows)
+    angle = np.array([number for *_, number in given_rows]) / 3.0
+    given_columns["img"] = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float16)
+    given_columns["bits"] = 2 ** np.array([number for *_, number in given_rows], np.uint64)
+    given_columns["bits"][given_columns["hash"] == "x"] |= np.uint64(1)
+    given_columns["eval_max"] = given_columns["score"]
+    given_columns["eval_phash_distance"] = given_columns["other"]
+    uid = given_columns["uid"].tolist()
+    chosen = select(given_columns, [rule])
+    for row in np.flatnonzero(given_columns["error"] == "").tolist():
+        look = explain(given_columns, row, chosen, [rule], None)[1]
+        said = look.saw
+        if bar := re.search(r"score = ([-\d.e]+); at least ([-\d.e]+) is", said):
+            passes = float(bar[1]) >= float(bar[2])
+        elif drew := re.search(r"drew ([\d.e-]+), and less than ([\d.e-]+) is", said):
+            passes = float(drew[1]) < float(drew[2])
+        elif rank := re.search(r"rank (\d+) of .* the first (\d+), and", said):
+            tied = np.sort(given_columns["other"][given_columns["error"] == ""])[::-1][int(rank[2]) - 1]
+            passes = int(rank[1]) <= int(rank[2]) or given_columns["other"][row] == tied
+        elif near := re.search(r"(\d+) bits from (\w+), .* more than 1 are", said):
+            both = given_columns["bits"][[row, uid.index(near[2])]]
+            assert int(near[1]) == int(both[0] ^ both[1]).bit_count()
+            passes = int(near[1]) > 1
+        elif cosine := re.search(r"cosine ([-\d.e]+) with (\w+), .* at most 0.9 is", said):
+            other = uid.index(cosine[2])
+            assert abs(np.cos(angle[row] - angle[other]) - float(cosine[1])) < 2e-3
+            passes = float(cosine[1]) <= 0.9
+        elif rule.use == "decontaminate":
+            passes = "missing" not in said and bool(
+                given_columns["score"][row] < 0.4 and given_columns["other"][row] > 1
+            )
+            assert "; less than 0.4 is wanted; eval_phash_distance = " in said
+        else:
+            passes = "missing" not in said and ("the first of" in said or "this one is" in said)
+        assert (look.verdict == "passed") == passes, said
+
+
 def test_each_rule_says_what_it_compared() -> None:
     given_columns = columns(
         [(0.5, "a", "x", 1), (0.5, "a", "x", 3), (0.5, "a", "y", 3), (0.125, "a", "z", 0)]

@@ -157,3 +157,9 @@ def test_wrong_keys_are_told_before_there_are_images(
     with pytest.raises(RecipeError) as error:
         CHECKS["references"](real=opened(folder, "class"), classes=CLASSES, **KEYS | keys)  # type: ignore[arg-type]
     assert str(error.value).startswith(message)
+
+
+def test_a_pool_without_classes_is_compared_with_all(folder: Path) -> None:
+    with pytest.raises(RecipeError, match='compare with all real images by per = ""'):
+        CHECKS["references"](real=opened(folder, "class"), classes=[], **KEYS)
+    CHECKS["references"](real=opened(folder, ""), classes=[], **KEYS | {"per": ""})

@@ -19,11 +19,12 @@ import pytest
 from conftest import SMALL, data_digests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import synthgen
 from synthgen import claims, pools, recipe, resharding, shards, storage, tars
 from synthgen.errors import FolderError, RecipeError, SynthgenError, WorkError
-from synthgen.pools import Place
+from synthgen.intake import bring
 from synthgen.resharding import Output, Part, Settings, cut_parts, splitting
 from synthgen.resharding.choosing import Codes
 from synthgen.resharding.cutting import default_shards, mixed, repeats, shard_ends
@@ -349,55 +350,128 @@ def test_datacomp_s_resharder_would_give_the_same_samples(tmp_path: Path) -> Non
     assert ours.total() == len(wanted) == 90
 
 
-def test_other_people_s_archives_and_files_are_copied_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def picture(number: int, kind: str) -> bytes:
+    sink = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(sink, kind)
+    return sink.getvalue()
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sources: PAX archives with owners, times and folders in their names, and a folder a class."""
+    folder = tmp_path_factory.mktemp("others")
+    for number in range(2):
+        with tarfile.open(folder / f"{number}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            for k in range(10 * number, 10 * number + 10):
+                members = {"txt": f"a thing {k}".encode(), "jpg": picture(k, "JPEG"), "cls": b"%d" % (k % 2)}
+                members["json"] = json.dumps({"uid": f"{7:016x}{k:016x}", "n": k}).encode()
+                for suffix, data in members.items():
+                    entry = tarfile.TarInfo(f"folder/\u00e4{k}.{suffix}")
+                    entry.size, entry.mtime, entry.uname = len(data), 1.5, "somebody"  # type: ignore[assignment]
+                    tar.addfile(entry, io.BytesIO(data))
+    for k in range(20, 30):
+        path = folder / "photos" / str(k % 2) / f"{k}.{'png' if k % 3 else 'webp'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(k, "PNG" if k % 3 else "WEBP"))
+    root = folder / "pool"
+    (folder / "web").mkdir()
+    for number in range(2):
+        (folder / f"{number}.tar").rename(folder / "web" / f"{number}.tar")
+    bring([folder / "web"], root, workers=1)
+    bring([folder / "photos"], root, workers=1)
+    return root
+
+
+def part_of(root: Path, source: str = "") -> Part:
+    stems = [stem for one in shards.imported(root) if source in one.name for stem in one.stems]
+    tables = [shards.read_table(root / "pool" / f"{stem}.parquet") for stem in stems]
+    uids = [uid for table in tables for uid in table["uid"].to_pylist()]
+    return Part("p", root, stems, [], resharding.subset_array(uids))
+
+
+@pytest.mark.parametrize("window", [1, 2**22])
+def test_other_people_s_archives_are_copied_too(
+    imported: Path, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PAX archives with owners, times and folders in names, and images in files of their own; sources that
-    share the first half of all their uids."""
-    samples = {f"{7:016x}{k:016x}": members_of(k) for k in range(20)}
-    tar_path = tmp_path / "theirs.tar"
-    with tarfile.open(tar_path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for k, members in enumerate(samples.values()):
-            for suffix, data in members.items():
-                entry = tarfile.TarInfo(f"folder/ä{k}.{suffix}")
-                entry.size, entry.mtime, entry.uname = len(data), 1.5, "somebody"  # type: ignore[assignment]
-                tar.addfile(entry, io.BytesIO(data))
-    places = []
-    with tarfile.open(tar_path) as tar:
-        entries = [entry for entry in tar if entry.isreg()]
-    for k, uid in enumerate(samples):
-        own = [
-            (entry.name.partition(".")[2], entry.offset_data, entry.size)
-            for entry in entries[4 * k : 4 * k + 4]
-        ]
-        end = own[-1][1] + own[-1][2]
-        places.append(Place(uid, tar_path, own[0][1], end - own[0][1], tuple(own)))
-    for k in range(10, 20):  # these as plain files
-        uid = list(samples)[k]
-        path = tmp_path / f"{k}.bin"
-        path.write_bytes(b"".join(samples[uid].values()))
-        ends = list(itertools.accumulate(map(len, samples[uid].values())))
-        own = [
-            (suffix, end - len(data), len(data))
-            for (suffix, data), end in zip(samples[uid].items(), ends, strict=True)
-        ]
-        places[k] = Place(uid, path, 0, ends[-1], tuple(own))
-    rows = {
-        "uid": list(samples),
-        "error": pa.nulls(20, pa.string()),
-        "image_offset": pa.nulls(20, pa.int64()),
-    }
-    storage.write(tmp_path / "pool" / "r-0.parquet", shards.to_parquet([pa.table(rows)]))
-    monkeypatch.setattr(pools, "places", lambda root, stem: places)
-    wanted = list(samples)[3:] + list(samples)[3:6]
-    part = Part("p", tmp_path, ["r-0"], [], resharding.subset_array(wanted))
+    """Their uids share the first half; each sample keeps its own members and gets none, as it has all."""
+    monkeypatch.setattr("synthgen.resharding.copying.WINDOW", window)
+    part = part_of(imported, "web")
+    again = part.subset[:3]
+    part = part._replace(subset=np.sort(np.concatenate([part.subset, again]), order=["f0", "f1"]))
     for order in ("shuffle", "blocks"):
         root = tmp_path / order
-        write(cut_parts([part], {}, Settings({"all": 1.0}, order=order)), root)  # type: ignore[arg-type]
+        write(cut_parts([part], {}, Settings({"all": 1.0}, order=order, shard_size=9)), root)  # type: ignore[arg-type]
         found = read_tars(root / "final")
-        assert Counter(key[:32] for key, _ in found) == Counter(wanted)
+        assert Counter(key[:32] for key, _ in found) == Counter(shards.uid_strings(part.subset))
         for key, members in found:
-            assert list(members.items()) == list(samples[key[:32]].items())
+            k = int(key[16:32], 16)
+            assert members == {
+                "txt": f"a thing {k}".encode(),
+                "jpg": picture(k, "JPEG"),
+                "cls": b"%d" % (k % 2),
+                "json": json.dumps({"uid": key[:32], "n": k}).encode(),
+            }
+
+
+def test_images_of_several_kinds_get_one_ending_if_asked(imported: Path, tmp_path: Path) -> None:
+    photos = part_of(imported, "photos")
+    with pytest.raises(FolderError) as error:
+        cut_parts([photos], {}, Settings({"all": 1.0}))
+    assert 'set reshard.image = "jpg" to give all images one ending' in str(error.value)
+    write(cut_parts([photos], {}, Settings({"all": 1.0}, image="png", repeat={"class_name": 7})), tmp_path)
+    found = read_tars(tmp_path / "final")
+    every = {hashlib.sha256(picture(k, "PNG" if k % 3 else "WEBP")).hexdigest() for k in range(20, 30)}
+    assert {hashlib.sha256(members["png"]).hexdigest() for _, members in found} == every
+    assert {tuple(sorted(members)) for _, members in found} == {("cls", "json", "png")}
+    assert len(found) == 14
+    ours = joinable(tmp_path / "ours", range(9))
+    write(cut_parts([ours], {}, Settings({"all": 1.0}, image="webp")), tmp_path / "renamed")
+    for key, members in read_tars(tmp_path / "renamed"):
+        number = next(k for k in range(9) if uid_of(k) == key)
+        assert members.pop("webp") == members_of(number)["jpg"]
+
+
+def test_sources_that_do_not_go_together(imported: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        FolderError, match=r"7 of p \(source photos\) have cls, jpg, json; all samples"
+    ) as error:
+        cut_parts([part_of(imported)], {}, Settings({"all": 1.0}, image="jpg"))
+    assert str(error.value).endswith("select those that do")
+    output = cut_parts(
+        [part_of(imported)],
+        {},
+        Settings({"all": 1.0}, image="jpg", leave_out=["txt"], json_keys="common", shard_bytes=30_000),
+    )
+    write(output, tmp_path)
+    found = read_tars(tmp_path / "final")
+    assert Counter(tuple(sorted(members)) for _, members in found) == {("cls", "jpg", "json"): 30}
+    keys = {tuple(json.loads(members["json"])) for _, members in found}
+    assert len(keys) == 1
+    assert "uid" in keys.pop()
+    for path in (tmp_path / "final").rglob("*.tar"):
+        assert path.stat().st_size <= 30_000
+
+
+def test_a_source_that_has_changed_is_an_error(imported: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(imported, tmp_path / "pool"))
+    folder = Path(shutil.copytree(imported.parent / "web", tmp_path / "web"))
+    part = part_of(root, "web")._replace(sources={"web": folder})
+    output = cut_parts([part], {}, Settings({"all": 1.0}))
+    path = folder / "1.tar"
+    whole = path.read_bytes()
+    at = whole.index(picture(13, "JPEG")) + 200
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(FolderError, match=r"the image .*1\.tar: .*13 has other bytes than at the import"):
+        write(output, tmp_path)
+    path.write_bytes(whole[:4000])
+    with pytest.raises(FolderError, match=r"1\.tar: cut: .*; --set sources\.NAME\.path=FOLDER"):
+        write(output, tmp_path)
+    path.unlink()
+    with pytest.raises(FolderError, match=r"1\.tar: missing; put it back; --set sources"):
+        write(output, tmp_path)
+    with pytest.raises(FolderError, match=r'source "web": 1\.tar is not in .*; --set sources\.web\.path='):
+        cut_parts([part], {}, Settings({"all": 1.0}))
 
 
 def test_a_sample_that_is_not_where_its_row_says_is_an_error(tmp_path: Path) -> None:
@@ -699,7 +773,7 @@ def test_json_of_joined_pools(tmp_path: Path) -> None:
     lacking = make_pool(tmp_path / "three", {uid_of(k): members_of(k) | {"jpeg": b""} for k in range(60, 63)})
     three = Part("three", tmp_path / "three", lacking, [], resharding.subset_array([uid_of(60)]))
     with pytest.raises(
-        FolderError, match="one has the members cls, jpg, json, txt, three has cls, jpeg, jpg"
+        FolderError, match="8 samples of one have the members cls, jpg, json, txt, 1 of three"
     ):
         cut_parts([one, three], {}, Settings({"train": 1.0}))
 

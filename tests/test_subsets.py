@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -369,3 +370,36 @@ def test_select_makes_every_named_subset_and_run_hands_on_one(
     shutil.rmtree(run_copy / "subsets")
     assert main(["select", *command]) == 0
     assert subsets.names(run_copy) == ["best", "main", "strict"]
+
+
+def test_a_quota_is_about_the_subset_that_is_asked_for(run_copy: Path, recipe_folder: Path) -> None:
+    """Another named subset is chosen from everything, unless it was asked for itself."""
+    path = recipe_folder / "recipe.toml"
+    quota = 'per = "class"\naccepted = 1\nmax_requests = 400\n\n'
+    text = re.sub(r"(?<=\[quota\]\n).*?\n\n", quota, path.read_text(), flags=re.S)
+    shutil.rmtree(run_copy / "final")
+    path.write_text(text + STRICT)
+    command = [str(recipe_folder), "-o", str(run_copy)]
+    rows = {row["uid"]: row["class_name"] for row in pool_rows(run_copy)}
+
+    def of_class(name: str) -> list[int]:
+        return sorted(set(Counter(rows[uid] for uid in held(run_copy, name)).values()))
+
+    main(["select", *command])
+    assert (of_class("main"), of_class("strict")) == ([1], [1, 2])
+    everything = held(run_copy, "strict")
+    assert [stage["rule"].split()[0] for stage in subsets.told(run_copy, "strict")["funnel"]] == [
+        "generated",
+        "range",
+    ]
+    main(["select", *command, "--subset", "strict"])
+    assert of_class("strict") == [1]
+    assert set(held(run_copy, "strict")) < set(everything)
+    main(["select", *command])
+    assert of_class("strict") == [1]
+    # of a subset that was given nothing is asked for: no cell of it is short
+    np.save(run_copy / "few.npy", shards.uid_array(held(run_copy, "main")[:3]))
+    assert main(["combine", str(run_copy), "few", str(run_copy / "few.npy")]) == 0
+    assert main(["run", *command, "--subset", "few", "--workers", "1"]) == 0
+    assert len(held(run_copy, "few")) == 3
+    assert len(pool_rows(run_copy)) == 96

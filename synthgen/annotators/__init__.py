@@ -12,7 +12,8 @@ is not shown to the annotator, and is null in its columns too. The callable may 
 
 - `fingerprint`, a hash of the weights that it looks with;
 - `needs_pixels = False`: it works from text, label and what it reads, so nothing is decoded for it;
-- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as `sample.prepared`;
+- `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as
+  `sample.prepared`, and may find no pixels any more, so that few are in memory;
 - `start()`, called before a shard, where it keeps anything between calls;
 - `encode(images)`, which makes its feature `img` of other images, with `encode.fingerprint`.
 

@@ -105,10 +105,10 @@ def classifier(
         prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
         likely = probabilities(cast("list[torch.Tensor]", prepared))
         rows = np.arange(len(samples))
-        own = np.array([joined.get(str(sample.class_name), -1) for sample in samples])
+        own = np.array([joined.get(sample.class_name or "", -1) for sample in samples])
         top, known = likely.argmax(1), own >= 0
         confidence = np.where(known, likely[rows, own], np.float32(np.nan))
-        bar = np.array([bars.get(str(sample.class_name), np.nan) for sample in samples], np.float32)
+        bar = np.array([bars.get(sample.class_name or "", np.nan) for sample in samples], np.float32)
         return {
             "confidence": confidence,
             "top1": np.ma.array(ids[top], mask=ids[top] < 0),
@@ -205,6 +205,8 @@ def check_classifier(
             if source
             else 'quantile: is of the real images\' confidence; name these with source = "sources.NAME"'
         )
+    if not classes:
+        raise RecipeError("classes: the pool has none, and a classifier says something of classes alone")
     said = _labels(model, weights, labels, folder, fetch=fetch)
     if not said:
         return

@@ -81,7 +81,7 @@ def clip(
     place = {category.name: row for row, category in enumerate(classes)}
 
     def prepare(sample: Sample) -> npt.NDArray[np.uint8]:
-        return np.asarray(shrink(Image.fromarray(sample.image)))
+        return np.asarray(shrink(sample.picture))
 
     def encode_new(texts: Sequence[str]) -> None:
         """Encodes the texts that are new in this shard, always so many at a time."""

@@ -36,7 +36,7 @@ def hashes(*, device: str) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
         made = [sample.prepared or prepare(sample) for sample in samples]
         pixels, small = zip(*made, strict=True)
-        return {"pixels": np.array(pixels), "phash": _compare(np.stack(small))}
+        return {"pixels": np.array(pixels), "phash": compare(np.stack(small))}
 
     annotate.prepare = prepare  # type: ignore[attr-defined]
     return annotate
@@ -48,10 +48,10 @@ def _of_pixels(image: npt.NDArray[np.uint8]) -> str:
 
 def phash(pixels: npt.NDArray[np.uint8]) -> int:
     """The 64-bit perceptual hash of an image of shape (height, width, 3)."""
-    return int(_compare(shrink(np.asarray(Image.fromarray(pixels).convert("L")))[None])[0])
+    return int(compare(shrink(np.asarray(Image.fromarray(pixels).convert("L")))[None])[0])
 
 
-def _compare(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+def compare(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     """The perceptual hashes of lumas of shape (n, 32, 32)."""
     low = (DCT @ small.astype(np.float64) @ DCT.T).reshape(len(small), -1)
     bits = low > np.median(low, axis=1, keepdims=True)

@@ -303,8 +303,9 @@ def classifier_labels(
     read = config(found)
     own = read | read.get("pretrained_cfg", {}) | read
     if own.get("label_names"):
-        texts = own.get("label_descriptions") or {}
-        return [(name, *_words(texts.get(name, name))) for name in own["label_names"]]
+        names, texts = own["label_names"], own.get("label_descriptions") or {}
+        texts = texts if isinstance(texts, dict) else dict(zip(names, texts, strict=False))
+        return [(name, *_words(texts.get(name, name))) for name in names]
     count = own.get("num_classes", 0)
     if not (subset := infer_imagenet_subset({"num_classes": count})):
         return [()] * count

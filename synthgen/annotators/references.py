@@ -98,7 +98,7 @@ def references(
             for name, kind in REFERENCES_COLUMNS.items()
         }
         for row, sample in enumerate(samples):
-            group = groups.get(str(sample.class_name) if per else "")
+            group = groups.get((sample.class_name or "") if per else "")
             if group is None:
                 continue
             # one by one: a product of matrices may round otherwise in another batch
@@ -143,6 +143,8 @@ def check_references(
     """
     if not source:
         raise RecipeError('source: is empty; name the real images, such as source = "sources.real"')
+    if per and not classes:
+        raise RecipeError('per: the pool has no classes; compare with all real images by per = ""')
     if features and (model != "embedded" or pretrained):
         raise RecipeError(
             f'features: "{features}" says already whose features are compared; take out model and pretrained'

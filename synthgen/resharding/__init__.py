@@ -46,6 +46,8 @@ class Settings(NamedTuple):
     shard_bytes: int | None = None
     members: Sequence[str] = ()
     json_keys: Literal["equal", "common"] = "equal"
+    image: str = ""
+    leave_out: Sequence[str] = ()
 
 
 class Output(NamedTuple):
@@ -88,11 +90,15 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
         for part in parts
     ]
     chosen = join(every, names)
-    json_keys = None
     if len(parts) > 1:
         classes = classes_of(chosen, names, classes)
-        json_keys = check_members(chosen, names, is_common=settings.json_keys == "common")
-    added = read_added(chosen, parts, settings.members)._replace(json_keys=json_keys)
+    is_common = settings.json_keys == "common"
+    json_keys = check_members(
+        chosen, names, image=settings.image, leave_out=settings.leave_out, is_common=is_common
+    )
+    added = read_added(chosen, parts, settings.members)._replace(
+        json_keys=json_keys, image=settings.image, leave_out=settings.leave_out
+    )
     rows = np.arange(len(chosen.uids))
     sizes = sample_bytes(chosen, rows)
     if settings.shard_bytes:

@@ -2,13 +2,14 @@
 bytes lie, and the columns that decide where it goes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from synthgen import pools, shards, storage, tars
 from synthgen.errors import FolderError, RecipeError, WorkError, nearest
@@ -23,6 +24,63 @@ class Codes(NamedTuple):
     values: list[object]
 
 
+class Spans(NamedTuple):
+    """The members of samples that lie in files of others, which were imported: those of sample k are
+    `firsts[k]` to `firsts[k + 1]` of the other arrays, none where it lies in a tar of our own.
+
+    Attributes:
+        suffix: numbers `names`.
+        start, size: of its data, in bytes.
+        is_image: whether it is the sample's image.
+    """
+
+    firsts: Numbers
+    suffix: Numbers
+    start: Numbers
+    size: Numbers
+    is_image: npt.NDArray[np.bool_]
+    names: list[str]
+
+    @property
+    def in_place(self) -> npt.NDArray[np.bool_]:
+        """Which samples have any."""
+        found: npt.NDArray[np.bool_] = np.diff(self.firsts) > 0
+        return found
+
+    def of(self, rows: Numbers) -> tuple[Numbers, Numbers]:
+        """The members of some samples, one sample after the other, and whose each is: numbers of `rows`."""
+        counts = self.firsts[rows + 1] - self.firsts[rows]
+        owners = np.repeat(np.arange(len(rows)), counts)
+        return np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners] + self.firsts[rows][
+            owners
+        ], owners
+
+    def take(self, rows: Numbers) -> "Spans":
+        """Those of some samples."""
+        members, _ = self.of(rows)
+        firsts = np.concatenate([[0], np.cumsum(self.firsts[rows + 1] - self.firsts[rows])])
+        return Spans(
+            firsts,
+            self.suffix[members],
+            self.start[members],
+            self.size[members],
+            self.is_image[members],
+            self.names,
+        )
+
+
+class Kind(NamedTuple):
+    """What samples of one source have: the names of their members, () for those of our own tars, which all
+    have the same.
+    """
+
+    source: str
+    members: tuple[str, ...]
+
+
+OURS = Kind("", ())
+
+
 class Chosen(NamedTuple):
     """Distinct samples in order of the pool, and of pools in the order in which they were joined; shape (n,).
 
@@ -30,10 +88,12 @@ class Chosen(NamedTuple):
         uids: dtype "u8,u8".
         counts: how often each is wanted.
         runs: the number of its pool.
-        shards: root and stem of each pool shard; `shard` is the number of each sample's, `rows` its row.
-        files: what holds the bytes; `file`, `start` and `size` say where a sample's are.
+        shards: root and stem of each pool shard; `shard` is the number of each sample's, `rows` its row there
+            and `places` its row in the pool.
+        files: what holds the bytes; `file`, `start` and `size` say where a sample's are in a tar of our own.
         is_last: whether `size` reaches to the end of a tar of our own, and so may be too large.
-        members: (suffix, offset, size) of each member in an archive of others, () in a tar of our own.
+        spans: where they are elsewhere.
+        kind: numbers `kinds`.
         columns: by name, with what was asked for.
     """
 
@@ -43,13 +103,19 @@ class Chosen(NamedTuple):
     shards: list[tuple[Path, str]]
     shard: Numbers
     rows: Numbers
-    files: list[Path]
+    places: Numbers
+    files: list[str]
     file: Numbers
     start: Numbers
     size: Numbers
     is_last: npt.NDArray[np.bool_]
-    members: list[tuple[tuple[str, int, int], ...]] | None
+    spans: Spans
+    kind: Numbers
+    kinds: list[Kind]
     columns: dict[str, Codes]
+
+
+ARRAYS = ("uids", "counts", "runs", "shard", "rows", "places", "file", "start", "size", "is_last", "kind")
 
 
 def choose(
@@ -74,84 +140,144 @@ def choose(
         WorkError: a uid is not in the pool, or failed.
         RecipeError: there is no such column.
     """
-    found = [_read_shard(root, stem, sources) for stem in stems]
-    uids = np.concatenate([part.uids for part in found]) if found else np.empty(0, shards.UID)
-    lengths = np.array([len(part.uids) for part in found], np.int64)
-    counts, stray = _count(uids, subset)
+    folders = pools.source_paths(root, sources)
+    found = [_read_shard(root, stem, folders) for stem in stems]
+    chosen = _concatenate([part for part, _ in found])
+    firsts = np.cumsum([0, *(total for _, total in found)])
+    chosen = chosen._replace(places=chosen.rows + firsts[chosen.shard])
+    counts, stray = _count(chosen.uids, subset)
     if len(stray):
         uid = shards.uid_strings(stray[:1])[0]
         raise WorkError(f"{root}: subset: {uid} is no written sample of the pool; select again")
-    take = np.flatnonzero(counts)
-    shard = np.repeat(np.arange(len(found)), lengths)[take]
-    files = [file for part in found for file in part.files]
-    firsts = np.cumsum([0, *(len(part.files) for part in found)])[:-1]
-
-    def whole(name: str) -> Numbers:
-        parts = [getattr(part, name) for part in found]
-        return np.concatenate(parts)[take] if parts else np.empty(0, np.int64)
-
-    members = None
-    if any(part.members for part in found):
-        every = [own for part in found for own in part.members or [()] * len(part.uids)]
-        members = [every[k] for k in take.tolist()]
-    chosen = Chosen(
-        uids[take],
-        counts[take],
-        np.zeros(len(take), np.int64),
-        [(root, stem) for stem in stems],
-        shard,
-        whole("rows"),
-        files,
-        whole("file") + firsts[shard] if found else whole("file"),
-        whole("start"),
-        whole("size"),
-        whole("is_last").astype(bool),
-        members,
-        {},
-    )
-    has = list(pools.PoolColumns(root, stems, annotations)) if stems else []
+    chosen = take(chosen._replace(counts=counts), np.flatnonzero(counts))
+    has = pools.PoolColumns(root, stems, annotations) if stems else ()
     read = [*dict.fromkeys([*columns, *(name for name in if_there if name in has)])]
-    found_columns = {name: encode(column) for name, column in read_arrow(chosen, read, annotations).items()}
-    missing = Codes(np.zeros(len(take), np.intp), [None])
-    return chosen._replace(columns={**dict.fromkeys(if_there, missing), **found_columns})
+    there = {name: encode(column) for name, column in read_columns(chosen, read, annotations).items()}
+    missing = Codes(np.zeros(len(chosen.uids), np.intp), [None])
+    return chosen._replace(columns={**dict.fromkeys(if_there, missing), **there})
 
 
-class _Shard(NamedTuple):
-    """The written samples of one pool shard."""
-
-    uids: npt.NDArray[np.void]
-    rows: Numbers
-    files: list[Path]
-    file: Numbers
-    start: Numbers
-    size: Numbers
-    is_last: npt.NDArray[np.bool_]
-    members: list[tuple[tuple[str, int, int], ...]]
-
-
-def _read_shard(root: Path, stem: str, sources: pools.Sources) -> _Shard:
+def _read_shard(root: Path, stem: str, folders: Mapping[str, Path]) -> tuple[Chosen, int]:
+    """The written samples of a pool shard, and how many rows it has."""
     tar = root / shards.POOL / f"{stem}.tar"
-    table = shards.read_table(tar.with_suffix(".parquet"), ["uid", "error", "image_offset"])
-    rows = np.flatnonzero(table["error"].is_null().to_numpy())
+    if storage.exists(tar):
+        table = shards.read_table(tar.with_suffix(".parquet"), ["uid", "image_offset"])
+        rows = np.flatnonzero(table["image_offset"].is_valid().to_numpy())
+        start = table["image_offset"].drop_null().to_numpy().astype(np.int64) - tars.BLOCK
+        size = np.diff(start, append=storage.size(tar) if len(start) else start[:0])
+        is_last, none = np.arange(len(rows)) == len(rows) - 1, np.empty(0, np.int64)
+        spans = Spans(np.zeros(len(rows) + 1, np.int64), none, none, none, none.astype(bool), [])
+        files, file, kind, kinds = [str(tar)], np.zeros_like(rows), np.zeros_like(rows), [OURS]
+    else:  # other people's data: it lies where they keep it
+        columns = ["uid", "source", "file", "members", "image_offset", "image_bytes", "class_id", "text"]
+        table = shards.read_table(tar.with_suffix(".parquet"), columns)
+        rows = np.flatnonzero(table["members"].is_valid().to_numpy())
+        written = table.take(pa.array(rows))
+        spans, start = _spans(written), np.zeros(len(rows), np.int64)
+        files, file = _files(written, folders)
+        size, is_last = start, start.astype(bool)
+        kind, kinds = _kinds(written, spans)
     uids = shards.uid_array(table["uid"].take(pa.array(rows)).to_pylist())
-    if not storage.exists(tar):  # other people's data: it lies where they keep it
-        places = pools.places(root, stem, sources)
-        numbers = {path: k for k, path in enumerate(dict.fromkeys(place.file for place in places))}
-        spans = np.array([(numbers[p.file], p.start, p.size) for p in places], np.int64).reshape(-1, 3)
-        return _Shard(
-            uids,
-            rows,
-            list(numbers),
-            spans[:, 0],
-            spans[:, 1],
-            spans[:, 2],
-            np.zeros(len(places), bool),
-            [place.members for place in places],
-        )
-    start = table["image_offset"].to_numpy()[rows].astype(np.int64) - tars.BLOCK
-    size = np.diff(start, append=storage.size(tar) if len(start) else start[:0])
-    is_last = np.arange(len(start)) == len(start) - 1
-    return _Shard(uids, rows, [tar], np.zeros(len(start), np.int64), start, size, is_last, [])
+    found = Chosen(
+        uids=uids,
+        counts=np.zeros_like(rows),
+        runs=np.zeros_like(rows),
+        shards=[(root, stem)],
+        shard=np.zeros_like(rows),
+        rows=rows,
+        places=rows,
+        files=files,
+        file=file,
+        start=start,
+        size=size,
+        is_last=is_last,
+        spans=spans,
+        kind=kind,
+        kinds=kinds,
+        columns={},
+    )
+    return found, len(table)
+
+
+def _spans(written: pa.Table) -> Spans:
+    lists = written["members"].combine_chunks()
+    counts = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    flat = pc.list_flatten(lists)
+    suffix = pc.struct_field(flat, "suffix").dictionary_encode()
+    start, size = (pc.struct_field(flat, name).to_numpy().astype(np.int64) for name in ("offset", "size"))
+    own = [np.repeat(written[name].to_numpy(), counts) for name in ("image_offset", "image_bytes")]
+    is_image = (start == own[0]) & (size == own[1])
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    numbers = suffix.indices.to_numpy().astype(np.int64)
+    return Spans(firsts, numbers, start, size, is_image, suffix.dictionary.to_pylist())
+
+
+def _files(written: pa.Table, folders: Mapping[str, Path]) -> tuple[list[str], Numbers]:
+    joined = pc.binary_join_element_wise(written["source"], written["file"], "\0")
+    encoded = joined.combine_chunks().dictionary_encode()
+    pairs = [value.split("\0", 1) for value in encoded.dictionary.to_pylist()]
+    for source, file in dict(reversed(pairs)).items():  # one of each: a source that was moved is known now
+        if not storage.exists(folders[source] / file):
+            raise FolderError(pools.not_there(source, folders[source], file))
+    return [f"{folders[source]}/{file}" for source, file in pairs], encoded.indices.to_numpy().astype(
+        np.int64
+    )
+
+
+def _kinds(written: pa.Table, spans: Spans) -> tuple[Numbers, list[Kind]]:
+    """The members of each sample, those that the pool adds included (see `pools.added_members`)."""
+    bits, empty = np.int64(1) << spans.suffix, len(spans.suffix) == 0
+    mask = np.zeros(len(written), np.int64) if empty else np.bitwise_or.reduceat(bits, spans.firsts[:-1])
+    source = written["source"].combine_chunks().dictionary_encode()
+    is_labelled = written["class_id"].is_valid().to_numpy()
+    is_told = pc.not_equal(written["text"], "").fill_null(False).to_numpy()
+    table = np.stack([source.indices.to_numpy(), mask, is_labelled, is_told], axis=1).astype(np.int64)
+    different, numbers = np.unique(table, axis=0, return_inverse=True)
+    kinds = []
+    for number, own, labelled, told in different.tolist():
+        names = {name for k, name in enumerate(spans.names) if own >> k & 1} | {"json"}
+        names |= ({"cls"} if labelled else set()) | ({"txt"} if told else set())
+        kinds.append(Kind(source.dictionary[number].as_py(), tuple(sorted(names))))
+    return numbers.reshape(-1), kinds
+
+
+def _concatenate(parts: Sequence[Chosen]) -> Chosen:
+    """Shards of a pool, or pools, one after the other."""
+
+    def shifted(name: str, sizes: Sequence[int]) -> Numbers:
+        before = np.cumsum([0, *sizes])
+        whole = [getattr(part, name) + k for part, k in zip(parts, before.tolist(), strict=False)]
+        return np.concatenate(whole) if whole else np.empty(0, np.int64)
+
+    def plain(name: str) -> Any:
+        empty = np.empty(0, shards.UID if name == "uids" else bool if name == "is_last" else np.int64)
+        return np.concatenate([empty, *(getattr(part, name) for part in parts)]) if parts else empty
+
+    names = list(dict.fromkeys(name for part in parts for name in part.spans.names))
+    kinds = list(dict.fromkeys(kind for part in parts for kind in part.kinds))
+    suffix = [np.array([names.index(name) for name in part.spans.names], np.int64) for part in parts]
+    kind = [np.array([kinds.index(one) for one in part.kinds], np.int64) for part in parts]
+    ends = np.cumsum([0, *(len(part.spans.suffix) for part in parts)]).tolist()
+    none = np.empty(0, np.int64)
+    spans = Spans(
+        np.concatenate([[0], *(part.spans.firsts[1:] + end for part, end in zip(parts, ends, strict=False))]),
+        np.concatenate([none, *(of[part.spans.suffix] for of, part in zip(suffix, parts, strict=True))]),
+        np.concatenate([none, *(part.spans.start for part in parts)]),
+        np.concatenate([none, *(part.spans.size for part in parts)]),
+        np.concatenate([none.astype(bool), *(part.spans.is_image for part in parts)]),
+        names,
+    )
+    return Chosen(
+        **{name: plain(name) for name in ARRAYS if name not in ("shard", "file", "kind")},
+        shards=[shard for part in parts for shard in part.shards],
+        shard=shifted("shard", [len(part.shards) for part in parts]),
+        files=[file for part in parts for file in part.files],
+        file=shifted("file", [len(part.files) for part in parts]),
+        spans=spans,
+        kind=np.concatenate([none, *(of[part.kind] for of, part in zip(kind, parts, strict=True))]),
+        kinds=kinds,
+        columns={},
+    )
 
 
 def _count(uids: npt.NDArray[np.void], subset: npt.NDArray[np.void]) -> tuple[Numbers, npt.NDArray[np.void]]:
@@ -172,7 +298,7 @@ def _count(uids: npt.NDArray[np.void], subset: npt.NDArray[np.void]) -> tuple[Nu
     return counts, both[heads[~is_known]]
 
 
-def read_arrow(
+def read_columns(
     chosen: Chosen, names: Sequence[str], annotations: Sequence[str]
 ) -> dict[str, pa.ChunkedArray]:
     """Columns of one pool as parquet has them, at the chosen samples; each file is read once for all.
@@ -187,22 +313,8 @@ def read_arrow(
     for name in names:
         if name not in list(columns):
             raise RecipeError(f'{root}: no column "{name}"{nearest(name, list(columns))}')
-    bounds = np.searchsorted(chosen.shard, np.arange(len(chosen.shards) + 1)).tolist()
-    parts: dict[str, list[pa.Table]] = {}
-    folders = {name: columns.folder(name) or root for name in names}
-    for k, (_, stem) in enumerate(chosen.shards):
-        rows = pa.array(chosen.rows[bounds[k] : bounds[k + 1]])
-        for folder in dict.fromkeys(folders.values()) if len(rows) else ():
-            own = [name for name in names if folders[name] == folder]
-            table = shards.read_table(folder / f"{stem}.parquet", own).take(rows)
-            for name in own:
-                parts.setdefault(name, []).append(table[name])
-    return {
-        name: pa.chunked_array(
-            [chunk for part in parts.get(name, []) for chunk in part.chunks] or [pa.nulls(0)]
-        )
-        for name in names
-    }
+    columns.read(names)
+    return {name: columns.stored(name).take(pa.array(chosen.places)) for name in names}
 
 
 def encode(column: pa.ChunkedArray) -> Codes:
@@ -227,29 +339,9 @@ def join(parts: Sequence[Chosen], names: Sequence[str]) -> Chosen:
     if len(parts) == 1:
         return parts[0]
 
-    def shifted(name: str, by: str) -> Numbers:
-        before = np.cumsum([0, *(len(getattr(part, by)) for part in parts)])
-        return np.concatenate([getattr(part, name) + k for part, k in zip(parts, before, strict=False)])
-
-    def whole(name: str) -> npt.NDArray[np.generic]:
-        return np.concatenate([getattr(part, name) for part in parts])
-
-    joined = Chosen(
-        np.concatenate([part.uids for part in parts]),
-        whole("counts"),  # type: ignore[arg-type]
-        np.repeat(np.arange(len(parts)), [len(part.uids) for part in parts]),
-        [shard for part in parts for shard in part.shards],
-        shifted("shard", "shards"),
-        whole("rows"),  # type: ignore[arg-type]
-        [file for part in parts for file in part.files],
-        shifted("file", "files"),
-        whole("start"),  # type: ignore[arg-type]
-        whole("size"),  # type: ignore[arg-type]
-        whole("is_last"),  # type: ignore[arg-type]
-        [own for part in parts for own in part.members or [()] * len(part.uids)]
-        if any(part.members for part in parts)
-        else None,
-        {name: _join_codes([part.columns[name] for part in parts]) for name in parts[0].columns},
+    joined = _concatenate(parts)._replace(
+        runs=np.repeat(np.arange(len(parts)), [len(part.uids) for part in parts]),
+        columns={name: _join_codes([part.columns[name] for part in parts]) for name in parts[0].columns},
     )
     return take(joined, _first_of_each(joined, names))
 
@@ -288,9 +380,8 @@ def _sha256(chosen: Chosen, row: int) -> object:
 
 def take(chosen: Chosen, rows: Numbers) -> Chosen:
     """Some of the samples, in the order given."""
-    arrays = ("uids", "counts", "runs", "shard", "rows", "file", "start", "size", "is_last")
     return chosen._replace(
-        **{name: getattr(chosen, name)[rows] for name in arrays},
-        members=chosen.members and [chosen.members[k] for k in rows.tolist()],
+        **{name: getattr(chosen, name)[rows] for name in ARRAYS},
+        spans=chosen.spans.take(rows),
         columns={name: Codes(codes.numbers[rows], codes.values) for name, codes in chosen.columns.items()},
     )

@@ -5,19 +5,21 @@ that the recipe adds.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from synthgen import shards, storage, tars
+from synthgen import pools, shards, storage, tars
 from synthgen.claims import Claim
 from synthgen.errors import FolderError, WorkError
 from synthgen.resharding.choosing import Chosen, Numbers
 from synthgen.resharding.cutting import OutputShard
-from synthgen.resharding.telling import Told, check_images, read_told, told_bytes
+from synthgen.resharding.telling import Told, check_image, read_told, told_bytes
 
+ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+"""Of members that are images."""
 WINDOW = 2**22
 """Bytes of output that are in memory at a time, and as many are read ahead: few enough for a cache."""
 
@@ -29,7 +31,7 @@ class Feature(NamedTuple):
     """
 
     name: str
-    files: list[Path]
+    files: list[str]
     file: Numbers
     start: Numbers
     width: int
@@ -41,15 +43,15 @@ class Feature(NamedTuple):
 
 class Added(NamedTuple):
     """The members that are added to each sample: features, and one `<uid>.scores.json` of columns, as values
-    of each chosen sample; and the keys and types that each json is to have, None for those that it has.
+    of each chosen sample; the keys and types that each json is to have, None for those that it has; the
+    ending of each image's name, "" for the one that it has; and the members that are left out.
     """
 
     features: list[Feature]
     scores: dict[str, list[object]]
-    json_keys: dict[str, type] | None
-
-
-NOTHING = Added([], {}, None)
+    json_keys: dict[str, type] | None = None
+    image: str = ""
+    leave_out: Sequence[str] = ()
 
 
 def npy_header(width: int) -> bytes:
@@ -79,22 +81,27 @@ def scores_json(added: Added, row: int) -> bytes:
 
 def sample_bytes(chosen: Chosen, rows: Numbers) -> Numbers:
     """Bytes that chosen samples take in an archive, at most."""
-    sizes = chosen.size[rows]
-    if chosen.members is not None:
-        for k, row in enumerate(rows.tolist()):
-            if chosen.members[row]:
-                sizes[k] = sum(tars.padded(size) for _, _, size in chosen.members[row])
-    return sizes
+    spans = chosen.spans
+    before = np.concatenate([[0], np.cumsum(_padded(spans.size))])
+    elsewhere: Numbers = before[spans.firsts[rows + 1]] - before[spans.firsts[rows]]
+    return np.where(elsewhere > 0, elsewhere, chosen.size[rows])
+
+
+def _padded(sizes: Numbers) -> Numbers:
+    """`tars.padded` of many."""
+    return tars.BLOCK + sizes + -sizes % tars.BLOCK
 
 
 def read_sample(chosen: Chosen, row: int) -> dict[str, bytes]:
     """The members of a chosen sample: suffix -> data."""
-    file, start = chosen.files[int(chosen.file[row])], int(chosen.start[row])
-    if chosen.members and chosen.members[row]:
-        own = {suffix: storage.read(file, at, size) for suffix, at, size in chosen.members[row]}
-        (told,) = read_told(chosen, np.array([row]))
-        return own | (told.members if told else {})
-    return next(tars.samples(storage.read(file, start, int(chosen.size[row]))))[1]
+    file, start = Path(chosen.files[int(chosen.file[row])]), int(chosen.start[row])
+    spans = chosen.spans.take(np.array([row]))
+    if not spans.in_place[0]:
+        return next(tars.samples(storage.read(file, start, int(chosen.size[row]))))[1]
+    own = zip(spans.suffix.tolist(), spans.start.tolist(), spans.size.tolist(), strict=True)
+    found = {spans.names[suffix]: storage.read(file, at, size) for suffix, at, size in own}
+    (told,) = read_told(chosen, np.array([row]))
+    return found | (told.members if told else {})
 
 
 def keys_of(chosen: Chosen, shard: OutputShard) -> list[str]:
@@ -161,6 +168,7 @@ class _Window(NamedTuple):
     size: int
     pieces: _Pieces
     headers: list[tuple[int, bytes]]
+    images: list[tuple[int, int, int]]
 
 
 def _windows(
@@ -168,7 +176,16 @@ def _windows(
 ) -> Iterator[tuple[int, memoryview | bytearray]]:
     """The shard's samples as they lie in its archive, some at a time: how many, and their bytes."""
     every_file = [*chosen.files, *(file for one in added.features for file in one.files)]
-    told = read_told(chosen, shard.rows)
+    in_place, told = chosen.spans.in_place[shard.rows], read_told(chosen, shard.rows)
+    elsewhere = set(chosen.file[shard.rows[in_place]].tolist())
+
+    def with_hint(read: Callable[..., None], file: int, *where: object) -> None:
+        try:
+            read(every_file[file], *where)
+        except WorkError as error:
+            if file not in elsewhere:
+                raise
+            raise FolderError(f"{error}; {pools.MOVED.format('NAME')}") from None
 
     def plan() -> Iterator[_Window]:
         own = _exact_bytes(files, chosen, shard.rows) + told_bytes(told)
@@ -182,7 +199,7 @@ def _windows(
                 chosen, added, shard.rows[part], keys[part], to, own[part], scores[part], told[part]
             )
             for file, at, size in zip(*(column.tolist() for column in laid[0][:3]), strict=True):
-                files.will_read(every_file[file], at, size)
+                with_hint(files.will_read, file, at, size)
             yield _Window(start, end, to, own[part], int(ends[end - 1]) - before, *laid)
             start = end
 
@@ -193,29 +210,34 @@ def _windows(
             room = bytearray(max(window.size, len(room)))
         data = memoryview(room)[: window.size]
         for file, at, size, to in zip(*(column.tolist() for column in window.pieces), strict=True):
-            files.read_into(every_file[file], at, data[to : to + size])
+            with_hint(files.read_into, file, at, data[to : to + size])
         for to, header in window.headers:
             data[to : to + len(header)] = header
         _check(chosen, shard.rows[part], data, window.to)
-        check_images(chosen, shard.rows[part], told[part], data, window.to)
-        _rename(data, window.to, window.own, keys[part], shard.copies[part])
+        for k, at, size in window.images:
+            check_image(
+                chosen, int(shard.rows[window.start + k]), told[window.start + k], data[at : at + size]
+            )
+        is_other = (shard.copies[part] > 0) | bool(added.image)
+        for k in np.flatnonzero(is_other & ~in_place[part]).tolist():
+            _rename(data[int(window.to[k]) : int(window.to[k] + window.own[k])], keys[part][k], added.image)
         _check_features(data, added, window.to + window.own, keys[part])
-        if added.json_keys is not None:
-            yield window.end - window.start, _with_keys(data, added.json_keys)
-        else:
-            yield window.end - window.start, data
+        is_same = added.json_keys is None and not added.leave_out
+        yield window.end - window.start, data if is_same else _rewritten(data, added)
 
 
-def _with_keys(data: memoryview, keys: Mapping[str, type]) -> bytearray:
-    """Samples as they lie in an archive, with these keys in each json.
+def _rewritten(data: memoryview, added: Added) -> bytearray:
+    """Samples as they lie in an archive, with other keys in each json, and without members that are left out.
 
     Raises:
         FolderError: a number is missing.
     """
-    found, archive = bytearray(), bytes(data)
+    found, archive, keys = bytearray(), bytes(data), added.json_keys
     for member in tars.index(archive):
+        if member.suffix in added.leave_out:
+            continue
         body = archive[member.offset : member.offset + member.size]
-        if member.suffix != "json":
+        if member.suffix != "json" or keys is None:
             start = member.offset - tars.BLOCK
             found += archive[start : start + tars.padded(member.size)]
             continue
@@ -268,40 +290,41 @@ def _layout(
     own: Numbers,
     scores: Sequence[bytes],
     told: Sequence[Told | None],
-) -> tuple[_Pieces, list[tuple[int, bytes]]]:
-    """What is copied to where, in order of the files, and what is written between."""
-    columns = [np.empty((0, 4), np.int64)]
-    headers: list[tuple[int, bytes]] = []
-    if chosen.members is None:
-        columns.append(np.stack([chosen.file[rows], chosen.start[rows], own, to], axis=1))
-    else:
-        copied = []
-        every = zip(rows.tolist(), to.tolist(), keys, own.tolist(), told, strict=True)
-        for row, place, key, size, more in every:
-            file = int(chosen.file[row])
-            if not chosen.members[row]:
-                copied.append((file, int(chosen.start[row]), size, place))
-            for suffix, start, length in chosen.members[row]:
-                headers.append((place, tars.header(f"{key}.{suffix}", length)))
-                copied.append((file, start, length, place + tars.BLOCK))
-                place += tars.padded(length)
-            for suffix, data in more.members.items() if more else ():
-                headers.append((place, tars.blocks(f"{key}.{suffix}", data)))
-                place += tars.padded(len(data))
-        columns.append(np.array(copied, np.int64).reshape(-1, 4))
+) -> tuple[_Pieces, list[tuple[int, bytes]], list[tuple[int, int, int]]]:
+    """What is copied to where, in order of the files; what is written between; and of each image in a source
+    that was imported whose it is, where it comes to lie, and its size.
+    """
+    spans, headers = chosen.spans.take(rows), list[tuple[int, bytes]]()
+    ours = np.flatnonzero(~spans.in_place)
+    columns = [np.stack([chosen.file[rows], chosen.start[rows], own, to], axis=1)[ours]]
+    members, owners = spans.of(np.arange(len(rows)))
+    sizes = _padded(spans.size)
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    into = to[owners] + ends[members] - ends[spans.firsts[owners]]
+    columns.append(np.stack([chosen.file[rows[owners]], spans.start, spans.size, into + tars.BLOCK], axis=1))
+    names = [added.image if added.image and name in ENDINGS else name for name in spans.names]
+    every = zip(owners.tolist(), spans.suffix.tolist(), spans.size.tolist(), into.tolist(), strict=True)
+    for owner, suffix, size, place in every:
+        headers.append((place, tars.header(f"{keys[owner]}.{names[suffix]}", size)))
+    for k, one in enumerate(told):
+        place = int(to[k] + ends[spans.firsts[k + 1]] - ends[spans.firsts[k]])
+        for suffix, data in one.members.items() if one else ():
+            headers.append((place, tars.blocks(f"{keys[k]}.{suffix}", data)))
+            place += tars.padded(len(data))
     after, base = to + own, len(chosen.files)
-    for one in added.features:
-        head, length = one.npy_header, 2 * one.width
+    for feature in added.features:
+        head, length = feature.npy_header, 2 * feature.width
         for key, place in zip(keys, after.tolist(), strict=True):
-            headers += [(place, tars.header(f"{key}.{one.name}.npy", len(head) + length))]
+            headers += [(place, tars.header(f"{key}.{feature.name}.npy", len(head) + length))]
             headers += [(place + tars.BLOCK, head)]
-        start, into = one.start[rows], after + tars.BLOCK + len(head)
-        sizes = np.full(len(rows), length, np.int64)
-        columns.append(np.stack([one.file[rows] + base, start, sizes, into], axis=1))
-        after, base = after + tars.padded(len(head) + length), base + len(one.files)
+        lengths = np.full(len(rows), length, np.int64)
+        places = after + tars.BLOCK + len(head)
+        columns.append(np.stack([feature.file[rows] + base, feature.start[rows], lengths, places], axis=1))
+        after, base = after + tars.padded(len(head) + length), base + len(feature.files)
     for key, place, text in zip(keys, after.tolist(), scores, strict=False):
         headers.append((place, tars.blocks(f"{key}.scores.json", text)))
-    return _merge(np.concatenate(columns)), headers
+    images = np.stack([owners, into + tars.BLOCK, spans.size], axis=1)[spans.is_image].tolist()
+    return _merge(np.concatenate(columns)), headers, [(row, at, size) for row, at, size in images]
 
 
 def _merge(pieces: Numbers) -> _Pieces:
@@ -330,13 +353,12 @@ def _check(chosen: Chosen, rows: Numbers, data: memoryview, to: Numbers) -> None
         )
 
 
-def _rename(data: memoryview, to: Numbers, own: Numbers, keys: Sequence[str], copies: Numbers) -> None:
-    """Gives the members of repeats their keys."""
-    for k in np.flatnonzero(copies).tolist():
-        start, end = int(to[k]), int(to[k] + own[k])
-        for member in list(tars.index(bytes(data[start:end]))):
-            place = start + member.offset - tars.BLOCK
-            data[place : place + tars.BLOCK] = tars.header(f"{keys[k]}.{member.suffix}", member.size)
+def _rename(sample: memoryview, key: str, image: str) -> None:
+    """Gives the members of a sample another key, and its image another ending, where that is not ""."""
+    for member in list(tars.index(bytes(sample))):
+        place = member.offset - tars.BLOCK
+        suffix = image if image and member.suffix in ENDINGS else member.suffix
+        sample[place : place + tars.BLOCK] = tars.header(f"{key}.{suffix}", member.size)
 
 
 def _check_features(data: memoryview, added: Added, after: Numbers, keys: Sequence[str]) -> None:

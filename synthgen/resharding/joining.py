@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from synthgen.errors import FolderError
 from synthgen.resharding.choosing import Chosen
-from synthgen.resharding.copying import read_sample
+from synthgen.resharding.copying import ENDINGS, read_sample
 
 Keys = dict[str, type]
 PLAIN = (str, bool, int, float)
@@ -49,31 +50,53 @@ def classes_of(chosen: Chosen, names: Sequence[str], own: Mapping[str, int]) -> 
     return {name: number for name, (number, _) in found.items()}
 
 
-def check_members(chosen: Chosen, names: Sequence[str], *, is_common: bool) -> Keys | None:
+def check_members(
+    chosen: Chosen, names: Sequence[str], *, image: str, leave_out: Sequence[str], is_common: bool
+) -> Keys | None:
     """With `is_common`, the keys and types that the json of every sample is to have; None where all have the
     same ones already, so that they stay as they are.
 
     Readers take members and keys from the first few samples and fail, or drop what is missing, where later
-    ones have others. What a pool has is seen in its first sample.
+    ones have others. The keys of a source, or a pool of our own, are those of its first sample.
+
+    Args:
+        names: of the pools, for messages.
+        image: the ending that all images get, "" for their own.
+        leave_out: the members that are left out.
 
     Raises:
-        FolderError: two pools have other members; or other keys, without `is_common`.
+        FolderError: some samples have other members; or other keys, without `is_common`.
     """
-    firsts = [int(np.flatnonzero(chosen.runs == run)[0]) for run in np.unique(chosen.runs).tolist()]
-    found = [(names[int(chosen.runs[row])], read_sample(chosen, row)) for row in firsts]
-    where, first = found[0]
-    for other, members in found[1:]:
-        if set(members) != set(first):
-            raise FolderError(
-                f"{where} has the members {', '.join(sorted(first))}, {other} has "
-                f"{', '.join(sorted(members))}; all samples of a dataset have the same: make one of them "
-                "anew, or leave it out of --add"
-            )
-    if "json" not in first:
+    pairs = chosen.runs * max(len(chosen.kinds), 1) + chosen.kind
+    _, rows, counts = np.unique(pairs, return_index=True, return_counts=True)
+    if len(rows) < 2:
         return None
-    keys = [(name, _keys(members["json"])) for name, members in found]
+    found = list[_Found]()
+    for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
+        source = chosen.kinds[int(chosen.kind[row])].source
+        where = names[int(chosen.runs[row])] + (f" (source {source})" if source else "")
+        members = read_sample(chosen, row)
+        named = {image if image and name in ENDINGS else name for name in members} - {*leave_out}
+        found.append(_Found(where, count, sorted(named), members.get("json", b"")))
+    first = found[0]
+    for other in found[1:]:
+        if other.members != first.members:
+            differ = set(other.members) ^ set(first.members)
+            hint = 'set reshard.image = "jpg" to give all images one ending; their bytes stay'
+            if not differ <= {*ENDINGS, "cls", "txt"}:
+                others = json.dumps(sorted(differ - {*ENDINGS, "cls", "txt"}))
+                hint = f"set reshard.leave_out = {others} to leave them out"
+            raise FolderError(
+                f"{first.samples} samples of {first.where} have the members {', '.join(first.members)}, "
+                f"{other.samples} of {other.where} have {', '.join(other.members)}; all samples of a dataset "
+                f"have the same: {hint if differ - {'cls', 'txt'} else 'select those that do'}"
+            )
+    if "json" not in first.members:
+        return None
+    of = {one.where: one for one in reversed(found)}  # the first of each source
+    keys = [(where, _keys(one.json)) for where, one in reversed(of.items())]
     differing = [
-        f"{key} ({_spell(keys[0][1].get(key))} in {where}, {_spell(own.get(key))} in {name})"
+        f"{key} ({_spell(keys[0][1].get(key))} in {keys[0][0]}, {_spell(own.get(key))} in {name})"
         for name, own in keys[1:]
         for key in dict.fromkeys([*keys[0][1], *own])
         if keys[0][1].get(key) is not own.get(key)
@@ -87,6 +110,15 @@ def check_members(chosen: Chosen, names: Sequence[str], *, is_common: bool) -> K
             + '; readers want one set of keys: set reshard.json_keys = "common" to rewrite them'
         )
     return common_keys([own for _, own in keys])
+
+
+class _Found(NamedTuple):
+    """So many samples with these members, and the json of the first of them."""
+
+    where: str
+    samples: int
+    members: list[str]
+    json: bytes
 
 
 def common_keys(parts: Sequence[Keys]) -> Keys:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from synthgen import pools, shards, storage
 from synthgen.errors import FolderError, RecipeError
-from synthgen.resharding.choosing import Chosen, read_arrow, take
+from synthgen.resharding.choosing import Chosen, read_columns, take
 from synthgen.resharding.copying import Added, Feature
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def read_added(chosen: Chosen, parts: "Sequence[Part]", members: Sequence[str]) 
     for run, part in enumerate(parts) if columns else ():
         mine = _of_run(chosen, run, part, first)
         first += len(part.stems)
-        for name, column in read_arrow(mine, columns, part.annotations).items():
+        for name, column in read_columns(mine, columns, part.annotations).items():
             scores[name] += _values(name, column, mine)
-    return Added([_feature(name, chosen, parts) for name in features], scores, None)
+    return Added([_feature(name, chosen, parts) for name in features], scores)
 
 
 def _of_run(chosen: Chosen, run: int, part: "Part", first: int) -> Chosen:
@@ -70,7 +70,7 @@ def _values(name: str, column: pa.ChunkedArray, mine: Chosen) -> list[object]:
 
 def _feature(name: str, chosen: Chosen, parts: "Sequence[Part]") -> Feature:
     """Where the rows of a feature lie."""
-    files, width = [Path()] * len(chosen.shards), 0
+    files, width = [""] * len(chosen.shards), 0
     starts = np.zeros(len(chosen.shards), np.int64)
     pool = {part.root: pools.PoolColumns(part.root, part.stems, part.annotations) for part in parts}
     folders = {root: columns.folder(name) for root, columns in pool.items()}
@@ -82,7 +82,7 @@ def _feature(name: str, chosen: Chosen, parts: "Sequence[Part]") -> Feature:
             raise FolderError(
                 f"{path}: {name} has {own} numbers, {files[0]} has {width}; one model is wanted"
             )
-        width, files[number] = own, path
+        width, files[number] = own, str(path)
     return Feature(name, files, chosen.shard, starts[chosen.shard] + 2 * width * chosen.rows, width)
 
 

@@ -2,14 +2,22 @@
 their images have to be.
 """
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from synthgen import pools, shards, tars
 from synthgen.resharding.choosing import Chosen, Numbers
+
+LIES = ["source", "file", "key", "sha256"]
+"""Columns that say where an image lies and what it is."""
+CACHED = 32
+"""So many pool shards are remembered; output shards are made of the same ones."""
 
 
 class Told(NamedTuple):
@@ -21,22 +29,27 @@ class Told(NamedTuple):
 
 def read_told(chosen: Chosen, rows: Numbers) -> list[Told | None]:
     """What the pool tells of chosen samples; None of those that lie in tars of our own. Each pool shard is
-    read once.
+    read once, and only what is needed of it.
     """
     found: list[Told | None] = [None] * len(rows)
-    if chosen.members is None:
-        return found
-    in_place = np.array([bool(chosen.members[row]) for row in rows.tolist()], bool)
+    in_place = chosen.spans.in_place[rows]
     for number in np.unique(chosen.shard[rows[in_place]]).tolist():
         root, stem = chosen.shards[number]
         own = np.flatnonzero(in_place & (chosen.shard[rows] == number))
-        table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
-        part = table.take(pa.array(chosen.rows[rows[own]]))
-        names = ["source", "file", "key", "sha256", "image_offset", "image_bytes"]
-        told = zip(pools.added_members(part), part.select(names).to_pylist(), strict=True)
+        part = _rows(root / shards.POOL / f"{stem}.parquet").take(pa.array(chosen.rows[rows[own]]))
+        told = zip(pools.added_members(part), part.select(LIES).to_pylist(), strict=True)
         for place, (members, row) in zip(own.tolist(), told, strict=True):
             found[place] = Told(members, row)
     return found
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _rows(path: Path) -> pa.Table:
+    """The rows of an imported pool shard, with the columns that are told of its samples."""
+    table = shards.read_table(path, [*LIES, "members", "text", "class_id"])
+    is_written = pc.is_valid(table["members"]).to_numpy()
+    # most sources have json of their own; then the other columns are not asked for
+    return shards.read_table(path) if (pools.lacks_member(table, "json") & is_written).any() else table
 
 
 def told_bytes(told: Sequence[Told | None]) -> Numbers:
@@ -45,16 +58,7 @@ def told_bytes(told: Sequence[Told | None]) -> Numbers:
     return np.array(sizes, np.int64)
 
 
-def check_images(
-    chosen: Chosen, rows: Numbers, told: Sequence[Told | None], data: memoryview, to: Numbers
-) -> None:
-    """Raises FolderError where the image of a sample, which begins at `to` in an archive, is another than the
-    pool says.
-    """
-    for row, one, place in zip(rows.tolist(), told, to.tolist(), strict=True):
-        for _, start, size in (chosen.members or {})[row] if one else ():
-            if one and [start, size] == [one.row["image_offset"], one.row["image_bytes"]]:
-                image = data[place + tars.BLOCK : place + tars.BLOCK + size]
-                folder = chosen.files[int(chosen.file[row])]
-                pools.require_same(image, one.row, folder)
-            place += tars.padded(size)
+def check_image(chosen: Chosen, row: int, told: Told | None, image: memoryview) -> None:
+    """Raises FolderError where the image of a sample is another than the pool says."""
+    if told:
+        pools.require_same(image, told.row, chosen.files[int(chosen.file[row])])

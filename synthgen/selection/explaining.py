@@ -5,16 +5,24 @@ keys that the rule had, and of the sample's row in them; of one without an entry
 that its keys name are told.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from synthgen.selection import Quota, Rule, Selection, columns_read, key_of
-from synthgen.selection.columns import Columns, Survivors, cell_columns, cell_numbers, sequence
+from synthgen.selection.columns import (
+    Columns,
+    Survivors,
+    cell_columns,
+    cell_numbers,
+    hashed,
+    numbers,
+    sequence,
+)
 from synthgen.selection.funnel import FAILED, NOT_NEEDED, Verdicts
 
 PASSED, REJECTED, NOT_REACHED = "passed", "rejected", "not reached"
@@ -36,19 +44,18 @@ def explain(
 ) -> list[Look]:
     """The verdict of each step on the sample of a row of the pool, in order."""
     found, written = list[Look](), chosen.verdict != FAILED
-    alive = np.ones(len(written), dtype=bool)
+    pool, alive = Survivors(columns), np.ones(len(written), dtype=bool)
     for code, label in chosen.steps:
         rule = rules[code] if code >= 0 else None
         name = f"{key_of(rules, code)} {label}" if rule else label
         rows = np.flatnonzero(written if rule and rule.of == "pool" else alive)
-        seen, place = Survivors(columns, rows), int(np.searchsorted(rows, row))
         if not alive[row]:
             found.append(Look(name, "", NOT_REACHED))
         else:
             if rule:
-                saw = _saw(seen, place, rule)
+                saw = _saw(pool, rows, row, rule)
             elif code == NOT_NEEDED and quota:
-                saw = _turn(seen, place, chosen.verdict[rows], quota)
+                saw = _turn(pool.at(rows), int(np.searchsorted(rows, row)), chosen.verdict[rows], quota)
             else:
                 saw = str(columns["error"][row]) or "there is an image"
             found.append(Look(name, saw, REJECTED if chosen.verdict[row] == code else PASSED))
@@ -56,11 +63,17 @@ def explain(
     return found
 
 
-def _saw(columns: Columns, row: int, rule: Rule) -> str:
+def _saw(pool: Survivors, rows: Rows, row: int, rule: Rule) -> str:
+    """What a rule that is shown some rows of the pool saw in one of them."""
+    read = columns_read(rule, pool)
+    shown = rows[pool.is_there(rows, read)]
+    if row not in shown:
+        return f"a whole number is missing of {', '.join(dict.fromkeys(read.values()))}"
+    columns, place = pool.at(shown), int(np.searchsorted(shown, row))
     if rule.use in EXPLAIN:
-        return EXPLAIN[rule.use](columns, row, **rule.keys)
-    named = dict.fromkeys(columns_read(rule, columns).values())
-    return ", ".join(value_of(columns, row, name) for name in named if columns[name].ndim == 1)
+        return EXPLAIN[rule.use](columns, place, **rule.keys)
+    named = dict.fromkeys(read.values())
+    return ", ".join(value_of(columns, place, name) for name in named if columns[name].ndim == 1)
 
 
 def value_of(columns: Columns, row: int, name: str) -> str:
@@ -96,13 +109,8 @@ def first_of(columns: Columns, rows: Rows, best: str) -> Rows:
     """
     keys = [key[rows] for key in sequence(columns)]
     if best:
-        keys.append(np.nan_to_num(-_floats(columns, best)[rows], nan=np.inf))
+        keys.append(np.nan_to_num(-numbers(columns, best)[rows], nan=np.inf))
     return rows[np.lexsort(keys)]
-
-
-def _floats(columns: Columns, name: str) -> npt.NDArray[np.float64]:
-    values = columns[name].astype(np.float64)
-    return values if not isinstance(values, np.ma.MaskedArray) else values.filled(np.nan)
 
 
 def _turn(columns: Columns, row: int, verdict: Verdicts, quota: Quota) -> str:
@@ -127,18 +135,14 @@ def _top(
     count: int | None,
     per: str | list[str],
 ) -> str:
-    said = _wanted(rank_of(columns, row, -_floats(columns, column), per), fraction, count)
+    said = _wanted(rank_of(columns, row, -numbers(columns, column), per), fraction, count)
     return f"{value_of(columns, row, column)}; {said}"
 
 
 def _sample(
     columns: Columns, row: int, *, fraction: float | None, count: int | None, per: str | list[str], seed: int
 ) -> str:
-    own, _ = cell_of(columns, row, per)
-    chance = np.zeros(len(columns["uid"]))
-    for one in own.tolist():
-        drawn = hashlib.sha256(f"{seed} {columns['uid'][one]}".encode()).digest()
-        chance[one] = float(int.from_bytes(drawn[:8], "big"))
+    chance = hashed(columns, str(seed)).astype(np.float64)
     return "by chance " + _wanted(rank_of(columns, row, chance, per), fraction, count)
 
 
@@ -148,18 +152,121 @@ def _wanted(ranked: tuple[int, int, str], fraction: float | None, count: int | N
     return f"rank {rank} of {number} {name}; the first {wanted} are kept"
 
 
-def _duplicates(columns: Columns, row: int, *, column: str, best: str, per: str | list[str]) -> str:
+def _adaptive_bar(
+    columns: Columns, row: int, *, column: str, bar: float, tolerance: float, per: str | list[str]
+) -> str:
     own, name = cell_of(columns, row, per)
-    same = first_of(columns, own[columns[column][own] == columns[column][row]], best)
-    if len(same) < 2:
-        return f"{value_of(columns, row, column)}; no other {name} has it"
+    values = numbers(columns, column)[own]
+    best = float(np.max(values[~np.isnan(values)], initial=-np.inf))
+    return (
+        f"{value_of(columns, row, column)}; at least {min(bar, best - tolerance):.6g} is wanted, as the best "
+        f"{name} has {best:.6g}"
+    )
+
+
+def _balance(columns: Columns, row: int, *, target: int, per: str | list[str], seed: int) -> str:
+    own, name = cell_of(columns, row, per)
+    drawn = int(hashed(columns, f"balance {seed}")[row] >> np.uint64(11)) * 2.0**-53
+    chance = target / max(len(own), target)
+    return f"one of {len(own)} {name}; drew {drawn:.6g}, and less than {chance:.6g} is wanted"
+
+
+def _decontaminate(
+    columns: Columns, row: int, *, annotation: str, similarity: float | None, distance: int | None
+) -> str:
+    found = []
+    if similarity is not None:
+        found.append(f"{value_of(columns, row, f'{annotation}_max')}; less than {similarity:g} is wanted")
+    if distance is not None:
+        bits = value_of(columns, row, f"{annotation}_phash_distance")
+        found.append(f"{bits}; more than {distance} bits are wanted")
+    return "; ".join(found)
+
+
+def _listed(columns: Columns, row: int, *, file: Path, column: str, **_: object) -> str:
+    return f"{value_of(columns, row, column)}; what {file.name} lists is wanted"
+
+
+def _not_listed(columns: Columns, row: int, *, file: Path, column: str, **_: object) -> str:
+    return f"{value_of(columns, row, column)}; what {file.name} does not list is wanted"
+
+
+def _clip_score(
+    columns: Columns, row: int, *, column: str, threshold: float | None, fraction: float | None
+) -> str:
+    said = value_of(columns, row, column)
+    if fraction is None:
+        return f"{said}; at least {threshold:g} is wanted"
+    rank, number, name = rank_of(columns, row, -numbers(columns, column), [])
+    kept = int(number * fraction) + 1
+    return f"{said}; rank {rank} of {number} {name}; the first {kept}, and what ties with the last, are kept"
+
+
+def _duplicates(
+    columns: Columns,
+    row: int,
+    *,
+    column: str,
+    best: str,
+    per: str | list[str],
+    distance: int = 0,
+    features: str = "",
+    epsilon: float | None = None,
+    order: str = "first",
+    **_: object,
+) -> str:
+    own, name = cell_of(columns, row, per)
     why = f"is the greatest in {best}" if best else "was asked for first"
-    which = "this one" if same[0] == row else str(columns["uid"][same[0]])
-    return f"{value_of(columns, row, column)}; {len(same)} {name} have it, of which {which} {why}"
+    if features:
+        cosines = _cosines(columns[features][own], columns[features][row])
+        others = own != row
+        if order == "first":
+            others &= np.isin(own, _before(columns, own, row, best))
+        if not others.any() or np.isnan(cosines[others]).all():
+            return f"{features}: the first {name}"
+        most = own[others][np.nanargmax(cosines[others])]
+        cosine = float(np.nanmax(cosines[others]))
+        return (
+            f"{features}: cosine {cosine:.6g} with {columns['uid'][most]}, {_stands(order, name)}; at most "
+            f"{1 - float(epsilon or 0):g} is wanted in a cluster"
+        )
+    said, values = value_of(columns, row, column), columns[column]
+    same = first_of(columns, own[values[own] == values[row]], best)
+    if len(same) > 1 and (same[0] != row or not distance):
+        which = "this one" if same[0] == row else str(columns["uid"][same[0]])
+        return f"{said}; {len(same)} {name} have it, of which {which} {why}"
+    earlier = _before(columns, own, row, best) if distance else own[:0]
+    if not len(earlier):
+        return f"{said}; no other {name} has it" if not distance else f"{said}; the first {name}"
+    bits = np.bitwise_count(values[earlier].astype(np.uint64) ^ np.uint64(values[row]))
+    near = columns["uid"][earlier[np.argmin(bits)]]
+    return f"{said}; {bits.min()} bits from {near}, {_stands('first', name)}; more than {distance} are wanted"
+
+
+def _stands(order: str, name: str) -> str:
+    return f"the most like it {'before it' if order == 'first' else ''} {name}".replace("  ", " ")
+
+
+def _before(columns: Columns, own: Rows, row: int, best: str) -> Rows:
+    """The rows of a cell that stand before a row."""
+    order = first_of(columns, own, best)
+    return order[: int(np.flatnonzero(order == row)[0])]
+
+
+def _cosines(rows: npt.NDArray[np.generic], one: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    unit, other = rows.astype(np.float32), one.astype(np.float32)
+    found: npt.NDArray[np.float32] = unit @ other / (np.linalg.norm(unit, axis=1) * np.linalg.norm(other))
+    return found
 
 
 EXPLAIN: dict[str, Callable[..., str]] = {
+    "adaptive_bar": _adaptive_bar,
+    "balance": _balance,
+    "datacomp_clip_score": _clip_score,
+    "decontaminate": _decontaminate,
     "duplicates": _duplicates,
+    "listed": _listed,
+    "not_listed": _not_listed,
     "range": _range,
     "sample": _sample,
     "top": _top,
