@@ -186,6 +186,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
         self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
+        self._pairs: list[npt.NDArray[np.void]] = []
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
         imported = {one.stems[0] for one in shards.imported(root) if one.stems}
         self._firsts, self._kinds = sorted(imported & {*stems}) or stems[:1], dict[str, pa.DataType]()
@@ -203,23 +204,31 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def stored(self, name: str) -> pa.ChunkedArray:
         """A column as parquet has it, null where there is nothing."""
         self.read([name])
-        return self._stored[name]
+        return shards.uid_column(self.uids) if name == "uid" else self._stored[name]
 
     @functools.cached_property
     def uids(self) -> npt.NDArray[np.void]:
-        """The uids as DataComp has them: dtype "u8,u8"."""
-        return shards.uid_pairs(self.stored("uid"))
+        """The uids as DataComp has them: dtype "u8,u8"; half of what they take as texts."""
+        self.read(["uid"])
+        return np.concatenate([np.empty(0, shards.UID), *self._pairs])
 
     def read(self, names: Iterable[str]) -> None:
         """Reads those of the columns that are there and not read yet, each file once."""
         wanted = dict[Path, list[str]]()
         for name in dict.fromkeys(names):
-            if name in self._folders and name not in self._stored:
+            is_read = bool(self._pairs) if name == "uid" else name in self._stored
+            if name in self._folders and not is_read:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            parts = [self._part(folder / f"{stem}.parquet", own) for stem in self._stems]
+            parts = []
+            for stem in self._stems:
+                part = self._part(folder / f"{stem}.parquet", own)
+                if "uid" in own:
+                    self._pairs.append(shards.uid_pairs(part["uid"]))
+                    part = part.drop_columns("uid")
+                parts.append(part)
             table = pa.concat_tables(parts, promote_options="default")
-            self._stored |= {name: table[name] for name in own}
+            self._stored |= {name: table[name] for name in own if name != "uid"}
 
     def folder(self, name: str) -> Path | None:
         """Where a column's or a feature's files are; None where nothing is called so."""
@@ -276,6 +285,10 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def __contains__(self, name: object) -> bool:
         """Reads nothing where it is a column."""
         return name in self._folders or super().__contains__(name)
+
+    def is_text(self, name: str) -> bool:
+        """Whether a column holds texts; nothing is read."""
+        return name in self._kinds and bool(pa.types.is_string(self._kinds[name]))
 
     def is_float(self, name: str) -> bool:
         """Whether a column holds fractions; nothing is read."""

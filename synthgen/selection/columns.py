@@ -103,14 +103,13 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
 
     def is_text(self, name: str) -> bool:
         """See the function `is_text`."""
-        return self._stored(name) is not None or self._columns[name].dtype.kind in "OU"
+        known = getattr(self._columns, "is_text", None)  # a pool's, which reads nothing
+        return known(name) if known else self._columns[name].dtype.kind in "OU"
 
     def _stored(self, name: str) -> pa.ChunkedArray | None:
         """A column of texts in Arrow's form, where there is one."""
-        if not hasattr(self._columns, "stored") or name not in self._columns:
-            return None
-        found = self._columns.stored(name)
-        return found if pa.types.is_string(found.type) else None
+        is_stored = hasattr(self._columns, "stored") and self.is_text(name)
+        return self._columns.stored(name) if is_stored else None  # type: ignore[attr-defined]
 
     def _cut(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         plain = np.ma.getdata(values)
