@@ -131,6 +131,16 @@ def uid_pairs(uids: pa.ChunkedArray) -> npt.NDArray[np.void]:
     return pairs
 
 
+def uid_column(pairs: npt.NDArray[np.void]) -> pa.ChunkedArray:
+    """The hex uids of an array made by `uid_pairs`, as a column, a million a chunk."""
+    chunks = []
+    for start in range(0, len(pairs), MILLION):
+        text = uid_hex(pairs[start : start + MILLION]).encode()
+        ends = np.arange(0, len(text) + 1, 32, dtype=np.int32)
+        chunks.append(pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(text)))
+    return pa.chunked_array(chunks, pa.string())
+
+
 def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
     """The hex uids of an array made by `uid_array`."""
     text = uid_hex(pairs)
