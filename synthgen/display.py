@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from synthgen.inspection import Status
     from synthgen.preview import Preview, Sheet, Terms
     from synthgen.provenance import Found
-    from synthgen.tables import QuotaTable, Recipe
+    from synthgen.tables import Recipe
+    from synthgen.tables.models import QuotaTable
 
 SHOWN = 5
 """So many lines of one kind are shown."""

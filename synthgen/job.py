@@ -25,7 +25,10 @@ from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import where
 from synthgen.selection.columns import cell_columns
-from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
+from synthgen.tables import Recipe
+from synthgen.tables.curation import AnnotateTable
+from synthgen.tables.models import ModelTable
+from synthgen.tables.prompts import PromptsTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 

@@ -17,7 +17,7 @@ from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
 from synthgen.job import Job
 from synthgen.resharding.cutting import OutputShard
-from synthgen.tables import AnnotateTable
+from synthgen.tables.curation import AnnotateTable
 
 
 def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[Claim], None]) -> Unit:
