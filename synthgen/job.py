@@ -5,6 +5,7 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 import functools
 import gc
 import json
+import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -612,6 +613,11 @@ class Job:
         from synthgen.workers.place import find_device
 
         return find_device(self.threads, self.place.local_rank)
+
+    @property
+    def decoders(self) -> int:
+        """How many of this machine's cores are left beside the one of each worker, for each of them."""
+        return max(0, min(16, len(os.sched_getaffinity(0)) // self.place.world_size - 1))
 
     def pipeline(self, model: str) -> "DiffusionPipeline":
         """The generator of an id; the one before is dropped first."""

@@ -127,7 +127,15 @@ def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
 
     def make(stem: str, claim: Claim) -> None:
         missing = [begin(table, stem) for table in tables if not shards.is_done(folders[table.name], stem)]
-        annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim, sources=job.source_paths)
+        annotate_shard(
+            job.root,
+            stem,
+            missing,
+            job.recipe.made_by,
+            claim=claim,
+            sources=job.source_paths,
+            decoders=job.decoders,
+        )
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)

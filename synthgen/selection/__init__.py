@@ -5,6 +5,7 @@ A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules b
 True; with `of = "pool"` it judges every written sample, as if it stood alone.
 """
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -88,12 +89,14 @@ class Rule(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The rule as people read it: "range clip_margin minimum=0.0"."""
-        column = self.keys.get("column")
+        """The rule as people read it: "range clip_margin minimum=0.0"; what its keys are by default is left
+        out, but for the cell.
+        """
+        column, parameters = self.keys.get("column"), inspect.signature(RULES[self.use]).parameters
         others = [
             f"{key}={value.name if isinstance(value, Path) else value}"
             for key, value in self.keys.items()
-            if key != "column" and value not in (None, "")
+            if key == "per" or (key != "column" and value != parameters[key].default)
         ]
         of = [] if self.of == "survivors" else [f"of={self.of}"]
         return " ".join([self.use, *([str(column)] if column else []), *others, *of])

@@ -107,7 +107,7 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
 
     def _stored(self, name: str) -> pa.ChunkedArray | None:
         """A column of texts in Arrow's form, where there is one."""
-        if not hasattr(self._columns, "stored") or name not in self._columns:
+        if not hasattr(self._columns, "stored") or name not in tuple(self._columns):  # features are not
             return None
         found = self._columns.stored(name)
         return found if pa.types.is_string(found.type) else None
