@@ -5,8 +5,9 @@ does what DataComp's baselines.py does, in one run.
     python scripts/bench/curate.py --parts top --rows 1000000
     python scripts/bench/curate.py --small               # each part for a moment
 
-Data is made first, in shards of 100,000 rows (DataComp's have 490,000); then each part runs in a process of its own, which reads it. The
-plain program reads the same files; of `top` it gets a tenth of the rows, and its time is multiplied.
+Data is made first, in shards of 100,000 rows (DataComp's have 490,000); then each part runs in a process of
+its own, which reads it. The plain program reads the same files; of `top` it gets a tenth of the rows, and its
+time is multiplied.
 """
 
 import argparse

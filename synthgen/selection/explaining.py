@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synthgen.selection import Quota, Rule, Selection, columns_read, key_of
+from synthgen.selection import Quota, Rule, Selection, columns_read, key_of, whole_numbers_read
 from synthgen.selection.columns import (
     Columns,
     Survivors,
@@ -65,10 +65,10 @@ def explain(
 
 def _saw(pool: Survivors, rows: Rows, row: int, rule: Rule) -> str:
     """What a rule that is shown some rows of the pool saw in one of them."""
-    read = columns_read(rule, pool)
-    shown = rows[pool.is_there(rows, read)]
+    read, looked_up = columns_read(rule, pool), whole_numbers_read(rule, pool)
+    shown = rows[pool.is_there(rows, looked_up)]
     if row not in shown:
-        return f"a whole number is missing of {', '.join(dict.fromkeys(read.values()))}"
+        return f"a whole number is missing of {', '.join(dict.fromkeys(looked_up.values()))}"
     columns, place = pool.at(shown), int(np.searchsorted(shown, row))
     if rule.use in EXPLAIN:
         return EXPLAIN[rule.use](columns, place, **rule.keys)
@@ -78,7 +78,7 @@ def _saw(pool: Survivors, rows: Rows, row: int, rule: Rule) -> str:
 
 def value_of(columns: Columns, row: int, name: str) -> str:
     """A column's value in a row: "clip_margin = 0.31"."""
-    shown = _shown(columns[name][row])
+    shown = _shown((columns.masked(name) if isinstance(columns, Survivors) else columns[name])[row])
     return f"{name} = {shown}" if shown else f"{name} is missing"
 
 
