@@ -145,7 +145,7 @@ def _start(
         ended = local.run_workers(workers, arguments, find_place(), uuid.uuid4().hex, uses_gpus=False)
         failures = [log.strip() for status, log in ended if status]
         if failures and not is_complete(source.root, source.name):
-            raise WorkError(f"{local.last_words(failures[0])}; the same command goes on")
+            raise WorkError(f"{local.last_words(failures[0])}; what is done is kept for the next try")
 
 
 def _work(source: Source, share: str, on_made: Callable[[str], None]) -> None:
@@ -175,6 +175,8 @@ def _renamed(columns: Sequence[str]) -> dict[str, str]:
             raise SynthgenError(f"--columns {column}: NEW=OLD is wanted, such as --columns text=caption")
         if new in found:
             raise SynthgenError(f"--columns {column}: {new} is there twice")
+        if not re.fullmatch(r"[A-Za-z]\w*", new) or (new in settling.FIXED and new not in settling.TOLD):
+            raise SynthgenError(f"--columns {column}: {new} is no name that a column can have here")
         found[new] = old
     return found
 

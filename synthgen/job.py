@@ -413,7 +413,8 @@ class Job:
         found = {}
         for name, table in self.recipe.sources.items():
             path = self.recipe_path.parent / Path(table.path).expanduser()
-            found[name] = path if storage.is_folder(path) else path.parent
+            is_file = storage.exists(path) and not storage.is_folder(path)  # a table, a .json or a tar
+            found[name] = path.parent if is_file else path
         return found
 
     @property

@@ -537,7 +537,7 @@ def test_copied_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "nothing: no images there; a folder of webdataset tars"),
+        (["nothing"], "nothing: is not there; a folder of webdataset tars"),
         (["nothing.csv", "--image", "x"], "nothing.csv: there is no such file"),
         (["birds/metadata.csv"], "which column holds the paths of the images? --image NAME, one of:"),
         (["birds/metadata.csv", "--image", "img_filenam"], 'no column "img_filenam"; did you mean "img_file'),

@@ -113,7 +113,7 @@ def test_the_json_says_the_class_where_no_list_does(tmp_path: Path) -> None:
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no images there; a folder of webdataset tars"):
+    with pytest.raises(RecipeError, match="is not there; a folder of webdataset tars"):
         sources.list_images(tmp_path / "nothing", "real")
     with pytest.raises(RecipeError, match="no labelled images there"):
         sources.list_images(folder(tmp_path / "flat", "a.png"), "real")

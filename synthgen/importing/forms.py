@@ -86,9 +86,10 @@ def open_form(path: Path, keys: Keys = Keys()) -> Form:  # noqa: B008
         return Form("tars", folder, pieces, read_classes(folder), {})
     entries = _in_folders(files, folder)
     if not entries:
+        wrong = "no images there" if storage.exists(path) else "is not there"
         raise RecipeError(
-            f"{path}: no images there; a folder of webdataset tars, a folder with a folder of images a "
-            "class, a table of image paths, or a COCO or LVIS .json is wanted"
+            f"{path}: {wrong}; a folder of webdataset tars (not compressed), a folder with a folder of "
+            "images a class, a table of image paths, or a COCO or LVIS .json is wanted"
         )
     return Form("folder", folder, _cut(entries, folder), read_classes(folder), {})
 

@@ -266,8 +266,6 @@ def _columns(merged: pa.Schema, renamed: Mapping[str, str], source: str) -> dict
             raise RecipeError(
                 f'--columns {new}={old}: source "{source}" has no column "{old}"{nearest(old, raws)}'
             )
-        if not re.fullmatch(r"[A-Za-z]\w*", new) or (new in FIXED and new not in TOLD):
-            raise RecipeError(f"--columns {new}={old}: {new} is no name that a column can have here")
     found = dict(renamed)
     for raw in raws:
         name = re.sub(r"\W+", "_", raw).strip("_") or "column"
