@@ -1,6 +1,5 @@
 """A pool read: the columns of all of it, and its images."""
 
-import functools
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -206,11 +205,12 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         self.read([name])
         return shards.uid_column(self.uids) if name == "uid" else self._stored[name]
 
-    @functools.cached_property
+    @property
     def uids(self) -> npt.NDArray[np.void]:
         """The uids as DataComp has them: dtype "u8,u8"; half of what they take as texts."""
         self.read(["uid"])
-        return np.concatenate([np.empty(0, shards.UID), *self._pairs])
+        self._pairs = [np.concatenate(self._pairs)] if len(self._pairs) > 1 else self._pairs
+        return self._pairs[0]
 
     def read(self, names: Iterable[str]) -> None:
         """Reads those of the columns that are there and not read yet, each file once."""

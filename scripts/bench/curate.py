@@ -86,7 +86,7 @@ def stems(root: Path, rows: int) -> list[str]:
 def curate(root: Path, rows: int, *rules: Rule) -> dict[str, Any]:
     """What `synthgen select` does from files to the array of a subset."""
     columns = PoolColumns(root, stems(root, rows), ["clip"])
-    columns.read(["uid", "error", "class_id", "turn"])
+    columns.read(["uid", "error"])
     columns.read(name for rule in rules for name in columns_read(rule, columns).values())
     chosen = select(columns, rules)
     pairs = columns.uids[chosen.verdict == KEPT]
