@@ -20,7 +20,10 @@ from synthgen.prompts.templates import CLASS_SLOTS
 from synthgen.selection import COLUMN_KINDS, RULES, Quota, Rule, check_quota, columns_read
 from synthgen.selection.columns import CELL_COLUMNS, cell_columns
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
-from synthgen.tables import AnnotateTable, Functions, Place, PromptsTable, Recipe, SelectTable, keys_model
+from synthgen.tables import Recipe
+from synthgen.tables.curation import AnnotateTable, SelectTable
+from synthgen.tables.keys import Functions, Place, keys_model
+from synthgen.tables.prompts import PromptsTable
 
 LEAST = {
     "count": 1,

@@ -152,6 +152,7 @@ def _join_beside(table: pa.Table, tar: Path, file: str) -> pa.Table:
         lost[name].cast(pa.string()).to_pylist() if name in lost.column_names else [None] * len(lost)
         for name in ("error_message", "error", "status")
     ]
+    messages[-1] = [None if status == "success" else status for status in messages[-1]]
     rows = pa.table(
         {
             "key": lost[by].cast(pa.string()),

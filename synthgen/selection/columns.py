@@ -44,8 +44,8 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         return part
 
     def is_there(self, rows: npt.NDArray[np.intp], read: Mapping[str, str]) -> Mask:
-        """Which of some rows have whole numbers in the columns that a rule reads, by its keys; what it cannot
-        see itself.
+        """Which of some rows have whole numbers in the columns that a rule reads, by its keys, but not as
+        `numbers`; what it cannot see itself.
         """
         there = np.ones(len(rows), np.bool_)
         for key, name in read.items():
@@ -101,6 +101,11 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
             )
         return known[name] if self._rows is None else known[name].take(pa.array(self._rows))
 
+    def masked(self, name: str) -> npt.NDArray[np.generic]:
+        """A column, whole numbers that are missing masked."""
+        values = self._columns[name]
+        return values if self._rows is None else values[self._rows]
+
     def is_text(self, name: str) -> bool:
         """See the function `is_text`."""
         known = getattr(self._columns, "is_text", None)  # a pool's, which reads nothing
@@ -140,11 +145,13 @@ def is_text(columns: Columns, name: str) -> bool:
 
 def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
     """A column as floats, NaN where it is missing: float32 stays float32, everything else becomes float64."""
-    values = columns[name]
+    values = columns.masked(name) if isinstance(columns, Survivors) else columns[name]
     if values.dtype.kind not in "biuf" or values.ndim > 1:
         what = "features" if values.ndim > 1 else "text"
         raise RecipeError(f'column "{name}" holds {what}; a rule that compares wants numbers')
-    return values if values.dtype == np.float32 else values.astype(np.float64)  # type: ignore[return-value]
+    if values.dtype == np.float32:
+        return values  # type: ignore[return-value]
+    return np.ma.filled(values.astype(np.float64), np.nan)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def texts(columns: Columns, name: str) -> pa.Array:
