@@ -152,7 +152,7 @@ def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
         raise RecipeError(f'column "{name}" holds {what}; a rule that compares wants numbers')
     if values.dtype == np.float32:
         return values  # type: ignore[return-value]
-    return np.ma.filled(values.astype(np.float64), np.nan)  # type: ignore[no-any-return, no-untyped-call]
+    return np.ma.filled(values.astype(np.float64), np.nan)
 
 
 def texts(columns: Columns, name: str) -> pa.Array:
