@@ -8,6 +8,15 @@ from typing import Any, TypeVar
 from synthgen import costs, pools, shards, storage
 from synthgen.annotators import CHECKS
 from synthgen.errors import FolderError, UnansweredError
+from synthgen.inputs import (
+    annotation_inputs,
+    final_inputs,
+    fit_inputs,
+    how,
+    plan_inputs,
+    pool_inputs,
+    selection_inputs,
+)
 from synthgen.job import Job
 from synthgen.recipe import check_columns, where
 
@@ -35,7 +44,7 @@ def check(job: Job, *, joins: bool = False) -> None:
         with where(job.recipe_path, f"annotate.{table.name}"):
             if table.use in CHECKS:
                 function = CHECKS[table.use]
-                function(**job.given(table, function), **table.keys, fetch=job.fetch)
+                function(**job.annotations.given(table, function), **table.keys, fetch=job.fetch)
     check_plan(job)
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:
@@ -146,7 +155,7 @@ def check_plan(job: Job) -> None:
             f"{job.root}: --limit {job.limit}: {len(planned)} requests are planned already; "
             "run without --limit, or use another folder with -o DIR"
         )
-    inputs = job.plan_inputs()
+    inputs = plan_inputs(job)
     stem = shards.records(folder)[-1]
     pinned = {
         key: value
@@ -166,7 +175,7 @@ def check_plan(job: Job) -> None:
         ) from None
     if all(labels.get(uid) == class_id for uid, class_id in planned.items()):
         made = shards.read_record(folder, stem)["inputs"]
-        kept = {"images.shard_size", "axes", *job.how(job.recipe.models)} & made.keys()
+        kept = {"images.shard_size", "axes", *how(job, job.recipe.models)} & made.keys()
         inputs = {**made, **{key: inputs[key] for key in kept}}
     else:
         check_real_images(job)
@@ -199,7 +208,7 @@ def check_records(job: Job, at_most: int | None = None) -> None:
     made, files = set(shards.records(pool)), dict[str, object]()
     for shard in _spread([shard for shard in plan if shard.stem in made], at_most):
         uids = shards.read_plan_shard(shard)["uid"].to_pylist()
-        inputs = job.pool_inputs(shard.model, uids)
+        inputs = pool_inputs(job, shard.model, uids)
         record = shards.read_record(pool, shard.stem)
         shards.require_equal(pool / shard.stem, record["inputs"], inputs, KEEP)
         files[shard.stem] = record["files"]
@@ -208,10 +217,10 @@ def check_records(job: Job, at_most: int | None = None) -> None:
             _check_stack(job, pool / shard.stem, record, wanted)
     for table in job.recipe.annotate:
         folder = job.root / shards.ANNOTATIONS / table.name
-        inputs, fingerprint = job.annotation_inputs(table), None
+        inputs, fingerprint = annotation_inputs(job, table), None
         if shards.is_done(folder, shards.FITTED):
             next_step = "put it back, or give the annotation another name"
-            shards.require_inputs(folder, shards.FITTED, job.fit_inputs(table), next_step)
+            shards.require_inputs(folder, shards.FITTED, fit_inputs(job, table), next_step)
         for stem in _spread(shards.annotated(folder), at_most):
             record = shards.read_record(folder, stem)
             shards.require_equal(
@@ -253,14 +262,14 @@ def check_selected(job: Job) -> None:
     """Raises FolderError where the subset is not this recipe's: another command has selected since."""
     path = job.root / shards.SUBSETS / f"{job.subset}.json"
     made = storage.read_json(path)["inputs"]
-    wanted = job.selection_inputs(job.subset)
+    wanted = selection_inputs(job, job.subset)
     shards.require_equal(path, made, wanted, "another command has selected since; add --subset NEW")
 
 
 def check_final(job: Job, *, joins: bool = True) -> None:
     """Raises FolderError where `final/<subset>` was made from other inputs; `joins` as in `check`."""
     made = _final_units(job)
-    wanted = job.final_inputs() if made else {}
+    wanted = final_inputs(job) if made else {}
     for folder, stem in made:
         inputs = shards.read_record(folder, stem).get("inputs", {})
         added = {key: value for key, value in inputs.items() if key.startswith(ADDED)}

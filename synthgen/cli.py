@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthgen import display, progress
+from synthgen import display, display_recipe, progress
 from synthgen.arguments import MAKE, parser
 from synthgen.engine import Stopped, listen
 from synthgen.errors import DeviceError, FolderError, RecipeError, SynthgenError, nearest
@@ -99,7 +99,7 @@ def _make(options: argparse.Namespace) -> int:
             print(f"report: {root / 'report' / 'index.html'}")
     for line in display.short_lines(short, job.recipe.quota, requests, stages):
         print(f"synthgen: {line}", file=sys.stderr)
-    if failed > job.recipe.max_failed * requests:
+    if failed > job.recipe.max_failed * requests and not job.recipe.curates:  # others' are as they are
         print(
             f"synthgen: {failed} of {requests} images failed, more than max_failed = "
             f"{job.recipe.max_failed} allows",
@@ -149,7 +149,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(plain(found), indent=1))
     else:
-        print("\n".join(display.cost_lines(found)))
+        print("\n".join(display_recipe.cost_lines(found)))
     return 0
 
 
@@ -192,7 +192,7 @@ def _check(options: argparse.Namespace) -> int:
         figures = {key: None if math.isnan(value) else value for key, value in found.figures.items()}
         print(json.dumps(found._replace(figures=figures)._asdict(), indent=1))  # type: ignore[arg-type]
     else:
-        print("\n".join(display.preview_lines(job.recipe, found)))
+        print("\n".join(display_recipe.preview_lines(job.recipe, found)))
     for line in failed:
         print(f"synthgen: {line}", file=sys.stderr)
     return 1 if failed else 0
@@ -216,7 +216,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"models": [one.as_dict() for one in findings], "lines": lines}, indent=1))
     else:
-        print("\n".join(display.doctor_lines(findings, lines)))
+        print("\n".join(display_recipe.doctor_lines(findings, lines)))
     return 1 if any(one.error for one in findings) else 0
 
 
@@ -229,7 +229,7 @@ def _check_licenses(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([one._asdict() for one in found], indent=1))
     else:
-        print("\n".join(display.terms_lines(found)))
+        print("\n".join(display_recipe.terms_lines(found)))
     for one in found:
         if one.concern:
             print(f"synthgen: {one.key}: {one.license}: {one.concern}", file=sys.stderr)
@@ -277,7 +277,7 @@ def _prompts(options: argparse.Namespace) -> int:
             )
         if saved:
             print(f"{saved} answers saved in {job.recipe_path.parent / 'texts'}")
-        print("\n".join(display.sheet_lines(found, everything=options.all)))
+        print("\n".join(display_recipe.sheet_lines(found, everything=options.all)))
     for reason, number in counts.reasons.items() if counts else ():
         replies = job.root / "texts" / f"{job.texts.stem}.jsonl"
         print(f"synthgen: without an answer: {number} x {reason}; replies: {replies}", file=sys.stderr)

@@ -14,7 +14,7 @@ from synthgen.generation.trials import Trial, try_batch
 from synthgen.job import Job
 
 if TYPE_CHECKING:
-    from synthgen.tables import ModelTable
+    from synthgen.tables.models import ModelTable
 
 GAIN = 1.03
 """A batch twice as large has to make this much more a second; else images wait longer for nothing."""

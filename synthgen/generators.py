@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from synthgen import licenses, shards
 from synthgen.errors import ModelError
 from synthgen.recipe import where
-from synthgen.tables import AdapterTable, LoraTable, ModelTable, UpscalerTable
+from synthgen.tables.models import AdapterTable, LoraTable, ModelTable, UpscalerTable
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -5,27 +5,29 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 import functools
 import gc
 import json
+import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from synthgen import planning, pools, resharding, selection, shards, sources, storage, subsets
-from synthgen.annotators import ANNOTATORS
-from synthgen.data import Category, Word
+from synthgen.annotations import Annotations
+from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError
-from synthgen.generators import OPTIONS, Generator
+from synthgen.generators import Generator
+from synthgen.inputs import plan_inputs
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
 from synthgen.recipe import where
 from synthgen.selection.columns import cell_columns
-from synthgen.tables import AnnotateTable, ModelTable, PromptsTable, Recipe
+from synthgen.tables import Recipe
+from synthgen.tables.prompts import PromptsTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from diffusers import DiffusionPipeline
 
-    from synthgen.annotators.shard import Annotate, Keep
     from synthgen.data import Request
 
 ALONE = Place(0, 1)
@@ -66,6 +67,7 @@ class Job:
         self.generators = {
             table.id: Generator(table, recipe_path, fetch=fetch, offload=offload) for table in recipe.models
         }
+        self.annotations = Annotations(self)
         self._pipelines: dict[str, DiffusionPipeline] = {}
         self._new: tuple[object, list[Request]] = (None, [])
         self._output: tuple[object, resharding.Output | None] = (None, None)
@@ -112,10 +114,10 @@ class Job:
     def real_images(self) -> dict[str, sources.Source]:
         """What models start from, by the names of the sources."""
         names = dict.fromkeys(table.source for table in self.recipe.models if table.from_)
-        return {name: self._open(name, "complete") for name in names}
+        return {name: self.open_source(name, "complete") for name in names}
 
     @functools.cache  # noqa: B019
-    def _open(self, name: str, what: Literal["complete", "some", "all"]) -> sources.Source:
+    def open_source(self, name: str, what: Literal["complete", "some", "all"]) -> sources.Source:
         """A source's images: of all classes, which it has to have, or of those that it has, or all images
         whatever their class.
         """
@@ -269,9 +271,9 @@ class Job:
 
     def rules_of(self, subset: str) -> list[selection.Rule]:
         """The rules of a subset; of another name than the recipe's, those of `main`."""
-        return self._rules(subset) or self._rules("main")
+        return self.own_rules(subset) or self.own_rules("main")
 
-    def _rules(self, subset: str) -> list[selection.Rule]:
+    def own_rules(self, subset: str) -> list[selection.Rule]:
         return [rule.found_in(self.recipe_path.parent) for rule in self.recipe.rules(subset)]
 
     def quota_of(self, subset: str) -> selection.Quota | None:
@@ -320,33 +322,8 @@ class Job:
             return cells(table.categories, **self.texts.source_keys(table))
         return {category.name: [{}] for category in table.categories}
 
-    def plan_inputs(self) -> dict[str, object]:
-        """What decides the requests, by the recipe's own keys."""
-        inputs: dict[str, object] = {
-            "seed": self.recipe.seed,
-            "images.shard_size": self.recipe.images.shard_size,
-            "axes": self.recipe.axes,
-        }
-        for number, prompts in enumerate(self.recipe.prompts):
-            inputs |= flat(
-                f"prompts.{number}",
-                {"use": prompts.use, "classes": prompts.categories, **_plain(prompts.keys)},
-            )
-            if prompts.needs_language_model:
-                inputs[f"prompts.{number}.texts"] = self.texts.digests[number]
-        for call in self.models.values():
-            inputs |= flat(f"models.{call.id}", call._asdict())
-        for table in self.recipe.models:
-            inputs[f"models.{table.id}.from"] = table.from_
-        return (
-            inputs
-            | self._listings
-            | self.how(self.recipe.models)
-            | flat("quota", self.recipe.quota.model_dump())
-        )
-
     @functools.cached_property
-    def _listings(self) -> dict[str, str]:
+    def listings(self) -> dict[str, str]:
         """Which real images there are of each class: a digest, as there may be a million."""
         return {
             f"sources.{name}.{class_name}": shards.digest(listed)[:16]
@@ -354,131 +331,8 @@ class Job:
             for class_name, listed in sources.listing(source).items()
         }
 
-    def how(self, tables: Sequence[ModelTable]) -> dict[str, object]:
-        """What else decides the bytes of images by these models, besides the requests."""
-        images = self.recipe.images
-        inputs: dict[str, object] = {"images.format": images.format, "images.mark": images.mark}
-        if images.mark:
-            inputs["name"] = self.recipe.name  # the mark says it
-        for table in tables:
-            inputs[f"models.{table.id}.batch_size"] = table.batch_size
-            for key in ("safety_checker", *OPTIONS):
-                inputs[f"models.{table.id}.{key}"] = getattr(table, key)
-            inputs[f"models.{table.id}.license"] = table.license  # the key; a card's is pinned by the plan
-        return inputs
-
-    def pool_inputs(self, model: str, uids: Sequence[str]) -> dict[str, object]:
-        return {
-            "plan": shards.digest(list(uids)),
-            f"models.{model}.fingerprint": self.models[model].fingerprint,
-            **self.how([self.generators[model].table]),
-        }
-
-    def annotation_inputs(self, table: AnnotateTable) -> dict[str, object]:
-        inputs = {"use": table.use, "batch_size": table.batch_size, **table.keys}
-        if "classes" in ANNOTATORS[table.use].__annotations__:
-            # what else is known of them does not reach an annotator, and each record repeats this
-            inputs["classes"] = [[one.id, one.name, one.prompt] for one in self.classes]
-        if table.keys.get("source"):
-            inputs["real"] = self._references(table)[1]
-        inputs |= self._on_inputs(table)
-        read = table.reads | self.recipe.judged_by(table)
-        makers = {name: self.recipe.made_by.get(name) for name in read.values()}
-        inputs |= {
-            f"reads.{name}": shards.digest(self.annotation_inputs(other))[:32]
-            for name, maker in makers.items()
-            for other in self.recipe.annotate
-            if other.name == maker
-        }
-        return flat(f"annotate.{table.name}", inputs)
-
-    def fit_inputs(self, table: AnnotateTable) -> dict[str, object]:
-        """What decides what an annotation is fitted to: its keys, and how large the pool is."""
-        requests = shards.planned_requests(self.root) + len(self.new_requests())
-        return self.annotation_inputs(table) | {"requests": requests}
-
-    def read_features(
-        self, name: str
-    ) -> "Iterator[tuple[list[str], list[str | None], npt.NDArray[np.float16]]]":
-        """Uids, class names and features of each pool shard that has these features."""
-        folder = self.root / shards.ANNOTATIONS / self.recipe.made_by[name]
-        for stem in self.pool_stems():
-            features = shards.read_npz(folder / f"{stem}.npz").get(name)
-            if features is not None:
-                path = self.root / shards.POOL / f"{stem}.parquet"
-                rows = shards.read_table(path, ["uid", "class_name"])
-                yield rows["uid"].to_pylist(), rows["class_name"].to_pylist(), features
-
-    def _on_inputs(self, table: AnnotateTable) -> dict[str, object]:
-        """What decides which samples are annotated: rules, or a subset that is there."""
-        if not table.on:
-            return {}
-        rules = self._rules(table.on)
-        if rules:
-            known = [{"use": rule.use, **self._keys_by_content(rule)} for rule in rules]
-            return {"on": table.on, "on.rules": known}
-        return {"on": table.on, "on.sha256": storage.checksum(self._subset_of(table))["sha256"]}
-
-    def _subset_of(self, table: AnnotateTable) -> Path:
-        path = self.root / shards.SUBSETS / f"{table.on}.npy"
-        if not storage.exists(path):
-            raise RecipeError(
-                f'{self.recipe_path}: annotate.{table.name}.on: no [[select]] has subset = "{table.on}", and '
-                f"{path} is not there; add such rules, or select that subset first"
-            )
-        return path
-
-    @functools.cache  # noqa: B019
-    def keep_of(self, name: str) -> "tuple[Keep | None, list[str]]":
-        """What says which samples an annotation is for, and the columns that it looks at; None is all."""
-        table = next(table for table in self.recipe.annotate if table.name == name)
-        if not table.on:
-            return None, []
-        rules = self._rules(table.on)
-        if rules:
-            read = ["uid", *self.recipe.judged_by(table).values()]
-            return partial(selection.passing, rules=rules), list(dict.fromkeys(read))
-        uids = set(shards.uid_strings(shards.read_npy(self._subset_of(table))))
-        return lambda columns: np.array([uid in uids for uid in columns["uid"].tolist()], bool), ["uid"]
-
-    def selection_inputs(self, subset: str) -> dict[str, object]:
-        """What decides a subset; of one that was given, what it was made from."""
-        if self.is_given(subset):
-            inputs: dict[str, object] = subsets.told(self.root, subset)["inputs"]
-            return inputs
-        rules = [
-            {
-                "use": rule.use,
-                **self._keys_by_content(rule),
-                **({} if rule.of == "survivors" else {"of": rule.of}),
-            }
-            for rule in self.rules_of(subset)
-        ]
-        planned, quota = shards.planned_requests(self.root), self.quota_of(subset)
-        if quota:
-            return {"requests": planned, "select": rules, **flat("quota", quota._asdict())}
-        return {"requests": planned + len(self.new_requests()), "select": rules}
-
-    def _keys_by_content(self, rule: selection.Rule) -> dict[str, object]:
-        """The keys of a rule, its files by what they hold: they may lie elsewhere."""
-        with where(self.recipe_path, f"select.{rule.number}"):
-            files = {key: Path(str(rule.keys[key])) for key in selection.FILES[rule.use]}
-            try:
-                return rule.keys | {key: storage.checksum(file)["sha256"] for key, file in files.items()}
-            except OSError as error:
-                raise RecipeError(f"{error.filename}: cannot be read: {error.strerror}") from None
-
-    def final_inputs(self) -> dict[str, object]:
-        reshard, inputs = self.recipe.reshard, self.selection_inputs(self.subset)
-        if self.quota and subsets.told(self.root, self.subset).get("short") == []:
-            inputs.pop("requests")  # a quota that is met is met by the same samples, however many are made
-        inputs |= flat(
-            "reshard", reshard.model_dump() | {"split": [list(one) for one in reshard.split.items()]}
-        )
-        return inputs | {f"reshard.add.{name}": digest for name, digest in self._added.items()}
-
     @functools.cached_property
-    def _added(self) -> dict[str, str]:
+    def added(self) -> dict[str, str]:
         """What other runs are joined, by their names, and a digest of what of them is: subset and pool."""
         found = {}
         for root, subset in self.add:
@@ -529,7 +383,7 @@ class Job:
         folder = self.root / shards.PLAN
         for stem in shards.records(folder)[-1:]:
             record = shards.read_record(folder, stem)
-            inputs: dict[str, object] = json.loads(shards.canonical(self.plan_inputs()))
+            inputs: dict[str, object] = json.loads(shards.canonical(plan_inputs(self)))
             return bool(record["inputs"] == inputs and record["limit"] == self.limit)
         return False
 
@@ -610,6 +464,11 @@ class Job:
 
         return find_device(self.threads, self.place.local_rank)
 
+    @property
+    def decoders(self) -> int:
+        """How many of this machine's cores are left beside the one of each worker, for each of them."""
+        return max(0, min(16, len(os.sched_getaffinity(0)) // self.place.world_size - 1))
+
     def pipeline(self, model: str) -> "DiffusionPipeline":
         """The generator of an id; the one before is dropped first."""
         if model not in self._pipelines:
@@ -623,67 +482,3 @@ class Job:
         """Drops the generator that is loaded."""
         self._pipelines.clear()
         gc.collect()  # what a pipeline's options hold refers to it
-
-    def _references(self, table: AnnotateTable) -> tuple[sources.Source, str]:
-        """The real images that an annotator compares with, and a digest of which there are."""
-        name = table.keys["source"].removeprefix("sources.")
-        return self._listed(name, "all" if table.keys.get("per") == "" else "some")
-
-    @functools.cache  # noqa: B019
-    def _listed(self, name: str, what: Literal["some", "all"]) -> tuple[sources.Source, str]:
-        found = self._open(name, what)
-        return found, shards.digest(sources.listing(found))[:32]
-
-    def given(self, table: AnnotateTable, function: Callable[..., object]) -> dict[str, Any]:
-        """What a function of an annotator is given beside the keys of the recipe."""
-        makers: dict[str, Callable[[], object]] = {
-            "classes": lambda: self.classes,
-            "folder": lambda: self.recipe_path.parent,
-            "real": lambda: self._references(table)[0] if table.keys.get("source") else None,
-            "encode": lambda: self._encode(table),
-            "fitted": lambda: shards.read_npz(
-                self.root / shards.ANNOTATIONS / table.name / f"{shards.FITTED}.npz"
-            ),
-        }
-        return {name: make() for name, make in makers.items() if name in signature(function).parameters}
-
-    def _encode(self, table: AnnotateTable) -> object:
-        """What makes the features that an annotator reads."""
-        maker = self.recipe.made_by.get(table.keys["features"])
-        return self.annotator(maker).encode if maker else None  # type: ignore[attr-defined]
-
-    @functools.cache  # noqa: B019
-    def annotator(self, name: str) -> "Annotate":
-        table = next(table for table in self.recipe.annotate if table.name == name)
-        function = ANNOTATORS[table.use]
-        with where(self.recipe_path, f"annotate.{name}"):
-            annotate: Annotate = function(device=self.device, **self.given(table, function), **table.keys)
-        folder = self.root / shards.ANNOTATIONS / name
-        fingerprint = getattr(annotate, "fingerprint", "")
-        for stem in shards.annotated(folder)[:1]:
-            other = shards.read_record(folder, stem).get("fingerprint")
-            if other != fingerprint:
-                raise ModelError(
-                    f"annotate.{name}: the model has the fingerprint {fingerprint}, {folder / stem} "
-                    f"was made with {other}; "
-                    "put that model back, or give the annotation another name"
-                )
-        return annotate
-
-
-def _plain(keys: object) -> Any:
-    """Keys with the words of axes as texts, as they are in most recipes."""
-    if isinstance(keys, dict):
-        return {key: _plain(value) for key, value in keys.items()}
-    if isinstance(keys, list):
-        return [value.text if isinstance(value, Word) and not value.only else value for value in keys]
-    return keys
-
-
-def flat(prefix: str, values: object) -> dict[str, object]:
-    """Nested tables as one, keys joined by dots as in the recipe."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    return {
-        key: entry for name, value in values.items() for key, entry in flat(f"{prefix}.{name}", value).items()
-    }

@@ -13,7 +13,7 @@ from synthgen.job import Job
 from synthgen.prompts import categories
 from synthgen.prompts.quality import faults
 from synthgen.prompts.templates import gaps
-from synthgen.tables import ModelTable
+from synthgen.tables.models import ModelTable
 
 
 class Preview(NamedTuple):

@@ -15,9 +15,17 @@ from synthgen.annotators import COLUMNS, FITS, READS
 from synthgen.claims import Claim
 from synthgen.engine import Unit
 from synthgen.errors import FolderError, WorkError
+from synthgen.inputs import (
+    annotation_inputs,
+    final_inputs,
+    fit_inputs,
+    plan_inputs,
+    pool_inputs,
+    selection_inputs,
+)
 from synthgen.job import Job
 from synthgen.resharding.cutting import OutputShard
-from synthgen.tables import AnnotateTable
+from synthgen.tables.curation import AnnotateTable
 
 
 def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[Claim], None]) -> Unit:
@@ -41,7 +49,7 @@ def plan_units(job: Job) -> list[Unit]:
             }
             for table in job.recipe.models
         }
-        record = job.record("plan", job.plan_inputs()) | {
+        record = job.record("plan", plan_inputs(job)) | {
             "limit": job.limit,
             "requests": len(new),
             "shards": [
@@ -63,7 +71,7 @@ def pool_units(job: Job) -> list[Unit]:
 
     def make(shard: shards.PlannedShard, claim: Claim) -> None:
         plan = shards.read_plan_shard(shard)
-        inputs = job.pool_inputs(shard.model, plan["uid"].to_pylist())
+        inputs = pool_inputs(job, shard.model, plan["uid"].to_pylist())
         with job.generators[shard.model].where():  # what a pipeline refuses is known when it is called
             make_shard(
                 job.root,
@@ -111,8 +119,8 @@ def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
         return all(shards.is_done(folder, stem) for folder in folders.values())
 
     def begin(table: AnnotateTable, stem: str) -> Annotation:
-        annotate = job.annotator(table.name)
-        record = job.record("annotate", job.annotation_inputs(table)) | {"stack": job.stack}
+        annotate = job.annotations.annotator(table.name)
+        record = job.record("annotate", annotation_inputs(job, table)) | {"stack": job.stack}
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
         record["pool"] = shards.read_record(pool, stem)["files"]
         return Annotation(
@@ -122,12 +130,20 @@ def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
             table.batch_size,
             record,
             list(dict.fromkeys(table.reads.values())),
-            *job.keep_of(table.name),
+            *job.annotations.keep_of(table.name),
         )
 
     def make(stem: str, claim: Claim) -> None:
         missing = [begin(table, stem) for table in tables if not shards.is_done(folders[table.name], stem)]
-        annotate_shard(job.root, stem, missing, job.recipe.made_by, claim=claim, sources=job.source_paths)
+        annotate_shard(
+            job.root,
+            stem,
+            missing,
+            job.recipe.made_by,
+            claim=claim,
+            sources=job.source_paths,
+            decoders=job.decoders,
+        )
 
     def unit(stem: str) -> Unit:
         images = Unit(f"pool/{stem}", partial(shards.is_done, pool, stem), lambda claim: None)
@@ -142,10 +158,10 @@ def fit_units(job: Job) -> list[Unit]:
 
     def make(table: AnnotateTable, claim: Claim) -> None:
         checks.check_records(job)
-        record = job.record("fit", job.fit_inputs(table)) | {"stack": job.stack}
+        record = job.record("fit", fit_inputs(job, table)) | {"stack": job.stack}
         keys = {key: value for key, value in table.keys.items() if key not in READS[table.use]}
         [name] = table.reads.values()
-        arrays = FITS[table.use](job.read_features(name), **keys)
+        arrays = FITS[table.use](job.annotations.read_features(name), **keys)
         folder = job.root / shards.ANNOTATIONS / table.name
         with shards.new_unit(job.root, folder, shards.FITTED, record, claim) as create:
             create(".npz").write(shards.to_npz(arrays))
@@ -166,7 +182,7 @@ def selection_units(job: Job) -> list[Unit]:
     columns = functools.cache(job.columns)  # read once for all of them
 
     def unit(subset: str) -> Unit:
-        inputs = job.selection_inputs(subset)
+        inputs = selection_inputs(job, subset)
 
         def done() -> bool:
             try:
@@ -223,7 +239,7 @@ def replace_units(job: Job) -> list[Unit]:
 def final_units(job: Job) -> list[Unit]:
     """The output shards; the last unit, made when all others are there, describes them."""
     checks.check_selected(job)
-    output, inputs = job.output(), job.final_inputs()
+    output, inputs = job.output(), final_inputs(job)
     checks.check_selected(job)
     checks.check_final(job)
 
@@ -280,7 +296,7 @@ def card_units(job: Job) -> list[Unit]:
         for name, data in files.items():
             claim.check()
             storage.replace(job.root, job.final / name, data)
-        record = job.record("card", job.final_inputs()) | {
+        record = job.record("card", final_inputs(job)) | {
             "written": written,
             "keys": resharding.digest_of(
                 sorted(key for shard in output.shards for key in resharding.keys_of(output.chosen, shard))

@@ -13,7 +13,8 @@ from synthgen.data import Ask, LanguageModel, Word
 from synthgen.errors import RecipeError
 from synthgen.prompts.language import Judged, judge, language_questions, words
 from synthgen.prompts.questions import Question
-from synthgen.tables import PromptsTable, Recipe
+from synthgen.tables import Recipe
+from synthgen.tables.prompts import PromptsTable
 
 
 class Texts:

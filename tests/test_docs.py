@@ -12,6 +12,7 @@ from synthgen.annotators import ANNOTATORS
 from synthgen.arguments import parser
 from synthgen.prompts import SOURCES
 from synthgen.selection import RULES
+from synthgen.tables.keys import Table, keys_model
 
 README = (ROOT / "README.md").read_text()
 RECIPES = (ROOT / "prompts" / "README.md").read_text()
@@ -36,16 +37,18 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_key_is_documented() -> None:
-    every = [
-        tables.Recipe, tables.PromptsTable, tables.QuotaTable, tables.ImagesTable, tables.ModelTable,
-        tables.AnnotateTable, tables.SelectTable, tables.ReshardTable, tables.SourceTable,
-        tables.LanguageTable, tables.ExtraTable, tables.AskTable, tables.LoraTable, tables.UpscalerTable,
-        tables.AdapterTable,
-    ]  # fmt: skip
+    rooms = [tables, *(vars(tables)[room] for room in ("curation", "keys", "models", "prompts"))]
+    every = {
+        table
+        for room in rooms
+        for table in vars(room).values()
+        if isinstance(table, type) and issubclass(table, Table) and table is not Table
+    }
+    assert {"Recipe", "AskTable", "LoraTable", "ReshardTable"} <= {table.__name__ for table in every}
     keys = {field.alias or key for table in every for key, field in table.model_fields.items()} - {"keys"}
     for functions in (SOURCES, ANNOTATORS, RULES):
         for name, function in functions.items():
-            keys |= {name, *tables.keys_model(function, name).model_fields}
+            keys |= {name, *keys_model(function, name).model_fields}
     missing = {
         key
         for key in keys

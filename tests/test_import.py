@@ -254,6 +254,16 @@ def test_a_folder_of_images_with_splits(tmp_path: Path) -> None:
     assert ids == {"10": 10, "2": 2}
 
 
+def test_links_to_folders_end(tmp_path: Path) -> None:
+    source = images(tmp_path / "birds", "cat/a.jpg")
+    (source / "cat" / "up").symlink_to("..")
+    (source / "cat" / "here").symlink_to(".")
+    (source / "owl").symlink_to("cat")
+    (source / "far").symlink_to(images(tmp_path / "far", "b.jpg"))
+    found = rows(bring([source], tmp_path / "out", workers=1))
+    assert [row["file"] for row in found] == ["cat/a.jpg", "far/b.jpg", "owl/a.jpg"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl"])
 def test_a_table_as_waterbirds_is_published(tmp_path: Path, kind: str) -> None:
     path = waterbirds(tmp_path / "birds")
@@ -398,6 +408,22 @@ def test_columns_get_the_types_that_hold_all_values(tmp_path: Path) -> None:
     assert (first["f"], second["f"]) == ([], [1.5])
     columns = pools.PoolColumns(root, shards.pool_stems(root), [])
     assert columns["a"].tolist() == [1.0, 1.5]
+
+
+def test_odd_values_of_columns_that_mean_something(tmp_path: Path) -> None:
+    told = json.dumps({"class_name": ["a", "b"]}).encode()
+    members = [("0.jpg", picture(0)), ("0.json", told), (f"{HEX[1]}.jpg", picture(1))]
+    members += [(f"{HEX[1]}.json", told)]
+    tar = archive(tmp_path / "web" / "shards" / "0.tar", members)
+    beside = pa.table({"key": ["0", HEX[1], "2"], "uid": [7, 8, 9], "rating": [1, 2, 3]})
+    pq.write_table(beside, tar.with_suffix(".parquet"))
+    (tmp_path / "web" / "metadata").mkdir()
+    metadata = pa.table({"uid": ["zz", None, HEX[1]], "score": [1.0, 2.0, 3.0]})
+    pq.write_table(metadata, tmp_path / "web" / "metadata" / "a.parquet")
+    found = rows(bring([tmp_path / "web" / "shards"], tmp_path / "out", workers=1))
+    assert [row["class_name"] for row in found] == ['["a", "b"]'] * 2 + [None]
+    assert [(row["rating"], row["score"]) for row in found] == [(1, None), (2, 3.0), (3, None)]
+    assert [row["error"] for row in found] == [None, None, "not in the tar"]
 
 
 def test_two_sources_share_classes_by_name_and_keep_their_ids(tmp_path: Path) -> None:

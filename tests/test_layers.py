@@ -92,6 +92,8 @@ def test_rooms_import_only_what_lies_below(module: str) -> None:
             "checks",
             "preview",
             "job",
+            "inputs",
+            "annotations",
             "recipe",
             "workers",
         }
@@ -104,6 +106,8 @@ def test_rooms_import_only_what_lies_below(module: str) -> None:
         "checks",
         "preview",
         "job",
+        "inputs",
+        "annotations",
         "generators",
         "texts",
         "recipe",

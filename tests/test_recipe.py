@@ -9,6 +9,7 @@ from synthgen import recipe
 from synthgen.cli import main
 from synthgen.data import Word
 from synthgen.errors import RecipeError
+from synthgen.inputs import keys_by_content
 from synthgen.job import Job
 from synthgen.selection import RULES
 
@@ -321,7 +322,7 @@ def test_bad_class_tables(table: str, recipe_folder: Path) -> None:
         ),
         (
             'use = "top"\ncolumn = "clip_margin"\ncount = 1\nper = ["class", "where"]',
-            'per.1: unknown column "axis_where"',
+            'per.1: unknown class, model, axis or column "where"',
         ),
         (
             'use = "datacomp_basic"',
@@ -392,10 +393,10 @@ def test_a_list_is_found_beside_the_recipe_and_known_by_its_content(recipe_folde
     loaded = recipe.load(recipe_folder / "recipe.toml")
     assert loaded.resolved()["select"][3]["keys"]["file"] == "out.txt"  # type: ignore[index,call-overload]
     job = Job(recipe_folder / "recipe.toml", loaded, recipe_folder / "run")
-    before = job._keys_by_content(job.rules_of("main")[3])
+    before = keys_by_content(job, job.rules_of("main")[3])
     assert job.rules_of("main")[3].label == "not_listed uid file=out.txt"
     moved = shutil.copytree(recipe_folder, recipe_folder.parent / "moved")
     elsewhere = Job(moved / "recipe.toml", loaded, recipe_folder / "run")
-    assert elsewhere._keys_by_content(elsewhere.rules_of("main")[3]) == before
+    assert keys_by_content(elsewhere, elsewhere.rules_of("main")[3]) == before
     (moved / "out.txt").write_text(f"{2:032x}\n")
-    assert elsewhere._keys_by_content(elsewhere.rules_of("main")[3]) != before
+    assert keys_by_content(elsewhere, elsewhere.rules_of("main")[3]) != before

@@ -403,3 +403,11 @@ def test_a_quota_is_about_the_subset_that_is_asked_for(run_copy: Path, recipe_fo
     assert main(["run", *command, "--subset", "few", "--workers", "1"]) == 0
     assert len(held(run_copy, "few")) == 3
     assert len(pool_rows(run_copy)) == 96
+
+
+def test_rules_read_features_of_a_pool(run_copy: Path) -> None:
+    """Of a pool on disk, whose columns and features lie in other files."""
+    rules = '[{ use = "duplicates", features = "clip_img", epsilon = 1.5, per = "class" }]'
+    settings = [*TWO, "--set", f"select={rules}", "--subset", "alone"]
+    assert main(["select", "emoji", "-o", str(run_copy), *settings]) == 0
+    assert status(run_copy)["subsets"]["alone"] == 48

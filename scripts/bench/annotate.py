@@ -7,7 +7,7 @@ Weights are random, of any size that open_clip knows; each image has a prompt of
 `pixels`: pHash and the statistics of `image` on decoded arrays, and `imagehash.phash` alone on the same.
 
     python scripts/bench/annotate.py --images 128 --batch-size 32 --rounds 3   # 3 minutes on two cores
-    python scripts/bench/annotate.py --device cuda --model ViT-L-14 --images 4096
+    python scripts/bench/annotate.py --device cuda --model ViT-L-14 --images 4096 --decoders 15
 """
 
 import argparse
@@ -45,6 +45,7 @@ OPTIONS: dict[str, tuple[int | str, str]] = {
     "batch-size": (64, "images a call"),
     "device": ("cpu", "or cuda"),
     "threads": (1, "CPU threads of torch"),
+    "decoders": (0, "threads that decode beside; on a GPU as many as there are cores"),
 }
 BARS = {"clip / bare": 0.95, "pixels / imagehash": 10.0}
 CLASSES = [Category(k, name, name) for k, name in enumerate(("cat", "dog", "owl"))]
@@ -115,7 +116,7 @@ def compare_clip(root: Path, options: argparse.Namespace) -> dict[str, list[Rate
         with claims.claim(root, "annotations/00000000") as claim:
             assert claim
             annotation = Annotation("clip", own, COLUMNS["clip"], size, {})
-            annotate_shard(root, "00000000", [annotation], {}, claim=claim)
+            annotate_shard(root, "00000000", [annotation], {}, claim=claim, decoders=options.decoders)
 
     @torch.inference_mode()
     def bare() -> None:

@@ -2,7 +2,7 @@
 row-aligned with the pool. Each image is read and decoded once for all of them, and only if one looks at it.
 """
 
-import os
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,6 @@ from synthgen.sources import open_picture
 Columns = dict[str, npt.NDArray[np.generic]]
 Annotate = Callable[[list[Sample]], Columns]
 Keep = Callable[[Mapping[str, npt.NDArray[np.generic]]], npt.NDArray[np.bool_]]
-DECODERS = min(16, os.cpu_count() or 1)
 CHUNK = 64
 """Samples that are in memory, decoded, at a time, or a batch if that is more; as many are decoded
 meanwhile.
@@ -151,6 +150,7 @@ def annotate_shard(
     *,
     claim: Claim,
     sources: pools.Sources = {},  # noqa: B006
+    decoders: int = 0,
 ) -> None:
     """Publishes `annotations/<name>/<stem>` of each annotation: columns `<name>_*`, null in rows that are not
     annotated, and features, NaN there.
@@ -161,6 +161,8 @@ def annotate_shard(
         annotations: those that are missing, each behind what it reads.
         made_by: the annotation that makes a column or features; what is not there is the pool's.
         sources: where sources of an imported pool are now; see `pools.source_paths`.
+        decoders: threads that decode and prepare while the annotators work; 0 does one after the other, which
+            is less work in all where each core has a worker of its own.
 
     Raises:
         WorkError: an annotator returned another number of rows than it was given.
@@ -189,7 +191,7 @@ def annotate_shard(
     for annotation in annotations:
         getattr(annotation.annotate, "start", lambda: None)()
     claim.progress(0)
-    for done, items in _read(root, stem, table, written, annotations, looked_at, sources):
+    for done, items in _read(root, stem, table, written, annotations, looked_at, sources, decoders):
         for annotation in annotations:
             annotation.add(items, values, last=False)
         claim.progress(done)
@@ -252,9 +254,10 @@ def _read(
     annotations: Sequence[Annotation],
     looked_at: Mapping[str, npt.NDArray[np.bool_]],
     sources: pools.Sources,
+    decoders: int,
 ) -> Iterator[tuple[int, list[Item]]]:
-    """The written samples of a pool shard in chunks, each decoded and prepared while the one before is in
-    use; with how many there were so far.
+    """The written samples of a pool shard in chunks, with threads each decoded and prepared while the one
+    before is in use; with how many there were so far.
     """
     is_imported = "members" in table.column_names
     wanted = np.zeros(len(table), np.bool_)
@@ -282,7 +285,8 @@ def _read(
         # a chunk of images of 512 pixels is 50 MB, and new memory costs as much as a tenth of their decoding
         return Item(row, sample if is_kept else replace(sample, image=NO_PIXELS), prepared)
 
-    with ThreadPoolExecutor(DECODERS) as threads:
+    with contextlib.ExitStack() as stack:
+        apply = stack.enter_context(ThreadPoolExecutor(decoders)).map if decoders else map
 
         def begin(start: int) -> Iterator[Item]:
             own = written[start : start + size]
@@ -290,7 +294,7 @@ def _read(
             read = pools.read_images(root, stem, table.take(pa.array(pixels)), sources) if len(pixels) else []
             images = dict(zip(pixels.tolist(), read, strict=True))
             columns = [rows[name].to_pylist() for name in ("uid", "class_id", "class_name", "text")]
-            return threads.map(make, own.tolist(), *columns, [images.get(row, b"") for row in own.tolist()])
+            return apply(make, own.tolist(), *columns, [images.get(row, b"") for row in own.tolist()])
 
         chunk = begin(0)
         for start in range(size, len(written) + size, size):

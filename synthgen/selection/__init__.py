@@ -5,6 +5,7 @@ A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules b
 True; with `of = "pool"` it judges every written sample, as if it stood alone.
 """
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -88,12 +89,14 @@ class Rule(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The rule as people read it: "range clip_margin minimum=0.0"."""
-        column = self.keys.get("column")
+        """The rule as people read it: "range clip_margin minimum=0.0"; what its keys are by default is left
+        out, but for the cell.
+        """
+        column, parameters = self.keys.get("column"), inspect.signature(RULES[self.use]).parameters
         others = [
             f"{key}={value.name if isinstance(value, Path) else value}"
             for key, value in self.keys.items()
-            if key != "column" and value not in (None, "")
+            if key == "per" or (key != "column" and value != parameters[key].default)
         ]
         of = [] if self.of == "survivors" else [f"of={self.of}"]
         return " ".join([self.use, *([str(column)] if column else []), *others, *of])
@@ -258,13 +261,16 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     pool = Survivors(columns)
     _check_uids(pool)
     written = pool.is_missing("error")
-    verdict = np.where(written, KEPT, FAILED).astype(np.int32)
+    verdict = np.full(len(written), FAILED, np.int32)
+    verdict[written] = KEPT
     steps = [(FAILED, "generated")]
 
     def judge(place: int, rule: Rule) -> None:
-        seen = np.flatnonzero(verdict == KEPT if rule.of == "survivors" else written)
-        rejected = seen[~_apply(pool, seen, key_of(rules, place), rule)]
-        verdict[rejected[verdict[rejected] == KEPT]] = place
+        alive = verdict == KEPT
+        seen = alive if rule.of == "survivors" else written
+        rejects = seen.copy()
+        rejects[seen] = ~_apply(pool, np.flatnonzero(seen), key_of(rules, place), rule)
+        verdict[rejects & alive] = place
         steps.append((place, rule.label))
 
     numbered = list(enumerate(rules))

@@ -108,14 +108,13 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
 
     def is_text(self, name: str) -> bool:
         """See the function `is_text`."""
-        return self._stored(name) is not None or self._columns[name].dtype.kind in "OU"
+        known = getattr(self._columns, "is_text", None)  # a pool's, which reads nothing
+        return known(name) if known else self._columns[name].dtype.kind in "OU"
 
     def _stored(self, name: str) -> pa.ChunkedArray | None:
         """A column of texts in Arrow's form, where there is one."""
-        if not hasattr(self._columns, "stored") or name not in self._columns:
-            return None
-        found = self._columns.stored(name)
-        return found if pa.types.is_string(found.type) else None
+        is_stored = hasattr(self._columns, "stored") and self.is_text(name)
+        return self._columns.stored(name) if is_stored else None  # type: ignore[attr-defined]
 
     def _cut(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         plain = np.ma.getdata(values)
@@ -188,11 +187,8 @@ def _encode(values: npt.NDArray[np.generic] | pa.ChunkedArray, name: str) -> tup
             plain = plain + plain.dtype.type(0)  # -0.0 equals 0.0
         is_text = plain.dtype.kind in "OU"
         values = pa.chunked_array([_texts(plain) if is_text else pa.array(plain)])
-    parts = values.dictionary_encode().unify_dictionaries()
-    found = np.concatenate([np.empty(0, np.int32), *(part.indices.to_numpy() for part in parts.chunks)])
-    if not len(found):
-        return found, np.zeros(0, bool)
-    every = parts.chunk(0).dictionary
+    encoded = values.dictionary_encode().combine_chunks()
+    found, every = encoded.indices.to_numpy(), encoded.dictionary
     if pa.types.is_floating(every.type):
         missing = np.isnan(every.to_numpy())
     elif pa.types.is_integer(every.type) or pa.types.is_boolean(every.type):

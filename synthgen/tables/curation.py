@@ -1,0 +1,72 @@
+"""The tables of what is done with a pool: annotators, rules, `final/`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from synthgen.annotators import ANNOTATORS, COLUMNS, FEATURES, READS
+from synthgen.selection import RULES
+from synthgen.tables.keys import Identifier, SubsetName, Table, function_keys, problem
+
+
+class AnnotateTable(Table):
+    name: Identifier
+    use: str
+    batch_size: int = Field(default=64, ge=1)
+    license: str = ""
+    on: str = ""
+    keys: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        return function_keys(value, ANNOTATORS, "annotator", {"name", "use", "batch_size", "license", "on"})
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """The columns and features that its annotator reads, by the keys that name them."""
+        found = dict[str, str]()
+        for key in READS.get(self.use, ()):
+            value = self.keys[key]
+            if isinstance(value, list):
+                found |= {f"{key}.{k}": name for k, name in enumerate(value)}
+            elif value:
+                found[key] = value
+        return found
+
+    @property
+    def makes(self) -> list[str]:
+        """Its columns and features."""
+        return [f"{self.name}_{key}" for key in (*COLUMNS[self.use], *FEATURES.get(self.use, ()))]
+
+
+class SelectTable(Table):
+    use: str
+    subset: SubsetName = "main"
+    of: Literal["survivors", "pool"] = "survivors"
+    keys: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: object) -> object:
+        return function_keys(value, RULES, "rule", {"use", "subset", "of"})
+
+
+def _one_repeat(repeat: dict[str, int]) -> dict[str, int]:
+    if len(repeat) > 1:
+        raise problem(f"{len(repeat)} columns; one is wanted, such as {{ class = 500 }}")
+    return repeat
+
+
+class ReshardTable(Table):
+    split: dict[Identifier, Annotated[float, Field(gt=0)]] = Field(default={"train": 1.0}, min_length=1)
+    stratify: str | list[str] | None = None
+    repeat: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_one_repeat)] = {}
+    order: Literal["shuffle", "blocks"] = "shuffle"
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    shard_size: int | None = Field(default=None, ge=1)
+    shard_bytes: int | None = Field(default=None, ge=20_480)
+    members: list[Identifier] = []
+    json_keys: Literal["equal", "common"] = "equal"
+    image: Literal["", "jpg", "png", "webp"] = ""
+    leave_out: list[str] = []
