@@ -151,7 +151,7 @@ def walk(file: BinaryIO) -> Iterator[Member]:
                 raise WorkError(f"damaged extended header at byte {at - BLOCK}")
             at += held + -held % BLOCK
             if kind == b"L":
-                name = extra.rstrip(b"\0").decode(errors="backslashreplace")
+                name = extra.partition(b"\0")[0].decode(errors="backslashreplace")
             elif kind == b"x":
                 long, large = _extended(extra, at)
                 name, size = long or name, large if large >= 0 else size
@@ -192,6 +192,8 @@ def _extended(records: bytes, at: int) -> tuple[str, int]:
         if key.startswith(b"GNU.sparse"):
             raise WorkError(f"sparse file before byte {at}, which is not read")
         if key == b"path":
+            if b"\0" in value:
+                raise WorkError(f"damaged extended header before byte {at}")
             name = value.decode(errors="backslashreplace")
         if key == b"size" and value.isdigit():
             size = int(value) if len(value) <= DIGITS else 10**DIGITS

@@ -457,6 +457,28 @@ def test_a_sources_own_columns_are_missing_in_the_others(tmp_path: Path) -> None
     assert "nothing" not in columns
 
 
+def test_columns_of_sources_in_the_type_that_holds_all_values(tmp_path: Path) -> None:
+    told: dict[str, dict[str, object]] = {
+        "one": {"a": 1, "b": True, "c": ["x", "y"], "d": [1]},
+        "two": {"a": 1.5, "b": "no", "c": "x", "d": [0.5]},
+    }
+    for name, own in told.items():
+        archive(tmp_path / name / "0.tar", [("0.jpg", picture(0)), ("0.json", json.dumps(own).encode())])
+    root = bring([tmp_path / "one", tmp_path / "two"], tmp_path / "out", workers=1)
+    columns = pools.PoolColumns(root, shards.pool_stems(root), [])
+    assert columns["a"].tolist() == [1.0, 1.5]
+    assert columns["b"].tolist() == ["true", "no"]
+    assert columns["c"].tolist() == ['["x", "y"]', "x"]
+    assert columns.stored("d").to_pylist() == [[1.0], [0.5]]
+
+
+def test_members_that_our_tars_cannot_name(tmp_path: Path) -> None:
+    members = [("0.jpg", picture(0)), ("1.jpg", picture(1)), ("1.ü.txt", b""), ("2.jpg", picture(2))]
+    archive(tmp_path / "web" / "0.tar", [*members, (f"2.{'x' * 61}", b"")])
+    errors = [row["error"] for row in rows(bring([tmp_path / "web"], tmp_path / "out", workers=1))]
+    assert errors == [None, *["a member's name is too long, or not ASCII"] * 2]
+
+
 def test_the_same_bytes_from_any_number_of_workers_and_again(tmp_path: Path) -> None:
     webdataset(tmp_path / "web", shards_=5)
     one = bring([tmp_path / "web"], tmp_path / "one", workers=1)

@@ -30,6 +30,8 @@ TOLD_ELSEWHERE = ("uid", "url", "text", "sha256")
 """Columns of DataComp's metadata that its shards have too."""
 TAIL = 64
 """An image's end is looked for in so many last bytes."""
+LONGEST = 60
+"""Of what follows a uid in the name of a member, of which USTAR holds 100 bytes."""
 
 
 def scan(form: Form, piece: Piece, *, decode: bool) -> pa.Table:
@@ -75,6 +77,9 @@ def _row(found: Found, decode: bool) -> Row:
         return found, None, None, None
     if not image or data is None:
         return found._replace(error="no image"), None, None, None
+    odd = next((one for one, *_ in found.members if not one.isascii() or len(one) > LONGEST), None)
+    if odd:
+        return found._replace(error="a member's name is too long, or not ASCII"), None, None, None
     try:
         size = look(data, decode=decode)
     except ValueError:
