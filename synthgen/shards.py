@@ -192,10 +192,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         WorkError: it is missing or damaged.
     """
-    data = storage.read(path)
     try:
-        # a shard is small: opening it as a data set of files takes longer than reading it
-        return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
+        # a shard is small: opening it as a data set of files, or threads, take longer than reading it
+        with storage.open_read(path) as file:
+            return pq.ParquetFile(file).read(columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WorkError(f"{path}: damaged ({reason}); `synthgen verify` lists what else is") from None

@@ -261,13 +261,16 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
     pool = Survivors(columns)
     _check_uids(pool)
     written = pool.is_missing("error")
-    verdict = np.where(written, KEPT, FAILED).astype(np.int32)
+    verdict = np.full(len(written), FAILED, np.int32)
+    verdict[written] = KEPT
     steps = [(FAILED, "generated")]
 
     def judge(place: int, rule: Rule) -> None:
-        seen = np.flatnonzero(verdict == KEPT if rule.of == "survivors" else written)
-        rejected = seen[~_apply(pool, seen, key_of(rules, place), rule)]
-        verdict[rejected[verdict[rejected] == KEPT]] = place
+        alive = verdict == KEPT
+        seen = alive if rule.of == "survivors" else written
+        rejects = seen.copy()
+        rejects[seen] = ~_apply(pool, np.flatnonzero(seen), key_of(rules, place), rule)
+        verdict[rejects & alive] = place
         steps.append((place, rule.label))
 
     numbered = list(enumerate(rules))
