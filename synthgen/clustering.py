@@ -116,6 +116,6 @@ def unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
 
 def _chunks(features: Features, count: int) -> Iterator[tuple[int, Features]]:
     """The rows in chunks, with the number of each chunk's first."""
-    size = max(64, CELLS // max(count, features.shape[1]))
+    size = max(64, CELLS // max(count, features.shape[1], 1))
     for start in range(0, len(features), size):
         yield start, features[start : start + size]

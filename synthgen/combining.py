@@ -69,7 +69,7 @@ def combine(folder: str | Path, name: str, expression: str, *, replace: bool = F
     columns = PoolColumns(root, stems, [])
     columns.read(subsets.READ)
     written = columns["error"] == ""
-    pool = shards.uid_pairs(columns.stored("uid"))
+    pool = columns.uids
     counts, found, files = {}, dict[str, Operand](), list[list[str]]()
     for operand in dict.fromkeys(expressions.operands(parsed)):
         if operand == POOL:

@@ -146,7 +146,7 @@ def _share(part: int, whole: int) -> str:
 def sample_lines(found: "Sample") -> list[str]:
     """What each rule saw in a sample."""
     lines = [f"{found.uid}: {found.verdict}"]
-    lines += [f"  {name:24}{value}" for name, value in found.about.items() if value]
+    lines += [f"  {name:23} {value}" for name, value in found.about.items() if value]
     for look in found.looks:
         lines.append(f"{look.verdict:12} {look.rule}" + (f": {look.saw}" if look.saw else ""))
     return lines
@@ -208,4 +208,4 @@ def image_lines(found: "Found") -> list[str]:
         lines.append(f"provenance, by {found.told_by}:")
     elif found.mark.is_ours:
         lines.append("provenance: not here; -o DIR names the run that made it")
-    return lines + [f"  {key:24}{value}" for key, value in found.provenance.items() if value != ""]
+    return lines + [f"  {key:23} {value}" for key, value in found.provenance.items() if value != ""]

@@ -1,6 +1,5 @@
 """A pool read: the columns of all of it, and its images."""
 
-import functools
 import hashlib
 import itertools
 import json
@@ -188,6 +187,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
         self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
+        self._pairs: list[npt.NDArray[np.void]] = []
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
         imported = {one.stems[0] for one in shards.imported(root) if one.stems}
         self._firsts, self._kinds = sorted(imported & {*stems}) or stems[:1], dict[str, pa.DataType]()
@@ -205,23 +205,32 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def stored(self, name: str) -> pa.ChunkedArray:
         """A column as parquet has it, null where there is nothing."""
         self.read([name])
-        return self._stored[name]
+        return shards.uid_column(self.uids) if name == "uid" else self._stored[name]
 
-    @functools.cached_property
+    @property
     def uids(self) -> npt.NDArray[np.void]:
-        """The uids as DataComp has them: dtype "u8,u8"."""
-        return shards.uid_pairs(self.stored("uid"))
+        """The uids as DataComp has them: dtype "u8,u8"; half of what they take as texts."""
+        self.read(["uid"])
+        self._pairs = [np.concatenate(self._pairs)] if len(self._pairs) > 1 else self._pairs
+        return self._pairs[0]
 
     def read(self, names: Iterable[str]) -> None:
         """Reads those of the columns that are there and not read yet, each file once."""
         wanted = dict[Path, list[str]]()
         for name in dict.fromkeys(names):
-            if name in self._folders and name not in self._stored:
+            is_read = bool(self._pairs) if name == "uid" else name in self._stored
+            if name in self._folders and not is_read:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            parts = [self._part(folder / f"{stem}.parquet", own) for stem in self._stems]
+            parts = []
+            for stem in self._stems:
+                part = self._part(folder / f"{stem}.parquet", own)
+                if "uid" in own:
+                    self._pairs.append(shards.uid_pairs(part["uid"]))
+                    part = part.drop_columns("uid")
+                parts.append(part)
             table = pa.concat_tables(parts, promote_options="default")
-            self._stored |= {name: table[name] for name in own}
+            self._stored |= {name: table[name] for name in own if name != "uid"}
 
     def folder(self, name: str) -> Path | None:
         """Where a column's or a feature's files are; None where nothing is called so."""
@@ -261,20 +270,27 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         folder = self.folder(name)
         if folder is None:
             raise KeyError(name)
-        found = [shards.read_npz(folder / f"{stem}.npz").get(name) for stem in self._stems]
-        width = next((part.shape[1] for part in found if part is not None), 0)
-        if not width and len(self["uid"]):
+        counts = [shards.rows(folder / f"{stem}.parquet") for stem in self._stems]
+        whole, end = np.empty((sum(counts), 0), np.float16), 0
+        for stem, count in zip(self._stems, counts, strict=True):
+            end += count
+            part = shards.read_npz(folder / f"{stem}.npz").get(name)
+            if part is None:  # a shard in which all images failed has none
+                continue
+            if not whole.shape[1]:
+                whole = np.full((len(whole), part.shape[1]), np.nan, np.float16)
+            whole[end - len(part) : end] = part
+        if not whole.size and len(whole):
             raise KeyError(name)
-        ends = np.cumsum([shards.rows(folder / f"{stem}.parquet") for stem in self._stems])
-        whole = np.full((int(ends[-1]), width), np.nan, np.float16)
-        for part, end in zip(found, ends.tolist(), strict=True):
-            if part is not None:  # a shard in which all images failed has none
-                whole[end - len(part) : end] = part
         return whole
 
     def __contains__(self, name: object) -> bool:
         """Reads nothing where it is a column."""
         return name in self._folders or super().__contains__(name)
+
+    def is_text(self, name: str) -> bool:
+        """Whether a column holds texts; nothing is read."""
+        return name in self._kinds and bool(pa.types.is_string(self._kinds[name]))
 
     def is_float(self, name: str) -> bool:
         """Whether a column holds fractions; nothing is read."""

@@ -67,10 +67,10 @@ def _in_file(path: Path, output: Path | None) -> Found:
 def _in_run(root: Path, uid: str) -> Found:
     stem, row = _row(root, uid)
     where = f"{root / shards.POOL / stem}.tar: {row['uid']}"
+    if "source" in row and (row.get("error") or pools.is_in_place(root, stem)):
+        where = f"{pools.source_paths(root)[str(row['source'])]}/{row['file']}: {row.get('key', row['uid'])}"
     if row.get("error"):
         return Found(where, marks.Mark(), row, str(root))
-    if pools.is_in_place(root, stem):
-        where = f"{pools.source_paths(root)[str(row['source'])]}/{row['file']}: {row['key']}"
     table = shards.read_table(root / shards.POOL / f"{stem}.parquet")
     (data,) = pools.read_images(root, stem, table.filter(pc.equal(table["uid"], str(row["uid"]))))
     return Found(where, marks.read(data, where), row, str(root))

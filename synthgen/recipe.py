@@ -18,7 +18,7 @@ from synthgen.errors import ModelError, RecipeError, nearest
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
 from synthgen.selection import COLUMN_KINDS, RULES, Quota, Rule, check_quota, columns_read
-from synthgen.selection.columns import cell_columns
+from synthgen.selection.columns import CELL_COLUMNS, cell_columns
 from synthgen.shards import PLAN_ONLY, POOL_COLUMNS, REQUEST_COLUMNS
 from synthgen.tables import Recipe
 from synthgen.tables.curation import AnnotateTable, SelectTable
@@ -325,6 +325,9 @@ def _check_rules(recipe: Recipe, columns: Mapping[str, str], features: Sequence[
                 known = list(features if wanted == "features" else columns)
                 if name not in known:
                     what = "features" if wanted == "features" else "column"
+                    if wanted == "cell":  # the name as it was given
+                        what, known = "class, model, axis or column", [*CELL_COLUMNS, *recipe.axes, *known]
+                        name = name.removeprefix("axis_")
                     raise RecipeError(f'{key}: unknown {what} "{name}"{nearest(name, known)}')
                 holds = "text" if columns.get(name) == "string" else "numbers"
                 if wanted == "cell" and columns[name] in ("float", "double", "float32"):

@@ -131,6 +131,16 @@ def uid_pairs(uids: pa.ChunkedArray) -> npt.NDArray[np.void]:
     return pairs
 
 
+def uid_column(pairs: npt.NDArray[np.void]) -> pa.ChunkedArray:
+    """The hex uids of an array made by `uid_pairs`, as a column, a million a chunk."""
+    chunks = []
+    for start in range(0, len(pairs), MILLION):
+        text = uid_hex(pairs[start : start + MILLION]).encode()
+        ends = np.arange(0, len(text) + 1, 32, dtype=np.int32)
+        chunks.append(pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(text)))
+    return pa.chunked_array(chunks, pa.string())
+
+
 def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
     """The hex uids of an array made by `uid_array`."""
     text = uid_hex(pairs)
@@ -182,10 +192,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         WorkError: it is missing or damaged.
     """
-    data = storage.read(path)
     try:
-        # a shard is small: opening it as a data set of files takes longer than reading it
-        return pq.ParquetFile(pa.BufferReader(data)).read(columns, use_threads=False)
+        # a shard is small: opening it as a data set of files, or threads, take longer than reading it
+        with storage.open_read(path) as file:
+            return pq.ParquetFile(file).read(columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise WorkError(f"{path}: damaged ({reason}); `synthgen verify` lists what else is") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from test_import import HEX, coco, datacomp, images, img2dataset, picture, tree, webdataset
 
 import synthgen
@@ -187,19 +188,94 @@ def test_a_source_that_moves_is_found_by_the_recipe(tmp_path: Path) -> None:
         synthgen.run(own, root, settings=[f"sources.web.path={moved}"], workers=1)
 
 
-def test_an_image_that_does_not_decode_is_annotated_by_nothing(tmp_path: Path) -> None:
+def test_an_image_that_does_not_decode_is_annotated_by_what_needs_none(tmp_path: Path) -> None:
+    """Whether something that looks at images is annotated with it or was before."""
     from test_import import archive
 
     data = bytearray(picture(3, "PNG", 64))
     at = data.index(b"IDAT") + 100
     data[at : at + 8] = bytes(8)
-    members = [("a.png", bytes(data)), ("b.png", picture(4, "PNG"))]
+    captions = [("a.txt", b"a small owl"), ("b.txt", b"a small cat")]
+    members = [("a.png", bytes(data)), captions[0], ("b.png", picture(4, "PNG")), captions[1]]
     source = archive(tmp_path / "web" / "0.tar", members).parent
     root = bring([source], tmp_path / "out", workers=1)
-    synthgen.run(write(tmp_path / "recipe"), root, workers=1)
+    own = write(tmp_path / "recipe")
+    with (own / "recipe.toml").open("a") as file:
+        file.write('[[annotate]]\nname = "said"\nuse = "language"\n')
+    synthgen.run(own, root, workers=1)
     table = pq.read_table(root / "annotations" / "image" / "00000000.parquet")
     assert [value is None for value in table["image_luma"].to_pylist()] == [True, False]
+    said = root / "annotations" / "said" / "00000000.parquet"
+    assert pq.read_table(said)["said_words"].to_pylist() == [3, 3]
+    beside = said.read_bytes()
+    shutil.rmtree(said.parent)
+    synthgen.run(own, root, workers=1)
+    assert said.read_bytes() == beside
     assert [json.loads(members["json"])["key"] for members in final(root).values()] == ["b"]
+
+
+def test_copies_are_found_whatever_their_files(tmp_path: Path) -> None:
+    """A transparent image and one that a camera turned, in the pool and in an evaluation set."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
+    plain = Image.fromarray(pixels).resize((48, 64))
+    turned = Image.Exif()
+    turned[0x112] = 6
+    alpha = Image.fromarray(np.tile(np.uint8([0, 255]), (64, 24)))
+    for name in ("web/cat", "eval/cat"):
+        (tmp_path / name).mkdir(parents=True)
+        plain.save(tmp_path / name / "turned.png", exif=turned)
+        Image.merge("RGBA", (*plain.split(), alpha)).save(tmp_path / name / "clear.png")
+    root = bring([tmp_path / "web"], tmp_path / "out", workers=1)
+    own = write(tmp_path / "recipe")
+    with (own / "recipe.toml").open("a") as file:
+        file.write('[[annotate]]\nname = "eval"\nuse = "references"\nsource = "sources.eval"\nper = ""\n')
+        file.write(f"[sources.eval]\npath = '{tmp_path / 'eval'}'\n")
+    synthgen.run(own, root, stages=("annotate",), workers=1)
+    table = pq.read_table(root / "annotations" / "eval" / "00000000.parquet")
+    assert table["eval_phash_distance"].to_pylist() == [0, 0]
+    assert table["eval_max"].to_pylist() == pytest.approx([1, 1], abs=1e-6)
+    size = pq.read_table(root / "annotations" / "image" / "00000000.parquet", columns=["image_width"])
+    assert sorted(size["image_width"].to_pylist()) == [48, 64]
+
+
+def test_only_what_a_rule_keeps_is_annotated_though_a_source_lacks_its_column(tmp_path: Path) -> None:
+    """A sample without a value passes no rule; nor does one of features that nobody made in its shard."""
+    for name, header in (("one", "filename,score"), ("two", "filename")):
+        images(tmp_path / name, "a.jpg", "b.jpg")
+        lines = [f"{file},{k}" if name == "one" else file for k, file in enumerate(("a.jpg", "b.jpg"))]
+        (tmp_path / name / "list.csv").write_text("\n".join([header, *lines]) + "\n")
+    tables = [tmp_path / name / "list.csv" for name in ("one", "two")]
+    root = tmp_path / "out"
+    for name, table in zip(("one", "two"), tables, strict=True):
+        bring([table], root, name=name, keys=Keys("filename"), workers=1)
+    on = """
+[[select]]
+subset = "some"
+use = "range"
+column = "score"
+minimum = 0.5
+
+[[annotate]]
+name = "groups"
+use = "clusters"
+features = "clip_img"
+count = 3
+"""
+    own = write(tmp_path / "recipe")
+    text = (own / "recipe.toml").read_text().replace('use = "clip"\n', 'use = "clip"\non = "some"\n')
+    (own / "recipe.toml").write_text(text + on)
+    synthgen.run(own, root, stages=("annotate",), workers=1)
+
+    def found(name: str, column: str) -> list[bool]:
+        paths = sorted((root / "annotations" / name).glob("0*.parquet"))
+        return [value is not None for path in paths for value in pq.read_table(path)[column].to_pylist()]
+
+    assert found("clip", "clip_similarity").count(True) == 0  # no caption
+    assert sorted(len(list(root.glob(f"annotations/clip/0000000{k}.npz"))) for k in (0, 1)) == [0, 1]
+    assert found("groups", "groups_id").count(True) == 1
+    none = [f"select.1.minimum={9}", "annotate.clip.name=c", "annotate.2.features=c_img", "annotate.2.name=g"]
+    synthgen.run(own, root, stages=("annotate",), workers=1, settings=none)
+    assert found("g", "g_id") == [False] * 4
 
 
 def test_classes_of_the_recipe_are_joined_by_name(tmp_path: Path) -> None:

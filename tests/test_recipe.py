@@ -322,7 +322,7 @@ def test_bad_class_tables(table: str, recipe_folder: Path) -> None:
         ),
         (
             'use = "top"\ncolumn = "clip_margin"\ncount = 1\nper = ["class", "where"]',
-            'per.1: unknown column "axis_where"',
+            'per.1: unknown class, model, axis or column "where"',
         ),
         (
             'use = "datacomp_basic"',

@@ -15,6 +15,7 @@ from conftest import SMALL, command, data_digests
 
 import synthgen
 from synthgen import checks, claims, shards, storage
+from synthgen.data import Sample
 from synthgen.inspection import verify
 from synthgen.job import Job
 from synthgen.pipeline import open_job, work
@@ -138,13 +139,13 @@ def test_killed_after_each_publish_step(small_run: Path, tmp_path: Path) -> None
 def test_a_kill_while_selecting_leaves_no_half_subset(
     run_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between the npy and the json of other rules, then back to the first rules."""
+    """Killed between the files of other rules, then back to the first rules."""
     settings = ["quota.requests=2"]
-    before = (run_copy / "subsets" / "main.npy").read_bytes()
+    before = (run_copy / "subsets" / "main.parquet").read_bytes()
     replace = storage.replace
 
     def dies(root: Path, path: Path, data: bytes) -> None:
-        if path.name == "main.parquet":
+        if path.name == "main.npy":
             raise Killed
         replace(root, path, data)
 
@@ -159,9 +160,9 @@ def test_a_kill_while_selecting_leaves_no_half_subset(
             replace=True,
         )
     monkeypatch.undo()
-    assert (run_copy / "subsets" / "main.npy").read_bytes() != before
+    assert (run_copy / "subsets" / "main.parquet").read_bytes() != before
     synthgen.run("emoji", run_copy, settings=settings, workers=1)
-    assert (run_copy / "subsets" / "main.npy").read_bytes() == before
+    assert (run_copy / "subsets" / "main.parquet").read_bytes() == before
     assert verify(run_copy) == []
 
 
@@ -287,13 +288,13 @@ def test_a_shard_is_annotated_by_its_maker_in_one_pass(
     """And the files are those of a later `annotate`."""
     from synthgen.annotators import shard
 
-    decode, decoded = shard._sample, list[str]()
+    decode, decoded = shard._decode, list[str]()
 
-    def count(uid: str, *more: object) -> object:
-        decoded.append(uid)
-        return decode(uid, *more)
+    def count(sample: Sample) -> Sample | None:
+        decoded.append(sample.uid)
+        return decode(sample)
 
-    monkeypatch.setattr(shard, "_sample", count)
+    monkeypatch.setattr(shard, "_decode", count)
     root = tmp_path / "run"
     synthgen.run("emoji", root, settings=SMALL, stages=("plan", "generate"), workers=1)
     assert not decoded
@@ -358,8 +359,8 @@ def test_two_commands_that_plan_at_once_do_not_mix(tmp_path: Path, monkeypatch: 
     root = tmp_path / "run"
     check = checks.check
 
-    def then_another_plans(job: Job) -> None:
-        check(job)
+    def then_another_plans(job: Job, **keys: bool) -> None:
+        check(job, **keys)
         monkeypatch.undo()
         synthgen.run("emoji", root, settings=[*SMALL, "images.format=png"], stages=("plan",))
 

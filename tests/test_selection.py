@@ -215,6 +215,34 @@ def test_whole_numbers_that_are_missing_are_not_kept() -> None:
     assert kept(select(given_columns, [top]).kept) == [0, 2, 3]
 
 
+def test_whole_numbers_that_are_missing_are_nan_to_what_compares() -> None:
+    """Of 64 bits, they come masked: they count in a fraction, and are the least of a duplicate's `best`."""
+    votes = np.ma.array([4, 3, 0, 0], np.int64, mask=[False, False, True, True])
+    given_columns = columns([1, 1, 2, 3], votes=votes)
+    top = Rule("top", {"column": "votes", "fraction": 0.5, "per": []})
+    assert kept(select(given_columns, [top]).kept) == [0, 1]
+    assert kept(select(given_columns, [Rule("range", {"column": "votes", "minimum": 0})]).kept) == [0, 1]
+    best = Rule("duplicates", {"column": "score", "best": "votes", "per": []})
+    assert kept(select(given_columns, [best]).kept) == [0, 2, 3]
+
+
+def test_samples_asked_for_later_change_no_cosine() -> None:
+    """Of products of other shapes the last bits differ, and with them what is above one of these cosines."""
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(300, 64)).astype(np.float32)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit[:9] @ unit[:9].T
+
+    def first(n: int, limit: float) -> list[int]:
+        some = columns([0.0] * n, img=unit[:n])
+        return kept(RULES["duplicates"](some, features="img", epsilon=1 - limit, clusters=0))
+
+    for limit in cosines[np.tri(9, k=-1, dtype=bool)].tolist():
+        every = first(300, limit)
+        for n in (9, 10, 13, 50, 299):
+            assert first(n, limit) == [row for row in every if row < n]
+
+
 def test_near_duplicates_of_a_chain_are_judged_by_dropped_ones_too() -> None:
     hashes = np.array([0b0, 0b1, 0b11, 0b11111], np.uint64)
     given_columns = columns([0, 1, 2, 3], hash=hashes)

@@ -13,6 +13,8 @@ from synthgen.errors import RecipeError
 
 CLUSTERS_COLUMNS = {"id": "int32", "distance": "float32"}
 Arrays = dict[str, npt.NDArray[np.generic]]
+Part = tuple[npt.NDArray[np.uint64], npt.NDArray[np.str_], npt.NDArray[np.str_], npt.NDArray[np.float16]]
+"""Hashes, uids, class names and features of some samples."""
 
 
 def clusters(
@@ -81,28 +83,37 @@ def fit_clusters(
     Args:
         shards: uids, class names and features of each shard; rows with NaN are left out.
     """
-    uids, names = np.empty(0, "U32"), np.empty(0, "U1")
-    hashed, rows = np.empty(0, np.uint64), np.empty((0, 0), np.float16)
+    nothing: Part = np.empty(0, np.uint64), np.empty(0, "U"), np.empty(0, "U"), np.empty((0, 0), np.float16)
+    parts = list[Part]()
     for own_uids, own_names, features in shards:
         whole = np.flatnonzero(~np.isnan(features).any(axis=1))
         digests = [hashlib.sha256(f"{seed} {own_uids[row]}".encode()).digest()[:8] for row in whole]
-        hashed = np.concatenate([hashed, np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)])
-        uids = np.concatenate([uids, np.array([own_uids[row] for row in whole], "U32")])
-        names = np.concatenate([names, np.array([own_names[row] or "" for row in whole], "U")])
-        rows = np.concatenate([rows.reshape(-1, features.shape[1]), features[whole]])
-        if len(rows) > sample:
-            least = np.lexsort((uids, hashed))[:sample]
-            hashed, uids, names, rows = hashed[least], uids[least], names[least], rows[least]
+        parts.append((
+            np.frombuffer(b"".join(digests), ">u8").astype(np.uint64),
+            np.array([own_uids[row] for row in whole], "U32"),
+            np.array([own_names[row] or "" for row in whole], "U"),
+            features[whole],
+        ))  # fmt: skip
+        if sum(len(part[0]) for part in parts) > 2 * sample:  # seldom, as all of it is copied
+            parts = [_least(parts, sample)]
+    _, uids, names, rows = _least(parts, sample) if parts else nothing
     order = np.argsort(uids)
     names, rows = names[order], rows[order]
-    found = {
+    centroids = {
         name: fit(rows[names == name] if per else rows, count, iterations=iterations, seed=seed)
         for name in (np.unique(names[names != ""]).tolist() if per else [""])
     }
     return {
-        "centroids": np.concatenate([*found.values(), np.empty((0, rows.shape[1]), np.float32)]),
-        "class_names": np.array([name for name, own in found.items() for _ in own], "U"),
+        "centroids": np.concatenate([*centroids.values(), np.empty((0, rows.shape[1]), np.float32)]),
+        "class_names": np.array([name for name, own in centroids.items() for _ in own], "U"),
     }
+
+
+def _least(parts: list[Part], sample: int) -> Part:
+    """Those of all parts that have the least hashes."""
+    hashed, uids, names, rows = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    least = np.lexsort((uids, hashed))[:sample]
+    return hashed[least], uids[least], names[least], rows[least]
 
 
 def check_clusters(*, count: int, sample: int, iterations: int, **others: object) -> None:

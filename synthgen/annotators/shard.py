@@ -3,7 +3,6 @@ row-aligned with the pool. Each image is read and decoded once for all of them, 
 """
 
 import contextlib
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from synthgen import pools, shards
 from synthgen.claims import Claim
 from synthgen.data import Sample
 from synthgen.errors import WorkError
+from synthgen.sources import open_picture
 
 Columns = dict[str, npt.NDArray[np.generic]]
 Annotate = Callable[[list[Sample]], Columns]
@@ -34,12 +33,14 @@ NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 class Item(NamedTuple):
     """A sample on its way through a shard's annotations.
 
-    `prepared` is what the annotations' own `prepare` made of it, by their names.
+    `prepared` is what the annotations' own `prepare` made of it, by their names; one that `is_damaged` has an
+    image that does not decode, and is for those that need none.
     """
 
     row: int
     sample: Sample
     prepared: Mapping[str, object]
+    is_damaged: bool = False
 
 
 @dataclass
@@ -84,10 +85,14 @@ class Annotation:
         return prepare
 
     def wants(self, values: Columns, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-        """Which rows it annotates, by values that are known there."""
+        """Which rows it annotates, by values that are known there. Of what a source of an imported pool does
+        not have, or nothing was annotated with, there are none: no rule keeps what is missing.
+        """
         chosen = np.ones(len(rows), np.bool_)
+        if not {*self.reads, *self.judged_by} <= values.keys():
+            return ~chosen
         for name in self.reads:
-            chosen &= ~pools.is_missing(values[name][rows]) if name in values else False
+            chosen &= ~pools.is_missing(values[name][rows])
         if self.keep:
             chosen &= self.keep({name: pools.filled(values[name][rows]) for name in self.judged_by})
         return chosen
@@ -100,7 +105,7 @@ class Annotation:
             WorkError: the annotator returned another number of rows than it was given.
         """
         started = time.monotonic()
-        self.waiting += items
+        self.waiting += [item for item in items if not (item.is_damaged and self.needs_pixels)]
         self.seen = items[-1].row + 1 if items else self.seen
         bound = min((other.reached for other in self.upstream), default=self.seen)
         ready = [item for item in self.waiting if item.row < bound]
@@ -252,7 +257,7 @@ def _read(
     decoders: int,
 ) -> Iterator[tuple[int, list[Item]]]:
     """The written samples of a pool shard in chunks, with threads each decoded and prepared while the one
-    before is in use; with how many there were so far. Images of others that do not decode are left out.
+    before is in use; with how many there were so far.
     """
     is_imported = "members" in table.column_names
     wanted = np.zeros(len(table), np.bool_)
@@ -263,11 +268,11 @@ def _read(
     is_kept = any(one.needs_pixels and not one.prepare for one in annotations)
     size = max(CHUNK, *(annotation.batch_size for annotation in annotations))
 
-    def make(row: int, uid: str, class_id: int, class_name: str, text: str, data: bytes) -> Item | None:
+    def make(row: int, uid: str, class_id: int, class_name: str, text: str, data: bytes) -> Item:
         bare = Sample(uid, class_id, class_name, text, NO_PIXELS, data)
         sample = _decode(bare) if data else bare
         if sample is None and is_imported:
-            return None
+            return Item(row, replace(bare, stored=b""), {}, is_damaged=True)
         if sample is None:
             raise WorkError(
                 f"{uid}: the stored image does not decode; `synthgen verify` lists what is damaged"
@@ -283,7 +288,7 @@ def _read(
     with contextlib.ExitStack() as stack:
         apply = stack.enter_context(ThreadPoolExecutor(decoders)).map if decoders else map
 
-        def begin(start: int) -> Iterator[Item | None]:
+        def begin(start: int) -> Iterator[Item]:
             own = written[start : start + size]
             rows, pixels = table.take(pa.array(own)), own[wanted[own]]
             read = pools.read_images(root, stem, table.take(pa.array(pixels)), sources) if len(pixels) else []
@@ -293,18 +298,16 @@ def _read(
 
         chunk = begin(0)
         for start in range(size, len(written) + size, size):
-            items = [item for item in chunk if item]
+            items = list(chunk)
             chunk = begin(start)
             yield min(start, len(written)), items
 
 
 def _decode(sample: Sample) -> Sample | None:
     """The sample with its pixels, None where it is damaged."""
-    try:
-        file = Image.open(io.BytesIO(sample.stored))
-        picture = file if file.mode == "RGB" else file.convert("RGB")
-        sample = replace(sample, image=np.asarray(picture))
-    except (OSError, SyntaxError, ValueError):
+    picture = open_picture(sample.stored)
+    if picture is None:
         return None
+    sample = replace(sample, image=np.asarray(picture))
     vars(sample)["picture"] = picture  # the cached property would copy it back
     return sample

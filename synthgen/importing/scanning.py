@@ -159,6 +159,7 @@ def _join_beside(table: pa.Table, tar: Path, file: str) -> pa.Table:
         (lost[name].cast(pa.string()) if name in lost.column_names else none).to_pylist()
         for name in ("error_message", "error", "status")
     ]
+    messages[-1] = [None if status == "success" else status for status in messages[-1]]
     rows = pa.table(
         {
             "key": lost[by].cast(pa.string()),

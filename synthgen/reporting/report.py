@@ -111,12 +111,14 @@ def page(root: Path, subset: str, sources: pools.Sources = {}) -> bytes:  # noqa
         histograms=[
             _histogram(name, columns[name], kept, columns["error"] == "")
             for name in _scores(columns, annotations)
+            if np.isfinite(columns[name].astype(np.float64)).any()
         ],
         groups=_groups(columns, images),
         diversity=_diversity(recipe, entry.get("measured_axes", []), columns, kept),
         sources=info.get("sources", []),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
+        imported=[(one.name, one.license, str(one.path)) for one in shards.imported(root)],
         recipe=storage.to_json(recipe).decode(),
         thumbnail=THUMBNAIL,
     )

@@ -184,6 +184,12 @@ def columns_read(rule: Rule, known: Container[str] | None = None) -> dict[str, s
     return named
 
 
+def whole_numbers_read(rule: Rule, known: Container[str] | None = None) -> dict[str, str]:
+    """Those of them that a rule does not read as floats, which have NaN where a number is missing."""
+    kinds = COLUMN_KINDS[rule.use]
+    return {key: name for key, name in columns_read(rule, known).items() if kinds.get(key) != "numbers"}
+
+
 def key_of(rules: Sequence[Rule], place: int) -> str:
     """What the recipe calls the rule at a place of those of a subset: "select.3"."""
     number = rules[place].number
@@ -247,18 +253,24 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
         quota: for rules that `check_quota` passes.
 
     Raises:
-        RecipeError: two rows have one uid, or a rule does not return one bool for each row that it was given.
+        RecipeError: `check_quota` refuses the rules; two rows have one uid; or a rule does not return one
+            bool for each row that it was given.
     """
+    if quota:
+        check_quota(rules, quota)
     pool = Survivors(columns)
     _check_uids(pool)
     written = pool.is_missing("error")
-    verdict = np.where(written, KEPT, FAILED).astype(np.int32)
+    verdict = np.full(len(written), FAILED, np.int32)
+    verdict[written] = KEPT
     steps = [(FAILED, "generated")]
 
     def judge(place: int, rule: Rule) -> None:
-        seen = np.flatnonzero(verdict == KEPT if rule.of == "survivors" else written)
-        rejected = seen[~_apply(pool, seen, key_of(rules, place), rule)]
-        verdict[rejected[verdict[rejected] == KEPT]] = place
+        alive = verdict == KEPT
+        seen = alive if rule.of == "survivors" else written
+        rejects = seen.copy()
+        rejects[seen] = ~_apply(pool, np.flatnonzero(seen), key_of(rules, place), rule)
+        verdict[rejects & alive] = place
         steps.append((place, rule.label))
 
     numbered = list(enumerate(rules))
@@ -304,10 +316,10 @@ def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
 
 
 def _apply(pool: Survivors, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows. Those where a whole number is missing that it reads, or that makes a
+    """What a rule says of some rows. Those where a whole number is missing that it looks up, or that makes a
     cell, are not shown to it, and not kept.
     """
-    shown = pool.is_there(rows, columns_read(rule, pool))
+    shown = pool.is_there(rows, whole_numbers_read(rule, pool))
     keep = RULES[rule.use](pool.at(rows if shown.all() else rows[shown]), **rule.keys)
     if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
         raise RecipeError(

@@ -44,8 +44,8 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         return part
 
     def is_there(self, rows: npt.NDArray[np.intp], read: Mapping[str, str]) -> Mask:
-        """Which of some rows have whole numbers in the columns that a rule reads, by its keys; what it cannot
-        see itself.
+        """Which of some rows have whole numbers in the columns that a rule reads, by its keys, but not as
+        `numbers`; what it cannot see itself.
         """
         there = np.ones(len(rows), np.bool_)
         for key, name in read.items():
@@ -101,16 +101,20 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
             )
         return known[name] if self._rows is None else known[name].take(pa.array(self._rows))
 
+    def masked(self, name: str) -> npt.NDArray[np.generic]:
+        """A column, whole numbers that are missing masked."""
+        values = self._columns[name]
+        return values if self._rows is None else values[self._rows]
+
     def is_text(self, name: str) -> bool:
         """See the function `is_text`."""
-        return self._stored(name) is not None or self._columns[name].dtype.kind in "OU"
+        known = getattr(self._columns, "is_text", None)  # a pool's, which reads nothing
+        return known(name) if known else self._columns[name].dtype.kind in "OU"
 
     def _stored(self, name: str) -> pa.ChunkedArray | None:
         """A column of texts in Arrow's form, where there is one."""
-        if not hasattr(self._columns, "stored") or name not in tuple(self._columns):  # features are not
-            return None
-        found = self._columns.stored(name)
-        return found if pa.types.is_string(found.type) else None
+        is_stored = hasattr(self._columns, "stored") and self.is_text(name)
+        return self._columns.stored(name) if is_stored else None  # type: ignore[attr-defined]
 
     def _cut(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         plain = np.ma.getdata(values)
@@ -141,11 +145,13 @@ def is_text(columns: Columns, name: str) -> bool:
 
 def numbers(columns: Columns, name: str) -> npt.NDArray[np.floating]:
     """A column as floats, NaN where it is missing: float32 stays float32, everything else becomes float64."""
-    values = columns[name]
+    values = columns.masked(name) if isinstance(columns, Survivors) else columns[name]
     if values.dtype.kind not in "biuf" or values.ndim > 1:
         what = "features" if values.ndim > 1 else "text"
         raise RecipeError(f'column "{name}" holds {what}; a rule that compares wants numbers')
-    return values if values.dtype == np.float32 else values.astype(np.float64)  # type: ignore[return-value]
+    if values.dtype == np.float32:
+        return values  # type: ignore[return-value]
+    return np.ma.filled(values.astype(np.float64), np.nan)
 
 
 def texts(columns: Columns, name: str) -> pa.Array:
@@ -181,11 +187,8 @@ def _encode(values: npt.NDArray[np.generic] | pa.ChunkedArray, name: str) -> tup
             plain = plain + plain.dtype.type(0)  # -0.0 equals 0.0
         is_text = plain.dtype.kind in "OU"
         values = pa.chunked_array([_texts(plain) if is_text else pa.array(plain)])
-    parts = values.dictionary_encode().unify_dictionaries()
-    found = np.concatenate([np.empty(0, np.int32), *(part.indices.to_numpy() for part in parts.chunks)])
-    if not len(found):
-        return found, np.zeros(0, bool)
-    every = parts.chunk(0).dictionary
+    encoded = values.dictionary_encode().combine_chunks()
+    found, every = encoded.indices.to_numpy(), encoded.dictionary
     if pa.types.is_floating(every.type):
         missing = np.isnan(every.to_numpy())
     elif pa.types.is_integer(every.type) or pa.types.is_boolean(every.type):

@@ -35,6 +35,7 @@ from synthgen.selection.columns import features as read_features
 LANGUAGE = "language_code"
 SPACE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """What `str.split` splits at."""
+ASCII_SPACE = np.array([chr(byte).isspace() and byte < 0x80 for byte in range(256)])
 FASTTEXT_SPACE = " \n\r\t\v\f\\x00"
 IDS = "data/_info/imagenet21k_goog_synsets.txt"
 IDS_SHA256 = "66362bde"
@@ -68,7 +69,7 @@ def datacomp_basic(
     captions = texts(columns, text)
     keep &= _lengths(captions) > 5
     rows = np.flatnonzero(keep)
-    keep[rows] = _count(captions.filter(pa.array(keep)), f"[^{SPACE}]+") > 2
+    keep[rows] = count_words(captions.filter(pa.array(keep))) > 2
     return keep
 
 
@@ -93,12 +94,13 @@ def datacomp_clip_score(
         raise RecipeError("datacomp_clip_score: give either threshold or fraction")
     if fraction is not None and not 0 <= fraction <= 1:
         raise RecipeError(f"datacomp_clip_score: fraction = {fraction}; 0 to 1 is allowed")
-    score = numbers(columns, column).astype(np.float32)
+    score = numbers(columns, column).astype(np.float32, copy=False)
     if fraction is None:
         least = np.float32(threshold or 0)
     elif int(len(score) * fraction) < len(score):
-        rank = int(len(score) * fraction)
-        least = -np.partition(-score, rank)[rank]  # NaN comes last here too
+        missing = int(np.isnan(score).sum())  # they come last
+        place = len(score) - missing - 1 - int(len(score) * fraction)
+        least = np.partition(score, place)[place] if place >= 0 else np.float32(np.nan)
     else:
         least = np.float32(-np.inf)
     keep: Mask = score >= least
@@ -259,6 +261,36 @@ def texts_equal(columns: Columns, name: str, value: str) -> Mask:
     """Where a column of texts has a value."""
     found: Mask = pc.equal(texts(columns, name), value).to_numpy(zero_copy_only=False)
     return found
+
+
+def count_words(captions: pa.Array) -> npt.NDArray[np.int64]:
+    """How many words `str.split` would give of each text.
+
+    Args:
+        captions: of type large_string, without nulls.
+    """
+    counts = np.zeros(len(captions), np.int64)
+    for start in range(0, len(captions), ROWS):
+        part = captions.slice(start, ROWS)
+        ends = np.frombuffer(part.buffers()[1], np.int64)[part.offset : part.offset + len(part) + 1]
+        data = np.frombuffer(part.buffers()[2] or b"", np.uint8)[ends[0] : ends[-1]]
+        bounds, is_space = ends - ends[0], ASCII_SPACE[data]
+        begins = ~is_space
+        begins[1:] &= is_space[:-1]
+        firsts = bounds[:-1][np.diff(bounds) > 0]
+        begins[firsts] = ~is_space[firsts]
+        own = _sums(begins, bounds)
+        others = _sums(data >= 0x80, bounds) > 0
+        own[others] = _count(part.filter(pa.array(others)), f"[^{SPACE}]+")
+        counts[start : start + len(part)] = own
+    return counts
+
+
+def _sums(flags: npt.NDArray[np.bool_], bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many flags are set from each bound to the next."""
+    before = np.zeros(len(flags) + 1, np.int32)
+    np.cumsum(flags, out=before[1:])
+    return np.diff(before[bounds]).astype(np.int64)
 
 
 def _count(captions: pa.Array, pattern: str) -> npt.NDArray[np.int64]:

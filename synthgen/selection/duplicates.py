@@ -34,8 +34,10 @@ WHOLE_CELL = 20_000
 """Up to so many samples of a cell, all pairs are compared where `clusters` says nothing."""
 PER_CLUSTER = 64
 """So many samples for each cluster are enough to find its centre."""
-BLOCK = 1024
-"""Rows whose similarities to all before them are in memory at a time."""
+TILE = 256
+"""So many rows are compared with so many at a time, always, padded where there are fewer: the last bits of a
+cosine depend on the shape of a product, and samples that are made later must not change them.
+"""
 
 
 def duplicates(
@@ -52,7 +54,7 @@ def duplicates(
     seed: int = 0,
 ) -> Mask:
     """Keeps one of the samples of a cell that are the same: the greatest in `best`, else the one that was
-    asked for first; of equals in `best` also that.
+    asked for first; of equals in `best` also that. What has no value in `best` comes last.
 
     - `column` alone: the same value. A missing value is no duplicate and is not kept.
     - `column` with a `distance`: whole numbers of 64 bits, such as a perceptual hash, that differ in at most
@@ -225,7 +227,7 @@ def _same_meaning(
             unit = clustering.unit(values[rows])
             if order != "first":
                 centre = unit.sum(axis=0, dtype=np.float64)
-                near = unit @ (centre / max(float(np.linalg.norm(centre)), 1e-30)).astype(np.float32)
+                near = clustering.cosines(unit, clustering.unit(centre[None]))[:, 0]
                 by = np.argsort(near if order == "hard" else -near, kind="stable")
                 rows, unit = rows[by], unit[by]
             dropped[rows[_has_earlier(unit, limit)]] = True
@@ -247,10 +249,11 @@ def _clusters(values: npt.NDArray[np.floating], rows: Rows, number: int, seed: i
 
 def _has_earlier(unit: npt.NDArray[np.float32], limit: float) -> Mask:
     """Which rows have a cosine above the limit with one before them."""
-    found = np.zeros(len(unit), bool)
-    for start in range(0, len(unit), BLOCK):
-        block = unit[start : start + BLOCK]
-        cosines = clustering.products(block, unit[: start + len(block)])
-        cosines[:, start:] = np.where(np.tri(len(block), k=-1, dtype=bool), cosines[:, start:], -2)
-        found[start : start + BLOCK] = cosines.max(axis=1) > np.float32(limit)
-    return found
+    tiles = np.zeros((-(-len(unit) // TILE), TILE, unit.shape[1]), np.float32)
+    tiles.reshape(-1, unit.shape[1])[: len(unit)] = unit
+    found, is_earlier = np.zeros(tiles.shape[:2], bool), np.tri(TILE, k=-1, dtype=bool)
+    for place, tile in enumerate(tiles):
+        for other in range(place + 1):
+            is_like = clustering.products(tile, tiles[other]) > np.float32(limit)
+            found[place] |= (is_like & is_earlier if other == place else is_like).any(axis=1)
+    return found.ravel()[: len(unit)]

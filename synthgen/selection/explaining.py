@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synthgen.selection import Quota, Rule, Selection, columns_read, key_of
+from synthgen.selection import Quota, Rule, Selection, columns_read, key_of, whole_numbers_read
 from synthgen.selection.columns import (
     Columns,
     Survivors,
@@ -65,10 +65,10 @@ def explain(
 
 def _saw(pool: Survivors, rows: Rows, row: int, rule: Rule) -> str:
     """What a rule that is shown some rows of the pool saw in one of them."""
-    read = columns_read(rule, pool)
-    shown = rows[pool.is_there(rows, read)]
+    read, looked_up = columns_read(rule, pool), whole_numbers_read(rule, pool)
+    shown = rows[pool.is_there(rows, looked_up)]
     if row not in shown:
-        return f"a whole number is missing of {', '.join(dict.fromkeys(read.values()))}"
+        return f"a whole number is missing of {', '.join(dict.fromkeys(looked_up.values()))}"
     columns, place = pool.at(shown), int(np.searchsorted(shown, row))
     if rule.use in EXPLAIN:
         return EXPLAIN[rule.use](columns, place, **rule.keys)
@@ -78,17 +78,23 @@ def _saw(pool: Survivors, rows: Rows, row: int, rule: Rule) -> str:
 
 def value_of(columns: Columns, row: int, name: str) -> str:
     """A column's value in a row: "clip_margin = 0.31"."""
-    value = columns[name][row]
-    is_missing = value is np.ma.masked or value == "" or (isinstance(value, np.floating) and np.isnan(value))
-    if is_missing:
-        return f"{name} is missing"
-    return f"{name} = {float(value):.6g}" if isinstance(value, np.floating) else f"{name} = {value}"
+    shown = _shown((columns.masked(name) if isinstance(columns, Survivors) else columns[name])[row])
+    return f"{name} = {shown}" if shown else f"{name} is missing"
+
+
+def _shown(value: object) -> str:
+    """A value as text, "" where it is missing. Whole numbers of which some are missing are floats here."""
+    if value is np.ma.masked or (isinstance(value, np.floating) and np.isnan(value)):
+        return ""
+    if isinstance(value, np.floating):
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 2**53 else f"{float(value):.6g}"
+    return str(value)
 
 
 def cell_of(columns: Columns, row: int, per: str | list[str]) -> tuple[Rows, str]:
     """The rows of a row's cell, and what it is called: "of class_name cat"."""
     cells = cell_numbers(columns, per)
-    names = [f"{name} {columns[name][row]}" for name in cell_columns(per, columns)]
+    names = [f"{name} {_shown(columns[name][row]) or '(none)'}" for name in cell_columns(per, columns)]
     return np.flatnonzero(cells == cells[row]), f"of {', '.join(names) or 'all'}"
 
 
