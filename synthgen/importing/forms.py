@@ -69,7 +69,8 @@ def open_form(path: Path, keys: Keys = Keys()) -> Form:  # noqa: B008
         entries, ids = (
             coco.entries(path) if kind == ".json" else (tables.entries(path, *keys), dict[str, int]())
         )
-        folder = coco.image_folder(path, entries) if kind == ".json" else path.parent
+        names = [entry.file for entry in entries if not entry.error]
+        folder = coco.image_folder(path, names) if kind == ".json" else path.parent
         return Form("coco" if kind == ".json" else "table", folder, _cut(entries, folder), [], ids)
     if any(keys):
         raise RecipeError(

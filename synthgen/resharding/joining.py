@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from synthgen.errors import FolderError
+from synthgen.importing import ENDINGS
 from synthgen.resharding.choosing import Chosen
-from synthgen.resharding.copying import ENDINGS, read_sample
+from synthgen.resharding.copying import read_sample
 
 Keys = dict[str, type]
 PLAIN = (str, bool, int, float)
