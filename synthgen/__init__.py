@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from synthgen.errors import SynthgenError as SynthgenError
+    from synthgen.exporting import to_datacomp as to_datacomp
     from synthgen.generation.sampling import make_generator as make_generator
     from synthgen.inspection import status as status
     from synthgen.inspection import verify as verify
@@ -23,6 +24,7 @@ _HOMES = {
     "open_loader": "synthgen.loader",
     "run": "synthgen.pipeline",
     "status": "synthgen.inspection",
+    "to_datacomp": "synthgen.exporting",
     "verify": "synthgen.inspection",
 }
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "open_loader",
     "run",
     "status",
+    "to_datacomp",
     "verify",
 ]
 

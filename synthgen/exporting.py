@@ -95,13 +95,17 @@ def to_datacomp(
     }
     taken = {new: old for new, old in taken.items() if old in arrays}
     taken |= _named("--features", features, FEATURES, list(arrays))
-    chosen = _subset(root, subset)
-    _require_unique(root, stems)
+    listed = _subset(root, subset)
+    uids = [_uids(root, stem) for stem in stems]
+    _require_unique(root, np.concatenate(uids))
+    ends = np.cumsum([len(own) for own in uids])[:-1]
+    chosen = None if listed is None else np.split(_is_listed(np.concatenate(uids), listed), ends)
     files = {f"{shards.digest([root.name, subset, stem])[:32]}": stem for stem in stems}
     _require_own(output / "metadata", [f"{name}.{end}" for name in files for end in ("parquet", "npz")])
     count, missing = 0, 0
-    for name, stem in files.items():
-        rows, own = _shard(root, stem, wanted, taken, table, arrays, chosen)
+    for number, (name, stem) in enumerate(files.items()):
+        kept = None if chosen is None else chosen[number]
+        rows, own = _shard(root, stem, wanted, taken, table, arrays, kept)
         storage.write(output / "metadata" / f"{name}.parquet", shards.to_parquet([rows]))
         if taken:
             storage.write(output / "metadata" / f"{name}.npz", shards.to_npz(own))
@@ -172,9 +176,20 @@ def _subset(root: Path, name: str) -> npt.NDArray[np.void] | None:
     return shards.read_npy(path)
 
 
-def _require_unique(root: Path, stems: Sequence[str]) -> None:
-    parts = [shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"] for stem in stems]
-    uids = shards.uid_array([uid for part in parts for uid in part.to_pylist()])
+def _uids(root: Path, stem: str) -> npt.NDArray[np.void]:
+    return shards.uid_pairs(shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"])
+
+
+def _is_listed(uids: npt.NDArray[np.void], listed: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    """Which of different uids a subset has."""
+    both = np.concatenate([np.unique(listed), uids])
+    order = np.lexsort((both["f1"], both["f0"]))  # stable: the subset's before the pool's
+    found = np.zeros(len(both), bool)
+    found[order[1:]] = both[order[1:]] == both[order[:-1]]
+    return found[len(both) - len(uids) :]
+
+
+def _require_unique(root: Path, uids: npt.NDArray[np.void]) -> None:
     ordered = uids[np.lexsort((uids["f1"], uids["f0"]))]
     again = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(again):
@@ -190,6 +205,16 @@ def _require_own(folder: Path, names: Sequence[str]) -> None:
         )
 
 
+def _cast(column: pa.ChunkedArray, name: str, old: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(COLUMNS[name])
+    except pa.ArrowException as error:
+        raise SynthgenError(
+            f"--columns {name}={old}: {old} holds {column.type}, and DataComp's {name} {COLUMNS[name]} "
+            f"({str(error).splitlines()[0]})"
+        ) from None
+
+
 def _shard(
     root: Path,
     stem: str,
@@ -197,13 +222,13 @@ def _shard(
     taken: dict[str, str],
     table: dict[str, Path],
     arrays: dict[str, Features],
-    chosen: npt.NDArray[np.void] | None,
+    chosen: npt.NDArray[np.bool_] | None,
 ) -> tuple[pa.Table, dict[str, npt.NDArray[np.float16]]]:
     """The rows of a pool shard in DataComp's columns, and its features."""
     pool = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid", "error"])
     keep = pool["error"].is_null().to_numpy()
     if chosen is not None:
-        keep &= np.isin(shards.uid_array(pool["uid"].to_pylist()), chosen)
+        keep &= chosen
     rows = pa.array(np.flatnonzero(keep))
     found = {}
     for name, kind in COLUMNS.items():
@@ -212,7 +237,7 @@ def _shard(
         old, column = wanted[name], pa.nulls(len(rows), kind)
         path = table[old] / f"{stem}.parquet" if old else None  # our own images have no url
         if path and old in shards.names(path):
-            column = shards.read_table(path, [old])[old].take(rows).cast(kind)
+            column = _cast(shards.read_table(path, [old])[old].take(rows), name, old)
         found[name] = pc.fill_null(column, "") if name in ("url", "text") else column
     own = {}
     for new, old in taken.items():

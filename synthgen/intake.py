@@ -351,6 +351,7 @@ def _settle_unit(source: Source) -> Unit:
             "required": settled.required,
             "twice": settled.twice,
             "cuts": settled.cuts,
+            "partial": settled.partial,
             "requested": sum(lengths),
         }
         with shards.new_unit(root, folder, source.name, record, claim) as create:
@@ -389,6 +390,7 @@ def _pool_units(source: Source) -> list[Unit]:
         record["required"],
         record["twice"],
         record["cuts"],
+        record["partial"],
     )
 
     def make(stem: str, number: int, start: int, stop: int, claim: Claim) -> None:
@@ -420,7 +422,7 @@ def _pool_units(source: Source) -> list[Unit]:
         unit["digest"] = shards.digest(unit["inputs"])
         with shards.new_unit(root, pool, stem, unit, claim) as create:
             if source.is_copied:
-                table = _copy(create(".tar"), table, source.form.folder)
+                table = _copy(create(".tar"), table, source.form.folder, settled.partial)
             create(".parquet").write(shards.to_parquet([table]))
 
     return [
@@ -430,12 +432,12 @@ def _pool_units(source: Source) -> list[Unit]:
     ]
 
 
-def _copy(tar: BinaryIO, table: pa.Table, folder: Path) -> pa.Table:
+def _copy(tar: BinaryIO, table: pa.Table, folder: Path, partial: Sequence[str]) -> pa.Table:
     """Writes the samples of rows into a tar, keys and members as in final/; returns the rows, which say where
     the images lie in it.
     """
     offsets = list[int | None]()
-    for row, added in zip(table.to_pylist(), pools.added_members(table), strict=True):
+    for row, added in zip(table.to_pylist(), pools.added_members(table, partial), strict=True):
         if row["error"]:
             offsets.append(None)
             continue

@@ -21,6 +21,7 @@ from synthgen.annotations import Annotations
 from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import Generator
+from synthgen.importing.coco import image_folder
 from synthgen.inputs import plan_inputs
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import cells
@@ -410,11 +411,18 @@ class Job:
     @functools.cached_property
     def source_paths(self) -> dict[str, Path]:
         """Where sources of an imported pool are now, by the recipe; the others are where they were."""
-        found = {}
+        found, known = {}, {one.name: one for one in shards.imported(self.root)}
         for name, table in self.recipe.sources.items():
             path = self.recipe_path.parent / Path(table.path).expanduser()
             is_file = storage.exists(path) and not storage.is_folder(path)  # a table, a .json or a tar
             found[name] = path.parent if is_file else path
+            if path.suffix == ".json" and name in known:  # its images lie elsewhere
+                first = shards.read_table(
+                    self.root / shards.POOL / f"{known[name].stems[0]}.parquet", ["error", "file"]
+                )
+                written = first.filter(first["error"].is_null())["file"].to_pylist()
+                with where(self.recipe_path, f"sources.{name}"):
+                    found[name] = image_folder(path, written)
         return found
 
     @property

@@ -94,12 +94,13 @@ def require_same(data: bytes | memoryview, row: Mapping[str, Any], file: str | P
         )
 
 
-def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
+def added_members(rows: pa.Table, partial: Sequence[str]) -> list[dict[str, bytes]]:
     """What a sample of an imported pool has in final/ besides its source's members: `txt`, `cls` and `json`,
     where it has none of that name and the value is known.
 
     Args:
         rows: of an imported pool shard, all columns; `members`, `text` and `class_id` where all have a json.
+        partial: columns that its source lacks for some samples: no json has them, as all have the same keys.
     """
     found: list[dict[str, bytes]] = [{} for _ in range(len(rows))]
     for suffix, column in (("txt", "text"), ("cls", "class_id")):
@@ -111,7 +112,7 @@ def added_members(rows: pa.Table) -> list[dict[str, bytes]]:
                 found[row][suffix] = str(value).encode()
     lacking = np.flatnonzero(lacks_member(rows, "json"))
     kinds = {field.name: field.type for field in rows.schema if not pa.types.is_nested(field.type)}
-    told = rows.select([name for name in kinds if name not in NOT_TOLD]).take(pa.array(lacking))
+    told = rows.select([name for name in kinds if name not in (*NOT_TOLD, *partial)]).take(pa.array(lacking))
     for row, own in zip(lacking.tolist(), told.to_pylist(), strict=True):
         plain = {name: _as_json(value, kinds[name]) for name, value in own.items()}
         data = shards.canonical({name: value for name, value in plain.items() if value is not None})

@@ -403,7 +403,7 @@ def load_plan(root: Path) -> list[PlannedShard]:
 
 class Imported(NamedTuple):
     """A source of an imported pool: where it lay at the import, the ids of its classes, and the pool's shards
-    that hold it, of so many rows together.
+    that hold it, of so many rows together; `partial` are columns of numbers that some samples do not have.
     """
 
     name: str
@@ -412,6 +412,7 @@ class Imported(NamedTuple):
     stems: list[str]
     rows: int
     license: str
+    partial: list[str]
 
 
 def imported(root: Path) -> list[Imported]:
@@ -422,7 +423,15 @@ def imported(root: Path) -> list[Imported]:
         stems = [shard_name(record["first"] + k) for k in range(len(record["shards"]))]
         classes = {name: number for number, name in record["classes"]}
         found.append(
-            Imported(name, Path(record["path"]), classes, stems, record["requested"], record["license"])
+            Imported(
+                name,
+                Path(record["path"]),
+                classes,
+                stems,
+                record["requested"],
+                record["license"],
+                record["partial"],
+            )
         )
     return sorted(found, key=lambda source: source.stems)
 

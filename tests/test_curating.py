@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_import import HEX, datacomp, images, img2dataset, picture, tree, webdataset
+from test_import import HEX, coco, datacomp, images, img2dataset, picture, tree, webdataset
 
 import synthgen
-from synthgen import pipeline, recipe
+from synthgen import pipeline, recipe, shards
 from synthgen.cli import main
 from synthgen.errors import FolderError, RecipeError
 from synthgen.importing.forms import Keys
@@ -43,6 +43,12 @@ shard_size = 5
 def write(path: Path, column: str = "image_luma", minimum: float = 0.0, more: str = "") -> Path:
     path.mkdir(exist_ok=True)
     (path / "recipe.toml").write_text(more + CURATES.format(column=column, minimum=minimum))
+    return path
+
+
+def plain(path: Path, more: str = "") -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "recipe.toml").write_text(f'name = "own"\n{more}')
     return path
 
 
@@ -116,6 +122,48 @@ def test_what_a_source_lacks_is_added_where_it_is_known(tmp_path: Path) -> None:
     assert not np.isnan(features["clip_img"]).any()
     loader = synthgen.open_loader(root / "final" / "main" / "train", batch_size=2)
     assert sorted(int(label) for _, batch in loader for label in batch) == [0, 1]
+
+
+def test_each_json_that_is_made_has_the_same_keys(tmp_path: Path) -> None:
+    images(tmp_path / "birds", *(f"{k}.jpg" for k in range(4)))
+    values = [(0, 0.5, 1, "x"), (1, "", 2, ""), (0, 1.5, "", "y"), (1, 2.5, 4, "z")]
+    lines = ["image,y,score,n,note", *(f"{k}.jpg,{y},{a},{b},{c}" for k, (y, a, b, c) in enumerate(values))]
+    (tmp_path / "birds" / "m.csv").write_text("\n".join([*lines, "none.jpg,,,,"]) + "\n")
+    for copy in (False, True):
+        table, output = tmp_path / "birds" / "m.csv", tmp_path / str(copy)
+        root = bring([table], output, keys=Keys("image", "y"), copy=copy, workers=1)
+        assert shards.imported(root)[0].partial == ["score", "n"]
+        synthgen.run(plain(tmp_path / "recipe"), root, workers=1)
+        told = [json.loads(members["json"]) for members in final(root).values()]
+        assert len({tuple(one) for one in told}) == 1
+        assert {(one["class_id"], one["note"]) for one in told} == {(0, "x"), (1, ""), (0, "y"), (1, "z")}
+
+
+def test_a_source_of_a_joined_pool_that_moved_is_found(tmp_path: Path) -> None:
+    first, second = webdataset(tmp_path / "web"), webdataset(tmp_path / "more")
+    own = plain(tmp_path / "recipe")
+    roots = [bring([source], tmp_path / f"of_{source.name}", workers=1) for source in (first, second)]
+    for root in roots:
+        synthgen.run(own, root, stages=("select",), workers=1)
+    second.rename(tmp_path / "there")
+    with pytest.raises(FolderError, match=r'source "more": .* --set sources.more.path='):
+        synthgen.run(own, roots[0], stages=("reshard",), add=[str(roots[1])], workers=1)
+    synthgen.run(
+        own, roots[0], stages=("reshard",), add=[str(roots[1])], workers=1,
+        settings=[f"sources.more.path={tmp_path / 'there'}"],
+    )  # fmt: skip
+    assert len(final(roots[0])) == 16
+
+
+def test_images_of_a_coco_file_are_where_it_has_them(tmp_path: Path) -> None:
+    source = coco(tmp_path / "coco")
+    root = bring([source], tmp_path / "out", name="coco", workers=1)
+    (tmp_path / "coco").rename(tmp_path / "there")
+    moved = tmp_path / "there" / source.relative_to(tmp_path / "coco")
+    keep = '[[select]]\nuse = "range"\ncolumn = "class_id"\nminimum = 0\n'
+    own = plain(tmp_path / "recipe", f'{keep}[sources.coco]\npath = "{moved}"\n')
+    synthgen.run(own, root, workers=1)
+    assert len(final(root)) == 2
 
 
 def test_a_source_that_moves_is_found_by_the_recipe(tmp_path: Path) -> None:

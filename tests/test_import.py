@@ -264,6 +264,23 @@ def test_links_to_folders_end(tmp_path: Path) -> None:
     assert [row["file"] for row in found] == ["cat/a.jpg", "far/b.jpg", "owl/a.jpg"]
 
 
+def test_hidden_copies_are_no_samples(tmp_path: Path) -> None:
+    source = images(
+        tmp_path / "birds", "owl/a.jpg", "owl/.ipynb_checkpoints/a.jpg", ".trash/b.jpg", "owl/._a.jpg"
+    )
+    assert [row["file"] for row in rows(bring([source], tmp_path / "out", workers=1))] == ["owl/a.jpg"]
+
+
+def test_what_was_downloaded_and_is_not_in_the_tar(tmp_path: Path) -> None:
+    source = img2dataset(tmp_path / "web", shards_=1)
+    tar = source / "00000000.tar"
+    with tarfile.open(tar) as whole:
+        first = [(one.name, whole.extractfile(one).read()) for one in whole.getmembers()[:3]]  # type: ignore[union-attr]
+    archive(tar, first)
+    errors = [row["error"] for row in rows(bring([source], tmp_path / "out", workers=1))]
+    assert sorted(errors, key=str) == ["HTTP Error 404: Not Found", None, "not in the tar", "not in the tar"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl"])
 def test_a_table_as_waterbirds_is_published(tmp_path: Path, kind: str) -> None:
     path = waterbirds(tmp_path / "birds")

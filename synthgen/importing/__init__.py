@@ -38,14 +38,18 @@ class Found(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Its place in the source, as its uid is made from."""
-        return f"{self.file}/{self.key}" if self.key != self.file else self.key
+        return place_of(self.file, self.key)
 
     @property
     def image(self) -> tuple[str, int, int] | None:
         """The member that is its image."""
         by_suffix = {member[0]: member for member in self.members}
         return next((by_suffix[ending] for ending in ENDINGS if ending in by_suffix), None)
+
+
+def place_of(file: str, key: str) -> str:
+    """The place of a sample in its source, as its uid is made from."""
+    return key if key == file else f"{file}/{key}"
 
 
 def uid_of(source: str, place: str) -> str:

@@ -67,7 +67,7 @@ def _entry(
     return Found(name, name, [(suffix if suffix in ENDINGS else "jpg", 0, 0)], None, data)
 
 
-def image_folder(path: Path, entries: Sequence[Found]) -> Path:
+def image_folder(path: Path, names: Sequence[str]) -> Path:
     """The folder that the file names start from: that of the file, the one above, `images` in either, or the
     split that the file is named after ("instances_val2017.json": val2017), in any of these.
 
@@ -78,7 +78,7 @@ def image_folder(path: Path, entries: Sequence[Found]) -> Path:
     near = [path.parent, path.parent.parent]
     near += [folder / "images" for folder in near]
     folders = [*near, *(folder / split for folder in near)]
-    names = [entry.file for entry in entries if not entry.error][:20]
+    names = names[:20]
     for folder in folders:
         if any((folder / name).is_file() for name in names):
             return folder

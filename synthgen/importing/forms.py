@@ -69,7 +69,8 @@ def open_form(path: Path, keys: Keys = Keys()) -> Form:  # noqa: B008
         entries, ids = (
             coco.entries(path) if kind == ".json" else (tables.entries(path, *keys), dict[str, int]())
         )
-        folder = coco.image_folder(path, entries) if kind == ".json" else path.parent
+        names = [entry.file for entry in entries if not entry.error]
+        folder = coco.image_folder(path, names) if kind == ".json" else path.parent
         return Form("coco" if kind == ".json" else "table", folder, _cut(entries, folder), [], ids)
     if any(keys):
         raise RecipeError(
@@ -133,8 +134,8 @@ def read_classes(path: Path) -> list[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    """All files below a folder, in order of folders, then of names. A link to a folder is followed, but to
-    one that it lies in, which would never end.
+    """All files below a folder, in order of folders, then of names, but hidden ones: `.ipynb_checkpoints` has
+    copies of images. A link to a folder is followed, but to one that it lies in, which would never end.
 
     Raises:
         RecipeError: a folder cannot be listed.
@@ -146,7 +147,8 @@ def _files(path: Path) -> list[Path]:
 
     found, above = list[tuple[str, list[str]]](), {str(path): {os.path.realpath(path)}}
     for folder, folders, names in os.walk(path, followlinks=True, onerror=stop):
-        found.append((folder, names))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.append((folder, [name for name in names if not name.startswith(".")]))
         own = above.pop(folder)
         real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders}
         folders[:] = [name for name in folders if real[name] not in own]

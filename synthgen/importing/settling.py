@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from synthgen import shards
 from synthgen.errors import FolderError, RecipeError, nearest
-from synthgen.importing import ENDINGS, uid_of
+from synthgen.importing import ENDINGS, place_of, uid_of
 from synthgen.importing.scanning import MEMBERS, as_text
 
 SHARD_ROWS = 10_000
@@ -55,6 +55,7 @@ class Settled(NamedTuple):
         required: the members that a whole sample has besides its image.
         twice: of each piece, the rows whose uid another sample has already.
         cuts: of each piece, the rows at which its shards end.
+        partial: columns of numbers and the like that some whole samples have no value of.
     """
 
     columns: dict[str, str]
@@ -63,6 +64,7 @@ class Settled(NamedTuple):
     required: list[str]
     twice: list[list[int]]
     cuts: list[list[int]]
+    partial: list[str]
 
 
 def settle(
@@ -90,11 +92,17 @@ def settle(
     """
     schemas, lengths, uids = list[pa.Schema](), list[int](), [taken]
     labels, required = dict[tuple[int | None, str | None], None](), None
+    whole, known_of, is_labelled = 0, Counter[str](), True
     for table in scans:
         schemas.append(table.schema)
         lengths.append(len(table))
         labels |= _labels(table, renamed)
         required = _required(table) if required is None else required
+        good = table.filter(pc.equal(table["error"], ""))
+        whole += len(good)
+        known_of.update({column: _known(good[column]) for column in good.column_names})
+        own_labels = _labels(good, renamed)
+        is_labelled &= not len(good) or bool(own_labels and (None, None) not in own_labels)
         own = np.array([uid or "" for uid in table["own_uid"].to_pylist()])
         own[[bool(error) for error in table["error"].to_pylist()]] = ""
         uids.append(_halves(own.tolist()))
@@ -106,6 +114,8 @@ def settle(
             fields.append(
                 pa.field(name, pa.string() if name == "split" else merged.field(f"data.{raw}").type)
             )
+    plain = [one.name for one in fields if one.name not in FIXED and not _is_text_or_list(one.type)]
+    partial = [name for name in plain if known_of[f"data.{columns[name]}"] < whole]
     return Settled(
         columns,
         pa.schema(fields),
@@ -113,6 +123,7 @@ def settle(
         required or [],
         _repeated(uids),
         [_ends(length) for length in lengths],
+        partial if is_labelled else ["class_id", *partial],
     )
 
 
@@ -141,7 +152,8 @@ def rows(
         return part[column].to_pylist() if raw and column in part.column_names else [None] * len(part)
 
     places = [
-        _place(file, key) for file, key in zip(part["file"].to_pylist(), part["key"].to_pylist(), strict=True)
+        place_of(file, key)
+        for file, key in zip(part["file"].to_pylist(), part["key"].to_pylist(), strict=True)
     ]
     names = {number: name for name, number in settled.classes.items()}
     labels = [_label(*each, names) for each in zip(told("class_id"), told("class_name"), strict=True)]
@@ -179,8 +191,15 @@ def rows(
     return pa.Table.from_arrays(arrays, schema=settled.schema)
 
 
-def _place(file: str, key: str) -> str:
-    return key if key == file else f"{file}/{key}"
+def _known(column: pa.ChunkedArray) -> int:
+    """How many values a json can hold as numbers."""
+    if pa.types.is_floating(column.type):
+        return int(pc.sum(pc.is_finite(column)).as_py() or 0)
+    return len(column) - int(column.null_count)
+
+
+def _is_text_or_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_nested(kind))
 
 
 def _errors(table: pa.Table, settled: Settled, twice: Sequence[int]) -> list[str | None]:

@@ -62,6 +62,8 @@ class Output(NamedTuple):
     parts: list[dict[str, object]]
 
 
+BLOCK = 10_000
+"""So many samples are told of at a time."""
 JOINED = ("class_id", "class_name", "license", "model", "fingerprint")
 """Columns that tell whether pools go together, and where samples are from."""
 
@@ -102,7 +104,8 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
     rows = np.arange(len(chosen.uids))
     sizes = sample_bytes(chosen, rows)
     if settings.shard_bytes:
-        sizes = sizes + added_bytes(added, len(rows)) + told_bytes(read_told(chosen, rows))
+        told = [told_bytes(read_told(chosen, some)) for some in np.array_split(rows, len(rows) // BLOCK + 1)]
+        sizes = sizes + added_bytes(added, len(rows)) + np.concatenate(told)
         longer = sum(len(key) + 8 for key in json_keys or ())  # "key": "", written where it was not
         sizes += -(-longer // 512) * 512
     output = cut(

@@ -14,12 +14,11 @@ import numpy as np
 from synthgen import pools, shards, storage, tars
 from synthgen.claims import Claim
 from synthgen.errors import FolderError, WorkError
+from synthgen.importing import ENDINGS
 from synthgen.resharding.choosing import Chosen, Numbers
 from synthgen.resharding.cutting import OutputShard
 from synthgen.resharding.telling import Told, check_image, read_told, told_bytes
 
-ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
-"""Of members that are images."""
 WINDOW = 2**22
 """Bytes of output that are in memory at a time, and as many are read ahead: few enough for a cache."""
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from synthgen.errors import FolderError
+from synthgen.importing import ENDINGS
 from synthgen.resharding.choosing import Chosen
-from synthgen.resharding.copying import ENDINGS, read_sample
+from synthgen.resharding.copying import read_sample
 
 Keys = dict[str, type]
 PLAIN = (str, bool, int, float)
@@ -84,14 +85,16 @@ def check_members(
     for other in found[1:]:
         if other.members != first.members:
             differ = set(other.members) ^ set(first.members)
-            hint = 'set reshard.image = "jpg" to give all images one ending; their bytes stay'
-            if not differ <= {*ENDINGS, "cls", "txt"}:
-                others = json.dumps(sorted(differ - {*ENDINGS, "cls", "txt"}))
-                hint = f"set reshard.leave_out = {others} to leave them out"
+            lacking = sorted(differ - {*ENDINGS})
+            hint = f"set reshard.leave_out = {json.dumps(lacking)} to leave out what some lack"
+            if {*lacking} <= {"cls", "txt"}:
+                hint = f"select those that do, or {hint}"
+                if differ & {*ENDINGS}:
+                    hint = 'set reshard.image = "jpg" to give all images one ending; their bytes stay'
             raise FolderError(
                 f"{first.samples} samples of {first.where} have the members {', '.join(first.members)}, "
                 f"{other.samples} of {other.where} have {', '.join(other.members)}; all samples of a dataset "
-                f"have the same: {hint if differ - {'cls', 'txt'} else 'select those that do'}"
+                f"have the same: {hint}"
             )
     if "json" not in first.members:
         return None

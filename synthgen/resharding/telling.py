@@ -36,20 +36,26 @@ def read_told(chosen: Chosen, rows: Numbers) -> list[Told | None]:
     for number in np.unique(chosen.shard[rows[in_place]]).tolist():
         root, stem = chosen.shards[number]
         own = np.flatnonzero(in_place & (chosen.shard[rows] == number))
-        part = _rows(root / shards.POOL / f"{stem}.parquet").take(pa.array(chosen.rows[rows[own]]))
-        told = zip(pools.added_members(part), part.select(LIES).to_pylist(), strict=True)
+        table, partial = _rows(root, stem)
+        part = table.take(pa.array(chosen.rows[rows[own]]))
+        told = zip(pools.added_members(part, partial), part.select(LIES).to_pylist(), strict=True)
         for place, (members, row) in zip(own.tolist(), told, strict=True):
             found[place] = Told(members, row)
     return found
 
 
 @functools.lru_cache(maxsize=CACHED)
-def _rows(path: Path) -> pa.Table:
-    """The rows of an imported pool shard, with the columns that are told of its samples."""
+def _rows(root: Path, stem: str) -> tuple[pa.Table, list[str]]:
+    """The rows of an imported pool shard, with the columns that are told of its samples, and those of them
+    that its source has for some alone.
+    """
+    path = root / shards.POOL / f"{stem}.parquet"
+    partial = next(one.partial for one in shards.imported(root) if stem in one.stems)
     table = shards.read_table(path, [*LIES, "members", "text", "class_id"])
     is_written = pc.is_valid(table["members"]).to_numpy()
     # most sources have json of their own; then the other columns are not asked for
-    return shards.read_table(path) if (pools.lacks_member(table, "json") & is_written).any() else table
+    is_asked = (pools.lacks_member(table, "json") & is_written).any()
+    return shards.read_table(path) if is_asked else table, partial
 
 
 def told_bytes(told: Sequence[Told | None]) -> Numbers:
