@@ -68,7 +68,9 @@ def _in_run(root: Path, uid: str) -> Found:
     stem, row = _row(root, uid)
     where = f"{root / shards.POOL / stem}.tar: {row['uid']}"
     if "source" in row and (row.get("error") or pools.is_in_place(root, stem)):
-        where = f"{pools.source_paths(root)[str(row['source'])]}/{row['file']}: {row.get('key', row['uid'])}"
+        where = (
+            f"{pools.source_paths(root)[str(row['source'])]}/{row['file']}: {row.get('key') or row['uid']}"
+        )
     if row.get("error"):
         return Found(where, marks.Mark(), row, str(root))
     table = shards.read_table(root / shards.POOL / f"{stem}.parquet")

@@ -118,7 +118,7 @@ def page(root: Path, subset: str, sources: pools.Sources = {}) -> bytes:  # noqa
         sources=info.get("sources", []),
         splits={name: entry["num_samples"] for name, entry in splits.items()},
         models=_models(columns),
-        imported=[(one.name, one.license, str(one.path)) for one in shards.imported(root)],
+        imported=[(one.name, one.license, one.path.name) for one in shards.imported(root)],
         recipe=storage.to_json(recipe).decode(),
         thumbnail=THUMBNAIL,
     )
