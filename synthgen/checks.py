@@ -243,10 +243,11 @@ def check_records(job: Job, at_most: int | None = None) -> None:
                     "_stats.json and run again"
                 )
             for other, made_from in record.get("reads", {}).items():
-                if made_from != shards.read_record(folder.with_name(other), stem)["files"]:
+                source = folder.with_name(other)
+                if shards.is_done(source, stem) and made_from != shards.read_record(source, stem)["files"]:
                     raise FolderError(
-                        f"{folder / stem} was made from another {folder.with_name(other) / stem} than is "
-                        "there; delete its _stats.json and run again"
+                        f"{folder / stem} was made from another {source / stem} than is there; delete its "
+                        "_stats.json and run again"
                     )
             if job.strict:
                 _check_stack(job, folder / stem, record, job.stack)

@@ -50,8 +50,11 @@ class Source(NamedTuple):
 
     @property
     def scans(self) -> Path:
-        """Where the scans of these very pieces are kept meanwhile, whatever columns are to be called."""
+        """Where the scans of these very pieces are kept meanwhile, whatever columns are to be called. Another
+        source may have pieces of the same names and sizes: it lies elsewhere.
+        """
         read = {key: value for key, value in self.inputs.items() if key not in ("--columns", "--copy")}
+        read |= {"name": self.name, "path": str(self.form.folder.resolve())}
         return self.root / storage.WORK / shards.SCANS / shards.digest(read)[:16]
 
 

@@ -430,6 +430,8 @@ class Job:
 
     def output(self) -> resharding.Output:
         """What `final/<subset>` is to hold; worked out once for a subset."""
+        own = {one.name for one in shards.imported(self.root)}
+        of_others = {name: path for name, path in self.source_paths.items() if name not in own}
         parts = [
             resharding.Part(
                 f"{root.resolve().name}:{subset}",
@@ -437,7 +439,7 @@ class Job:
                 shards.pool_stems(root),
                 storage.names(root / shards.ANNOTATIONS),
                 shards.read_npy(root / shards.SUBSETS / f"{subset}.npy"),
-                self.source_paths if root == self.root else {},
+                self.source_paths if root == self.root else of_others,
             )
             for root, subset in [(self.root, self.subset), *self.add]
         ]

@@ -414,8 +414,9 @@ def _require(job: Job, stage: str, wanted: str) -> None:
     """Raises FolderError where a stage that `wanted` builds on is not finished."""
     missing = _missing(job, stage)
     if missing:
+        named = f" --subset {job.subset}" if stage == "select" and job.subset != "main" else ""
         raise FolderError(
             f"{job.root}: `{stage}` is not finished ({len(missing)} left, first {missing[0]}), and "
             f"`{wanted}` needs it; "
-            f"`synthgen {stage} {job.recipe_path.parent} -o {job.root}` goes on with it"
+            f"`synthgen {stage} {job.recipe_path.parent} -o {job.root}{named}` goes on with it"
         )

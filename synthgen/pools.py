@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         there = [name for name in names if name in shards.names(path)]
         table, missing = shards.read_table(path, there), pa.nulls(shards.rows(path))
         return pa.table(
-            {name: (table[name] if name in there else missing).cast(self._kinds[name]) for name in names}
+            {name: _cast(table[name] if name in there else missing, self._kinds[name]) for name in names}
         )
 
     def _features(self, name: str) -> npt.NDArray[np.float16]:
@@ -314,6 +315,14 @@ def _either(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
         return pa.unify_schemas(fields, promote_options="permissive").field(0).type
     except pa.ArrowException:
         return pa.string()
+
+
+def _cast(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
+    """A column in the type that `_either` found; lists as text are JSON."""
+    if pa.types.is_nested(column.type) and pa.types.is_string(kind):
+        texts = [None if value is None else json.dumps(value) for value in column.to_pylist()]
+        return pa.chunked_array([pa.array(texts, kind)])
+    return column.cast(kind)
 
 
 def _texts(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:

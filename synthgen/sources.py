@@ -4,6 +4,7 @@ A source is what `importing.forms` opens, with labels. This room knows no recipe
 other people made, and changes nothing.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -191,15 +192,23 @@ def read(image: RealImage) -> bytes:
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """The pixels of an image file, shape (height, width, 3): upright, on white, the first of several frames;
-    None where it is no image, or a damaged one.
+    """The pixels of an image file, shape (height, width, 3), as `open_picture` has them; None as there."""
+    picture = open_picture(data)
+    return None if picture is None else np.asarray(picture)
+
+
+def open_picture(data: bytes) -> Image.Image | None:
+    """An image file in RGB: upright, on white, the first of several frames; None where it is no image, or a
+    damaged one.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            return np.asarray(upright.convert("RGB"))
+        opened = Image.open(io.BytesIO(data))
+        opened.load()
+        with contextlib.suppress(Exception):  # what is wrong with EXIF is many things, and no damage
+            ImageOps.exif_transpose(opened, in_place=True)
+        if opened.has_transparency_data:
+            white = Image.new("RGBA", opened.size, "white")
+            return Image.alpha_composite(white, opened.convert("RGBA")).convert("RGB")
+        return opened if opened.mode == "RGB" else opened.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

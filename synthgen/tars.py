@@ -16,6 +16,8 @@ LINKS = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Types of members without data: links, devices, folders, pipes."""
 MOST_EXTENDED = 2**20
 """Bytes that an extended header may have; a larger one is no header."""
+DIGITS = 20
+"""Of a number in an extended header: no file has as many bytes."""
 
 
 class Member(NamedTuple):
@@ -149,7 +151,7 @@ def walk(file: BinaryIO) -> Iterator[Member]:
                 raise WorkError(f"damaged extended header at byte {at - BLOCK}")
             at += held + -held % BLOCK
             if kind == b"L":
-                name = extra.rstrip(b"\0").decode(errors="backslashreplace")
+                name = extra.partition(b"\0")[0].decode(errors="backslashreplace")
             elif kind == b"x":
                 long, large = _extended(extra, at)
                 name, size = long or name, large if large >= 0 else size
@@ -180,19 +182,22 @@ def _number(field: bytes) -> int:
 
 def _extended(records: bytes, at: int) -> tuple[str, int]:
     """The name ("" is not told) and size (-1) in PAX records, "LENGTH KEY=VALUE\\n" one after another."""
-    name, size = "", -1
-    while records:
-        length = records.partition(b" ")[0]
-        if not length.isdigit() or not len(length) + 2 <= int(length) <= len(records):
+    name, size, start = "", -1, 0
+    while start < len(records):
+        length = records[start : start + DIGITS].partition(b" ")[0]
+        if not length.isdigit() or not len(length) + 2 <= int(length) <= len(records) - start:
             raise WorkError(f"damaged extended header before byte {at}")
-        key, _, value = records[len(length) + 1 : int(length) - 1].partition(b"=")
+        end = start + int(length)
+        key, _, value = records[start + len(length) + 1 : end - 1].partition(b"=")
         if key.startswith(b"GNU.sparse"):
             raise WorkError(f"sparse file before byte {at}, which is not read")
         if key == b"path":
+            if b"\0" in value:
+                raise WorkError(f"damaged extended header before byte {at}")
             name = value.decode(errors="backslashreplace")
         if key == b"size" and value.isdigit():
-            size = int(value)
-        records = records[int(length) :]
+            size = int(value) if len(value) <= DIGITS else 10**DIGITS
+        start = end
     return name, size
 
 

@@ -120,6 +120,16 @@ def test_annotations_added_later_are_the_same_and_touch_no_file(
     assert len(theirs) > 20
 
 
+def test_what_others_read_is_made_again_where_its_record_has_gone(
+    more: Path, annotated: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(annotated, tmp_path / "run"))
+    (root / "annotations" / "clip" / "00000001_stats.json").unlink()
+    (root / "annotations" / "clip" / "00000001.parquet").unlink()
+    annotate(more, root)
+    assert data_digests(root) == data_digests(annotated)
+
+
 def test_the_order_of_shards_changes_nothing(more: Path, annotated: Path, tmp_path: Path) -> None:
     """The second of two workers begins in the middle; what a prompt was encoded with must not matter."""
     root = Path(shutil.copytree(annotated, tmp_path / "run", ignore=shutil.ignore_patterns("annotations")))

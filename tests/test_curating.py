@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from test_import import HEX, datacomp, images, img2dataset, picture, tree, webdataset
 
 import synthgen
@@ -163,6 +164,30 @@ def test_an_image_that_does_not_decode_is_annotated_by_what_needs_none(tmp_path:
     synthgen.run(own, root, workers=1)
     assert said.read_bytes() == beside
     assert [json.loads(members["json"])["key"] for members in final(root).values()] == ["b"]
+
+
+def test_copies_are_found_whatever_their_files(tmp_path: Path) -> None:
+    """A transparent image and one that a camera turned, in the pool and in an evaluation set."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
+    plain = Image.fromarray(pixels).resize((48, 64))
+    turned = Image.Exif()
+    turned[0x112] = 6
+    alpha = Image.fromarray(np.tile(np.uint8([0, 255]), (64, 24)))
+    for name in ("web/cat", "eval/cat"):
+        (tmp_path / name).mkdir(parents=True)
+        plain.save(tmp_path / name / "turned.png", exif=turned)
+        Image.merge("RGBA", (*plain.split(), alpha)).save(tmp_path / name / "clear.png")
+    root = bring([tmp_path / "web"], tmp_path / "out", workers=1)
+    own = write(tmp_path / "recipe")
+    with (own / "recipe.toml").open("a") as file:
+        file.write('[[annotate]]\nname = "eval"\nuse = "references"\nsource = "sources.eval"\nper = ""\n')
+        file.write(f"[sources.eval]\npath = '{tmp_path / 'eval'}'\n")
+    synthgen.run(own, root, stages=("annotate",), workers=1)
+    table = pq.read_table(root / "annotations" / "eval" / "00000000.parquet")
+    assert table["eval_phash_distance"].to_pylist() == [0, 0]
+    assert table["eval_max"].to_pylist() == pytest.approx([1, 1], abs=1e-6)
+    size = pq.read_table(root / "annotations" / "image" / "00000000.parquet", columns=["image_width"])
+    assert sorted(size["image_width"].to_pylist()) == [48, 64]
 
 
 def test_only_what_a_rule_keeps_is_annotated_though_a_source_lacks_its_column(tmp_path: Path) -> None:

@@ -254,6 +254,16 @@ def test_a_folder_of_images_with_splits(tmp_path: Path) -> None:
     assert ids == {"10": 10, "2": 2}
 
 
+def test_links_to_folders_end(tmp_path: Path) -> None:
+    source = images(tmp_path / "birds", "cat/a.jpg")
+    (source / "cat" / "up").symlink_to("..")
+    (source / "cat" / "here").symlink_to(".")
+    (source / "owl").symlink_to("cat")
+    (source / "far").symlink_to(images(tmp_path / "far", "b.jpg"))
+    found = rows(bring([source], tmp_path / "out", workers=1))
+    assert [row["file"] for row in found] == ["cat/a.jpg", "far/b.jpg", "owl/a.jpg"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "jsonl"])
 def test_a_table_as_waterbirds_is_published(tmp_path: Path, kind: str) -> None:
     path = waterbirds(tmp_path / "birds")
@@ -400,6 +410,22 @@ def test_columns_get_the_types_that_hold_all_values(tmp_path: Path) -> None:
     assert columns["a"].tolist() == [1.0, 1.5]
 
 
+def test_odd_values_of_columns_that_mean_something(tmp_path: Path) -> None:
+    told = json.dumps({"class_name": ["a", "b"]}).encode()
+    members = [("0.jpg", picture(0)), ("0.json", told), (f"{HEX[1]}.jpg", picture(1))]
+    members += [(f"{HEX[1]}.json", told)]
+    tar = archive(tmp_path / "web" / "shards" / "0.tar", members)
+    beside = pa.table({"key": ["0", HEX[1], "2"], "uid": [7, 8, 9], "rating": [1, 2, 3]})
+    pq.write_table(beside, tar.with_suffix(".parquet"))
+    (tmp_path / "web" / "metadata").mkdir()
+    metadata = pa.table({"uid": ["zz", None, HEX[1]], "score": [1.0, 2.0, 3.0]})
+    pq.write_table(metadata, tmp_path / "web" / "metadata" / "a.parquet")
+    found = rows(bring([tmp_path / "web" / "shards"], tmp_path / "out", workers=1))
+    assert [row["class_name"] for row in found] == ['["a", "b"]'] * 2 + [None]
+    assert [(row["rating"], row["score"]) for row in found] == [(1, None), (2, 3.0), (3, None)]
+    assert [row["error"] for row in found] == [None, None, "not in the tar"]
+
+
 def test_two_sources_share_classes_by_name_and_keep_their_ids(tmp_path: Path) -> None:
     one = images(tmp_path / "one", "cat/a.jpg", "owl/b.jpg")
     two = images(tmp_path / "two", "ant/a.jpg", "owl/b.jpg")
@@ -429,6 +455,28 @@ def test_a_sources_own_columns_are_missing_in_the_others(tmp_path: Path) -> None
     assert columns["url"].tolist()[8:] == [""] * 8
     assert "url" in columns
     assert "nothing" not in columns
+
+
+def test_columns_of_sources_in_the_type_that_holds_all_values(tmp_path: Path) -> None:
+    told: dict[str, dict[str, object]] = {
+        "one": {"a": 1, "b": True, "c": ["x", "y"], "d": [1]},
+        "two": {"a": 1.5, "b": "no", "c": "x", "d": [0.5]},
+    }
+    for name, own in told.items():
+        archive(tmp_path / name / "0.tar", [("0.jpg", picture(0)), ("0.json", json.dumps(own).encode())])
+    root = bring([tmp_path / "one", tmp_path / "two"], tmp_path / "out", workers=1)
+    columns = pools.PoolColumns(root, shards.pool_stems(root), [])
+    assert columns["a"].tolist() == [1.0, 1.5]
+    assert columns["b"].tolist() == ["true", "no"]
+    assert columns["c"].tolist() == ['["x", "y"]', "x"]
+    assert columns.stored("d").to_pylist() == [[1.0], [0.5]]
+
+
+def test_members_that_our_tars_cannot_name(tmp_path: Path) -> None:
+    members = [("0.jpg", picture(0)), ("1.jpg", picture(1)), ("1.ü.txt", b""), ("2.jpg", picture(2))]
+    archive(tmp_path / "web" / "0.tar", [*members, (f"2.{'x' * 61}", b"")])
+    errors = [row["error"] for row in rows(bring([tmp_path / "web"], tmp_path / "out", workers=1))]
+    assert errors == [None, *["a member's name is too long, or not ASCII"] * 2]
 
 
 def test_the_same_bytes_from_any_number_of_workers_and_again(tmp_path: Path) -> None:

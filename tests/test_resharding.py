@@ -749,6 +749,20 @@ def test_pools_that_do_not_go_together(
     assert message in str(error.value)
 
 
+def test_joined_columns_of_other_types(tmp_path: Path) -> None:
+    one = joinable(tmp_path / "one", range(8), rating=list(range(8)))
+    two = joinable(tmp_path / "two", range(6, 12), rating=["good"] * 5 + ["3"])
+    cells = Settings({"a": 0.5, "b": 0.5}, ["rating"])
+    chosen = cut_parts([one, two], {}, cells).chosen
+    codes = chosen.columns["rating"]
+    assert [codes.values[k] for k in codes.numbers.tolist()] == [*"01234567", "good", "good", "good", "3"]
+    with pytest.raises(FolderError, match=r'rating is "good" in two and 0 elsewhere; readers want one type'):
+        cut_parts([one, two], {}, Settings({"train": 1.0}, members=["rating"]))
+    lists = joinable(tmp_path / "three", range(3), tags=[["x"]] * 3)
+    with pytest.raises(RecipeError, match='three: column "tags" holds lists, which are no cells'):
+        cut_parts([lists], {}, Settings({"a": 0.5, "b": 0.5}, ["tags"]))
+
+
 def test_json_of_joined_pools(tmp_path: Path) -> None:
     one, two = joinable(tmp_path / "one", range(8)), joinable(tmp_path / "two", [])
     said = {"seed": 0.5, "place": "sea", "n": 1}

@@ -1,6 +1,7 @@
 import io
 import re
 import tarfile
+import time
 
 import pytest
 
@@ -128,6 +129,28 @@ def test_every_cut_and_every_damaged_header_is_found(kind: int) -> None:
         hurt[header + 20] ^= 255
         with pytest.raises(WorkError, match=f"damaged header at byte {header}|cut inside"):
             list(tars.walk(io.BytesIO(hurt)))
+
+
+def pax(records: bytes) -> bytes:
+    """An archive of one file with this extended header."""
+    head = bytearray(tars.blocks("pax", records))
+    head[156:157] = b"x"
+    head[148:156] = b"%06o\0 " % (sum(head[:512]) - sum(head[148:156]) + 256)
+    return bytes(head) + tars.blocks("a.jpg", b"x" * 9) + bytes(1024)
+
+
+def test_extended_headers_that_mean_harm() -> None:
+    for size in (b"9" * 30, b"9" * 9_000):  # Python converts no number of so many digits
+        record = b" size=" + size + b"\n"
+        length = next(n for n in range(len(record), len(record) + 9) if n == len(record) + len(str(n)))
+        with pytest.raises(WorkError, match="cut inside"):
+            list(tars.walk(io.BytesIO(pax(b"%d" % length + record))))
+    with pytest.raises(WorkError, match="damaged extended header"):
+        list(tars.walk(io.BytesIO(pax(b"9" * 9_000 + b" path=b\n"))))
+    start = time.process_time()
+    many = pax(b"6 a=b\n" * (2**20 // 6))
+    assert [member.name for member in tars.walk(io.BytesIO(many))] == ["a.jpg"]
+    assert time.process_time() - start < 3  # not the square of their number
 
 
 def test_sparse_files_are_refused() -> None:

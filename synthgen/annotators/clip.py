@@ -45,8 +45,9 @@ def clip(
     the true class (0 is first). What needs the true class is null where a sample has none of `classes`.
     Features `img` and `txt` (of the prompt) have unit length, shape (n, width).
 
-    Each image is preprocessed as open_clip does it, from its RGB pixels: of images in another mode (palette,
-    alpha), open_clip resizes before it converts.
+    Each image is preprocessed as open_clip does it, from its RGB pixels, upright and on white: of images in
+    another mode (palette, alpha), open_clip resizes before it converts, and leaves those lying that a camera
+    turned.
 
     Args:
         device: a torch device.

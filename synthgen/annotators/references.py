@@ -91,8 +91,9 @@ def references(
             groups[name] = Group(own, rows, np.array([hashes[uid] for uid in own], np.uint64))
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        given = np.stack([sample.read[features] for sample in samples]) if features else None
-        own = unit(look([sample.image for sample in samples]) if given is None else given)
+        prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
+        own_hashes, images = zip(*cast("list[tuple[int, Pixels]]", prepared), strict=True)
+        own = unit(np.stack([sample.read[features] for sample in samples]) if features else look([*images]))
         columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.ma.array(np.zeros(len(samples), object if kind == "string" else kind), mask=True)
             for name, kind in REFERENCES_COLUMNS.items()
@@ -103,8 +104,7 @@ def references(
                 continue
             # one by one: a product of matrices may round otherwise in another batch
             cosines = (group.features @ own[row].clone()).cpu().numpy().clip(-1, 1)
-            own_hash = prepare(sample) if sample.prepared is None else cast(int, sample.prepared)
-            distances = np.bitwise_count(group.hashes ^ np.uint64(own_hash))
+            distances = np.bitwise_count(group.hashes ^ np.uint64(own_hashes[row]))
             values = {
                 "mean": cosines.mean(dtype=np.float64),
                 "max": cosines.max(),
@@ -116,8 +116,9 @@ def references(
                 columns[name][row] = value
         return columns
 
-    def prepare(sample: Sample) -> int:
-        return phash(sample.image)
+    def prepare(sample: Sample) -> tuple[int, Pixels | None]:
+        """The hash, and the pixels if they are looked at: `annotate` may find none in the sample."""
+        return phash(sample.image), None if features else sample.image
 
     annotate.prepare = prepare  # type: ignore[attr-defined]
     annotate.fingerprint = look.fingerprint  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@ row-aligned with the pool. Each image is read and decoded once for all of them, 
 """
 
 import contextlib
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from synthgen import pools, shards
 from synthgen.claims import Claim
 from synthgen.data import Sample
 from synthgen.errors import WorkError
+from synthgen.sources import open_picture
 
 Columns = dict[str, npt.NDArray[np.generic]]
 Annotate = Callable[[list[Sample]], Columns]
@@ -306,11 +305,9 @@ def _read(
 
 def _decode(sample: Sample) -> Sample | None:
     """The sample with its pixels, None where it is damaged."""
-    try:
-        file = Image.open(io.BytesIO(sample.stored))
-        picture = file if file.mode == "RGB" else file.convert("RGB")
-        sample = replace(sample, image=np.asarray(picture))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    picture = open_picture(sample.stored)
+    if picture is None:
         return None
+    sample = replace(sample, image=np.asarray(picture))
     vars(sample)["picture"] = picture  # the cached property would copy it back
     return sample

@@ -132,12 +132,25 @@ def read_classes(path: Path) -> list[str]:
 
 
 def _files(path: Path) -> list[Path]:
-    """All files below a folder, in order of folders, then of names."""
-    return [
-        Path(folder, name)
-        for folder, _, names in sorted(os.walk(path, followlinks=True))
-        for name in sorted(names)
-    ]
+    """All files below a folder, in order of folders, then of names. A link to a folder is followed, but to
+    one that it lies in, which would never end.
+
+    Raises:
+        RecipeError: a folder cannot be listed.
+    """
+
+    def stop(error: OSError) -> None:
+        if path.is_dir():  # else there are no images, which is said elsewhere
+            raise RecipeError(f"{error.filename}: cannot be listed: {error.strerror}")
+
+    found, above = list[tuple[str, list[str]]](), {str(path): {os.path.realpath(path)}}
+    for folder, folders, names in os.walk(path, followlinks=True, onerror=stop):
+        found.append((folder, names))
+        own = above.pop(folder)
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders}
+        folders[:] = [name for name in folders if real[name] not in own]
+        above |= {os.path.join(folder, name): own | {real[name]} for name in folders}
+    return [Path(folder, name) for folder, names in sorted(found) for name in sorted(names)]
 
 
 def _in_folders(files: Sequence[Path], folder: Path) -> list[Found]:

@@ -30,6 +30,8 @@ TOLD_ELSEWHERE = ("uid", "url", "text", "sha256")
 """Columns of DataComp's metadata that its shards have too."""
 TAIL = 64
 """An image's end is looked for in so many last bytes."""
+LONGEST = 60
+"""Of what follows a uid in the name of a member, of which USTAR holds 100 bytes."""
 
 
 def scan(form: Form, piece: Piece, *, decode: bool) -> pa.Table:
@@ -75,6 +77,9 @@ def _row(found: Found, decode: bool) -> Row:
         return found, None, None, None
     if not image or data is None:
         return found._replace(error="no image"), None, None, None
+    odd = next((one for one, *_ in found.members if not one.isascii() or len(one) > LONGEST), None)
+    if odd:
+        return found._replace(error="a member's name is too long, or not ASCII"), None, None, None
     try:
         size = look(data, decode=decode)
     except ValueError:
@@ -141,15 +146,17 @@ def _join_beside(table: pa.Table, tar: Path, file: str) -> pa.Table:
     if by is None:
         return table
     keys = beside[by].cast(pa.string()).combine_chunks()
-    place = pc.index_in(table["key"] if by == "key" else table["own_uid"], value_set=keys)
+    own = table["key"] if by == "key" else table["own_uid"]
+    place = pc.index_in(own, value_set=keys, skip_nulls=True)
     for name in beside.column_names:
         table = _put(table, f"data.{name}", beside[name].take(place))
-    lacking = pc.invert(pc.is_in(keys, value_set=table["key" if by == "key" else "own_uid"]))
+    lacking = pc.invert(pc.is_in(keys, value_set=own))
     lost = beside.filter(lacking)
     if not len(lost):
         return table
+    none = pa.nulls(len(lost), pa.string())
     messages = [
-        lost[name].cast(pa.string()).to_pylist() if name in lost.column_names else [None] * len(lost)
+        (lost[name].cast(pa.string()) if name in lost.column_names else none).to_pylist()
         for name in ("error_message", "error", "status")
     ]
     messages[-1] = [None if status == "success" else status for status in messages[-1]]
@@ -157,7 +164,7 @@ def _join_beside(table: pa.Table, tar: Path, file: str) -> pa.Table:
         {
             "key": lost[by].cast(pa.string()),
             "file": pa.array([file] * len(lost)),
-            "own_uid": lost["uid"] if "uid" in lost.column_names else pa.nulls(len(lost), pa.string()),
+            "own_uid": lost["uid"].cast(pa.string()) if "uid" in lost.column_names else none,
             "error": [next(filter(None, told), "not in the tar") for told in zip(*messages, strict=True)],
             **{f"data.{name}": lost[name] for name in lost.column_names},
         }
@@ -188,6 +195,9 @@ def _metadata(folder: Path) -> Metadata | None:
     if not tables:
         return None
     whole = pa.concat_tables(tables, promote_options="permissive")
+    whole = whole.filter(pc.match_substring_regex(whole["uid"].cast(pa.string()), f"^{UID.pattern}$"))
+    if not len(whole):
+        return None
     uids = shards.uid_array(whole["uid"].to_pylist())
     order = np.lexsort((uids["f1"], uids["f0"]))
     rest = whole.drop_columns([name for name in TOLD_ELSEWHERE if name in whole.column_names])

@@ -258,6 +258,11 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
+def _flat(kind: pa.DataType) -> pa.DataType:
+    """A type that values can be grouped by: of lists, their text."""
+    return pa.string() if pa.types.is_nested(kind) else kind
+
+
 def _columns(merged: pa.Schema, renamed: Mapping[str, str], source: str) -> dict[str, str]:
     """Name in the pool -> name in the data. What an imported pool means otherwise gets `data_` before it."""
     raws = [name.removeprefix("data.") for name in merged.names if name.startswith("data.")]
@@ -292,7 +297,8 @@ def _labels(table: pa.Table, renamed: Mapping[str, str]) -> dict[tuple[int | Non
     there = [column for column in columns if column in table.column_names]
     if not there:
         return {}
-    pairs = table.select(there).group_by(there).aggregate([]).to_pylist()
+    labels = pa.table({column: _cast(table[column], _flat(table[column].type)) for column in there})
+    pairs = labels.group_by(there).aggregate([]).to_pylist()
     return {_id_and_name(*(row.get(column) for column in columns)): None for row in pairs}
 
 

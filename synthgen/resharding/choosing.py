@@ -152,7 +152,13 @@ def choose(
     chosen = take(chosen._replace(counts=counts), np.flatnonzero(counts))
     has = pools.PoolColumns(root, stems, annotations) if stems else ()
     read = [*dict.fromkeys([*columns, *(name for name in if_there if name in has)])]
-    there = {name: encode(column) for name, column in read_columns(chosen, read, annotations).items()}
+    stored = read_columns(chosen, read, annotations)
+    nested = next((name for name, column in stored.items() if pa.types.is_nested(column.type)), None)
+    if nested:
+        raise RecipeError(
+            f'{root}: column "{nested}" holds lists, which are no cells; name one of texts or numbers'
+        )
+    there = {name: encode(column) for name, column in stored.items()}
     missing = Codes(np.zeros(len(chosen.uids), np.intp), [None])
     return chosen._replace(columns={**dict.fromkeys(if_there, missing), **there})
 
@@ -226,19 +232,23 @@ def _files(written: pa.Table, folders: Mapping[str, Path]) -> tuple[list[str], N
 
 def _kinds(written: pa.Table, spans: Spans) -> tuple[Numbers, list[Kind]]:
     """The members of each sample, those that the pool adds included (see `pools.added_members`)."""
-    bits, empty = np.int64(1) << spans.suffix, len(spans.suffix) == 0
-    mask = np.zeros(len(written), np.int64) if empty else np.bitwise_or.reduceat(bits, spans.firsts[:-1])
+    suffixes = pa.array(spans.names, pa.string()).take(pa.array(spans.suffix))
+    lists = pa.ListArray.from_arrays(pa.array(spans.firsts, pa.int32()), suffixes)
+    own = pc.binary_join(lists, "\0").dictionary_encode()
+    sets = [frozenset(joined.split("\0")) for joined in own.dictionary.to_pylist()]
     source = written["source"].combine_chunks().dictionary_encode()
     is_labelled = written["class_id"].is_valid().to_numpy()
     is_told = pc.not_equal(written["text"], "").fill_null(False).to_numpy()
-    table = np.stack([source.indices.to_numpy(), mask, is_labelled, is_told], axis=1).astype(np.int64)
+    codes = [source.indices.to_numpy(), own.indices.to_numpy(), is_labelled, is_told]
+    table = np.stack(codes, axis=1).astype(np.int64)
     different, numbers = np.unique(table, axis=0, return_inverse=True)
-    kinds = []
-    for number, own, labelled, told in different.tolist():
-        names = {name for k, name in enumerate(spans.names) if own >> k & 1} | {"json"}
-        names |= ({"cls"} if labelled else set()) | ({"txt"} if told else set())
-        kinds.append(Kind(source.dictionary[number].as_py(), tuple(sorted(names))))
-    return numbers.reshape(-1), kinds
+    found = []
+    for number, members, labelled, told in different.tolist():
+        names = sets[members] | {"json"} | ({"cls"} if labelled else set()) | ({"txt"} if told else set())
+        found.append(Kind(source.dictionary[number].as_py(), tuple(sorted(names))))
+    kinds = list(dict.fromkeys(found))
+    of = np.array([kinds.index(kind) for kind in found], np.int64)
+    return of[numbers.reshape(-1)], kinds
 
 
 def _concatenate(parts: Sequence[Chosen]) -> Chosen:
@@ -347,7 +357,10 @@ def join(parts: Sequence[Chosen], names: Sequence[str]) -> Chosen:
 
 
 def _join_codes(parts: Sequence[Codes]) -> Codes:
+    """One column of several pools; where one has texts and another numbers, all are texts."""
     every = {value for part in parts for value in part.values}
+    if len({isinstance(value, str) for value in every - {None}}) > 1:
+        return _join_codes([_as_texts(part) for part in parts])
     values = sorted(every, key=lambda value: (value is not None, value))
     number = {value: k for k, value in enumerate(values)}
     maps = [np.array([number[value] for value in part.values], np.intp) for part in parts]
@@ -355,27 +368,37 @@ def _join_codes(parts: Sequence[Codes]) -> Codes:
     return Codes(np.concatenate(numbers), values)
 
 
+def _as_texts(codes: Codes) -> Codes:
+    return Codes(codes.numbers, [None if value is None else str(value) for value in codes.values])
+
+
 def _first_of_each(joined: Chosen, names: Sequence[str]) -> Numbers:
     """Where the uids are there for the first time."""
     order = np.lexsort((joined.uids["f1"], joined.uids["f0"]))
     again = np.zeros(len(order), bool)
     again[1:] = joined.uids[order][1:] == joined.uids[order][:-1]
-    for place in np.flatnonzero(again).tolist():
-        pair = order[place - 1 : place + 1].tolist()
-        sums = [_sha256(joined, row) for row in pair]
-        if sums[0] != sums[1] or sums[0] is None:
-            one, other = (names[int(joined.runs[row])] for row in pair)
-            raise FolderError(
-                f"{one} and {other} hold different images under the uid "
-                f"{shards.uid_strings(joined.uids[pair[:1]])[0]}; select without it in one of them"
-            )
+    places = np.flatnonzero(again)
+    one, other = order[places - 1], order[places]
+    same = pc.equal(_sha256(joined, one), _sha256(joined, other)).fill_null(False)
+    for place in np.flatnonzero(~same.to_numpy(zero_copy_only=False))[:1].tolist():
+        first, second = (names[int(joined.runs[rows[place]])] for rows in (one, other))
+        raise FolderError(
+            f"{first} and {second} hold different images under the uid "
+            f"{shards.uid_strings(joined.uids[one[place : place + 1]])[0]}; select without it in one of them"
+        )
     return np.sort(order[~again])
 
 
-def _sha256(chosen: Chosen, row: int) -> object:
-    root, stem = chosen.shards[int(chosen.shard[row])]
-    table = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["sha256"])
-    return table["sha256"][int(chosen.rows[row])].as_py()
+def _sha256(chosen: Chosen, rows: Numbers) -> pa.Array:
+    """Of the images of some samples; each pool shard is read once."""
+    found, numbers = [pa.array([], pa.string())], chosen.shard[rows]
+    order = np.argsort(numbers, kind="stable")
+    for number in np.unique(numbers).tolist():
+        root, stem = chosen.shards[number]
+        table = shards.read_table(root / shards.POOL / f"{stem}.parquet", ["sha256"])
+        own = rows[order][numbers[order] == number]
+        found.append(table["sha256"].take(pa.array(chosen.rows[own])).combine_chunks())
+    return pa.concat_arrays(found).take(pa.array(np.argsort(order)))
 
 
 def take(chosen: Chosen, rows: Numbers) -> Chosen:

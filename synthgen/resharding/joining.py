@@ -39,13 +39,15 @@ def classes_of(chosen: Chosen, names: Sequence[str], own: Mapping[str, int]) -> 
         if other != class_id:
             raise FolderError(
                 f'the class "{name}" has id {other} in {there} and {class_id} in {where}; give it one id in '
-                "both (a classes.csv with columns id and name) and make one of them anew"
+                "both (a classes.csv with columns id and name) and make one of them anew; sources that are "
+                "imported into one folder share their ids"
             )
         twin, there = by_id.setdefault(class_id, (name, where))
         if twin != name:
             raise FolderError(
                 f'id {class_id} is the class "{twin}" in {there} and "{name}" in {where}; give one of them '
-                "another id (a classes.csv with columns id and name) and make it anew"
+                "another id (a classes.csv with columns id and name) and make it anew; sources that are "
+                "imported into one folder share their ids"
             )
     return {name: number for name, (number, _) in found.items()}
 

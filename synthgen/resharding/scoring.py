@@ -1,5 +1,6 @@
 """Annotations that go into the final shards as members: features as .npy, columns as keys of one json."""
 
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,13 @@ def read_added(chosen: Chosen, parts: "Sequence[Part]", members: Sequence[str]) 
         mine = _of_run(chosen, run, part, first)
         first += len(part.stems)
         for name, column in read_columns(mine, columns, part.annotations).items():
-            scores[name] += _values(name, column, mine)
+            own = _values(name, column, mine)
+            if own and scores[name] and type(own[0]) is not type(scores[name][0]):
+                raise FolderError(
+                    f"reshard.members: {name} is {json.dumps(own[0])} in {part.name} and "
+                    f"{json.dumps(scores[name][0])} elsewhere; readers want one type"
+                )
+            scores[name] += own
     return Added([_feature(name, chosen, parts) for name in features], scores)
 
 
