@@ -187,7 +187,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def __init__(self, root: Path, stems: Sequence[str], annotations: Sequence[str]) -> None:
         self._stems, self._read = stems, dict[str, npt.NDArray[np.generic]]()
         self._folders, self._stored = dict[str, Path](), dict[str, pa.ChunkedArray]()
-        self._pairs: list[npt.NDArray[np.void]] = []
+        self._uids: npt.NDArray[np.void] | None = None
         self._annotations = {name: root / shards.ANNOTATIONS / name for name in annotations}
         imported = {one.stems[0] for one in shards.imported(root) if one.stems}
         self._firsts, self._kinds = sorted(imported & {*stems}) or stems[:1], dict[str, pa.DataType]()
@@ -211,23 +211,27 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def uids(self) -> npt.NDArray[np.void]:
         """The uids as DataComp has them: dtype "u8,u8"; half of what they take as texts."""
         self.read(["uid"])
-        self._pairs = [np.concatenate(self._pairs)] if len(self._pairs) > 1 else self._pairs
-        return self._pairs[0]
+        return np.empty(0, shards.UID) if self._uids is None else self._uids
 
     def read(self, names: Iterable[str]) -> None:
         """Reads those of the columns that are there and not read yet, each file once."""
         wanted = dict[Path, list[str]]()
         for name in dict.fromkeys(names):
-            is_read = bool(self._pairs) if name == "uid" else name in self._stored
+            is_read = self._uids is not None if name == "uid" else name in self._stored
             if name in self._folders and not is_read:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            parts = []
-            for stem in self._stems:
+            parts, pairs, count = [], np.empty(0, shards.UID), 0
+            for number, stem in enumerate(self._stems):
                 part = self._part(folder / f"{stem}.parquet", own)
                 if "uid" in own:
-                    self._pairs.append(shards.uid_pairs(part["uid"]))
-                    part = part.drop_columns("uid")
+                    count += len(part)
+                    if count > len(pairs):  # as if all that follow were as long
+                        more = np.empty(count + len(part) * (len(self._stems) - number - 1), shards.UID)
+                        more[: count - len(part)] = pairs[: count - len(part)]
+                        pairs = more
+                    pairs[count - len(part) : count] = shards.uid_pairs(part["uid"])
+                    self._uids, part = pairs[:count], part.drop_columns("uid")
                 parts.append(part)
             table = pa.concat_tables(parts, promote_options="default")
             self._stored |= {name: table[name] for name in own if name != "uid"}

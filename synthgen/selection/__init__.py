@@ -269,7 +269,8 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
         alive = verdict == KEPT
         seen = alive if rule.of == "survivors" else written
         rejects = seen.copy()
-        rejects[seen] = ~_apply(pool, np.flatnonzero(seen), key_of(rules, place), rule)
+        rows = None if seen.all() else np.flatnonzero(seen)
+        rejects[seen] = ~_apply(pool, rows, key_of(rules, place), rule)
         verdict[rejects & alive] = place
         steps.append((place, rule.label))
 
@@ -315,12 +316,15 @@ def passing(columns: Columns, rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
     return keep
 
 
-def _apply(pool: Survivors, rows: Rows, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
-    """What a rule says of some rows. Those where a whole number is missing that it looks up, or that makes a
-    cell, are not shown to it, and not kept.
+def _apply(pool: Survivors, rows: Rows | None, key: str, rule: Rule) -> npt.NDArray[np.bool_]:
+    """What a rule says of some rows, None being all. Those where a whole number is missing that it looks up,
+    or that makes a cell, are not shown to it, and not kept.
     """
-    shown = pool.is_there(rows, whole_numbers_read(rule, pool))
-    keep = RULES[rule.use](pool.at(rows if shown.all() else rows[shown]), **rule.keys)
+    part = pool.at(rows)
+    shown = part.is_there(whole_numbers_read(rule, pool))
+    if not shown.all():
+        part = pool.at(np.flatnonzero(shown) if rows is None else rows[shown])
+    keep = RULES[rule.use](part, **rule.keys)
     if keep.shape != (shown.sum(),) or keep.dtype != np.bool_:
         raise RecipeError(
             f'{key}: rule "{rule.use}" returned {keep.dtype} of shape {keep.shape}; '

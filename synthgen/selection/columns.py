@@ -36,26 +36,26 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         self._codes, self._texts = dict[str, tuple[Codes, Mask]](), dict[str, pa.Array]()
         self._uids: npt.NDArray[np.void] | None = None
 
-    def at(self, rows: npt.NDArray[np.intp]) -> "Survivors":
-        """The columns at some of all rows."""
+    def at(self, rows: npt.NDArray[np.intp] | None) -> "Survivors":
+        """The columns at some of all rows; None is all of them."""
         whole = self._whole
-        part = Survivors(whole._columns, None if len(rows) == whole.n_rows else rows)
+        part = Survivors(whole._columns, None if rows is not None and len(rows) == whole.n_rows else rows)
         part._whole = whole
         return part
 
-    def is_there(self, rows: npt.NDArray[np.intp], read: Mapping[str, str]) -> Mask:
-        """Which of some rows have whole numbers in the columns that a rule reads, by its keys, but not as
+    def is_there(self, read: Mapping[str, str]) -> Mask:
+        """Which rows have whole numbers in the columns that a rule reads, by its keys, but not as
         `numbers`; what it cannot see itself.
         """
-        there = np.ones(len(rows), np.bool_)
+        there = np.ones(self.n_rows, np.bool_)
         for key, name in read.items():
             if self.is_text(name):
                 continue
             values = self._columns[name]
             if np.ma.is_masked(values):
-                there &= ~np.ma.getmaskarray(values)[rows]
+                there &= self._cut(np.ma.getmaskarray(values)) == 0
             elif key.startswith("per") and values.dtype.kind == "f":
-                there &= ~np.isnan(values[rows])
+                there &= ~np.isnan(self._cut(values))
         return there
 
     @property

@@ -66,7 +66,7 @@ def explain(
 def _saw(pool: Survivors, rows: Rows, row: int, rule: Rule) -> str:
     """What a rule that is shown some rows of the pool saw in one of them."""
     read, looked_up = columns_read(rule, pool), whole_numbers_read(rule, pool)
-    shown = rows[pool.is_there(rows, looked_up)]
+    shown = rows[pool.at(rows).is_there(looked_up)]
     if row not in shown:
         return f"a whole number is missing of {', '.join(dict.fromkeys(looked_up.values()))}"
     columns, place = pool.at(shown), int(np.searchsorted(shown, row))
