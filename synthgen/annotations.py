@@ -14,6 +14,7 @@ from synthgen.annotators import ANNOTATORS
 from synthgen.errors import ModelError, RecipeError
 from synthgen.recipe import where
 from synthgen.tables.curation import AnnotateTable
+from synthgen.uids import uid_strings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -59,7 +60,7 @@ class Annotations:
         if rules:
             read = ["uid", *self.job.recipe.judged_by(table).values()]
             return partial(selection.passing, rules=rules), list(dict.fromkeys(read))
-        uids = set(shards.uid_strings(shards.read_npy(self.subset_of(table))))
+        uids = set(uid_strings(shards.read_npy(self.subset_of(table))))
         return lambda columns: np.array([uid in uids for uid in columns["uid"].tolist()], bool), ["uid"]
 
     def references(self, table: AnnotateTable) -> tuple[sources.Source, str]:

@@ -17,6 +17,7 @@ from synthgen.pools import PoolColumns
 from synthgen.reporting.report import latest_recipe
 from synthgen.selection import expressions
 from synthgen.selection.funnel import FAILED, KEPT
+from synthgen.uids import rows_of, uid_strings
 
 POOL = "pool"
 """The operand that is every written sample."""
@@ -77,10 +78,10 @@ def combine(folder: str | Path, name: str, expression: str, *, replace: bool = F
             continue
         path = _path(root, operand)
         array = subsets.read_array(path)
-        rows = subsets.rows_of(array, pool)
+        rows = rows_of(array, pool)
         is_known = (rows >= 0) & written[rows]
         counts[operand] = np.bincount(rows[is_known], minlength=len(pool))
-        unknown = shards.uid_strings(np.unique(array[~is_known]))
+        unknown = uid_strings(np.unique(array[~is_known]))
         uids = int((counts[operand] > 0).sum()) + len(unknown)
         found[operand] = Operand(uids, len(array), len(unknown), unknown[0] if unknown else "")
         files.append([path.name, str(storage.checksum(path)["sha256"])])

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from synthgen import shards, storage
 from synthgen.errors import FolderError, SynthgenError, nearest
+from synthgen.uids import repeated, rows_of, uid_pairs, uid_strings
 
 COLUMNS = {
     "uid": pa.string(),
@@ -30,8 +31,6 @@ FEATURES = ("b32_img", "b32_txt", "l14_img", "l14_txt", "dedup")
 """Its features, float16."""
 MODELS = {"ViT-B-32": "b32", "ViT-B-32-quickgelu": "b32", "ViT-L-14": "l14", "ViT-L-14-quickgelu": "l14"}
 """The models that its names mean, with OpenAI's weights."""
-
-
 KINDS = ("img", "txt")
 
 
@@ -99,7 +98,7 @@ def to_datacomp(
     uids = [_uids(root, stem) for stem in stems]
     _require_unique(root, np.concatenate(uids))
     ends = np.cumsum([len(own) for own in uids])[:-1]
-    chosen = None if listed is None else np.split(_is_listed(np.concatenate(uids), listed), ends)
+    chosen = None if listed is None else np.split(rows_of(np.concatenate(uids), np.unique(listed)) >= 0, ends)
     files = {f"{shards.digest([root.name, subset, stem])[:32]}": stem for stem in stems}
     _require_own(output / "metadata", [f"{name}.{end}" for name in files for end in ("parquet", "npz")])
     count, missing = 0, 0
@@ -177,23 +176,13 @@ def _subset(root: Path, name: str) -> npt.NDArray[np.void] | None:
 
 
 def _uids(root: Path, stem: str) -> npt.NDArray[np.void]:
-    return shards.uid_pairs(shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"])
-
-
-def _is_listed(uids: npt.NDArray[np.void], listed: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-    """Which of different uids a subset has."""
-    both = np.concatenate([np.unique(listed), uids])
-    order = np.lexsort((both["f1"], both["f0"]))  # stable: the subset's before the pool's
-    found = np.zeros(len(both), bool)
-    found[order[1:]] = both[order[1:]] == both[order[:-1]]
-    return found[len(both) - len(uids) :]
+    return uid_pairs(shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"])
 
 
 def _require_unique(root: Path, uids: npt.NDArray[np.void]) -> None:
-    ordered = uids[np.lexsort((uids["f1"], uids["f0"]))]
-    again = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(again):
-        uid = shards.uid_strings(ordered[again[:1]])[0]
+    twice, _ = repeated(uids)
+    if len(twice):
+        uid = uid_strings(twice[:1])[0]
         raise FolderError(f"{root}: uid {uid} is there twice; DataComp's resharder would repeat its key")
 
 

@@ -17,6 +17,7 @@ from synthgen.claims import MAX_ATTEMPTS, Held, attempted, attempts, claims
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.reporting.report import latest_recipe
 from synthgen.resharding import digest_of
+from synthgen.uids import uid_strings
 
 READ_AT_ONCE = 64
 """So many images of a source are read at a time."""
@@ -313,7 +314,7 @@ def _verify_annotation(root: Path, name: str, stem: str) -> list[str]:
 def _verify_subset(root: Path, name: str, rows: dict[str, str]) -> list[str]:
     path = root / shards.SUBSETS / f"{name}.npy"
     array = shards.read_npy(path)
-    uids = shards.uid_strings(array)
+    uids = uid_strings(array)
     problems = []
     if (np.sort(array, order=["f0", "f1"]) != array).any():
         problems.append(f"{path}: not sorted")

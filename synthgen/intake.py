@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -329,7 +327,7 @@ def _settle_unit(source: Source) -> Unit:
             renamed=source.renamed,
             classes=given,
             known={name: number for one in before for name, number in one.classes.items()},
-            taken=_uids(root, [stem for one in before for stem in one.stems]),
+            taken=pools.PoolColumns(root, [stem for one in before for stem in one.stems], []).uids,
             source=source.name,
         )
         lengths = [ends[-1] if ends else 0 for ends in settled.cuts]
@@ -365,17 +363,6 @@ def _read_scan(source: Source, number: int) -> pa.Table:
     path = _scan_path(source, number)
     data = storage.read(path) if storage.exists(path) else _scanned(source, number)
     return pq.read_table(pa.BufferReader(data))
-
-
-def _uids(root: Path, stems: Sequence[str]) -> npt.NDArray[np.void]:
-    """The uids that other sources have in the pool."""
-    parts = [
-        shards.uid_array(
-            shards.read_table(root / shards.POOL / f"{stem}.parquet", ["uid"])["uid"].to_pylist()
-        )
-        for stem in stems
-    ]
-    return np.concatenate([np.empty(0, shards.UID), *parts])
 
 
 def _pool_units(source: Source) -> list[Unit]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from synthgen import shards, storage
 from synthgen.errors import FolderError
+from synthgen.uids import UID, uid_column, uid_pairs
 
 MOVED = (
     "--set sources.{}.path=FOLDER says where it is now; or import it again from there, which reads nothing"
@@ -205,13 +206,13 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
     def stored(self, name: str) -> pa.ChunkedArray:
         """A column as parquet has it, null where there is nothing."""
         self.read([name])
-        return shards.uid_column(self.uids) if name == "uid" else self._stored[name]
+        return uid_column(self.uids) if name == "uid" else self._stored[name]
 
     @property
     def uids(self) -> npt.NDArray[np.void]:
         """The uids as DataComp has them: dtype "u8,u8"; half of what they take as texts."""
         self.read(["uid"])
-        return np.empty(0, shards.UID) if self._uids is None else self._uids
+        return np.empty(0, UID) if self._uids is None else self._uids
 
     def read(self, names: Iterable[str]) -> None:
         """Reads those of the columns that are there and not read yet, each file once."""
@@ -221,16 +222,16 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             if name in self._folders and not is_read:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            parts, pairs, count = [], np.empty(0, shards.UID), 0
+            parts, pairs, count = [], np.empty(0, UID), 0
             for number, stem in enumerate(self._stems):
                 part = self._part(folder / f"{stem}.parquet", own)
                 if "uid" in own:
                     count += len(part)
                     if count > len(pairs):  # as if all that follow were as long
-                        more = np.empty(count + len(part) * (len(self._stems) - number - 1), shards.UID)
+                        more = np.empty(count + len(part) * (len(self._stems) - number - 1), UID)
                         more[: count - len(part)] = pairs[: count - len(part)]
                         pairs = more
-                    pairs[count - len(part) : count] = shards.uid_pairs(part["uid"])
+                    pairs[count - len(part) : count] = uid_pairs(part["uid"])
                     self._uids, part = pairs[:count], part.drop_columns("uid")
                 parts.append(part)
             table = pa.concat_tables(parts, promote_options="default")

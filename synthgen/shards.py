@@ -5,7 +5,6 @@ A unit is one shard of one stage. It is done if its record `<stem>_stats.json` e
 last.
 """
 
-import binascii
 import functools
 import hashlib
 import io
@@ -28,6 +27,7 @@ from synthgen import storage
 from synthgen.claims import Claim, attempts
 from synthgen.data import Request
 from synthgen.errors import FolderError, WorkError
+from synthgen.uids import MILLION, UID
 
 RECIPES, TEXTS, PLAN, SOURCES, POOL, ANNOTATIONS, SUBSETS, FINAL, REPORT = (
     "recipes", "texts", "plan", "sources", "pool", "annotations", "subsets", "final", "report",
@@ -38,8 +38,6 @@ SCANS = "import"
 RECORD_SUFFIX = "_stats.json"
 FITTED = "centroids"
 """The stem of what an annotation has fitted to the whole pool."""
-UID = np.dtype("u8,u8")
-MILLION = 1_000_000
 
 REQUEST_COLUMNS = {
     "uid": pa.string(),
@@ -110,46 +108,6 @@ def make_uid(request: dict[str, object]) -> str:
 def make_seed(*parts: str | int) -> int:
     """63 bits of a hash of the parts."""
     return int(digest(list(parts))[:16], 16) >> 1
-
-
-def uid_array(uids: Sequence[str]) -> npt.NDArray[np.void]:
-    """Hex uids as DataComp's pairs: dtype "u8,u8", shape (n,), in the order given."""
-    return uid_pairs(pa.chunked_array([pa.array(uids, pa.large_string())]))
-
-
-def uid_pairs(uids: pa.ChunkedArray) -> npt.NDArray[np.void]:
-    """`uid_array` of a column of them; no uid becomes a string of Python's."""
-    pairs = np.empty(len(uids), dtype=UID)
-    halves, start = pairs.view(np.uint64).reshape(-1, 2), 0
-    for chunk in uids.chunks:
-        end = start + len(chunk)
-        width = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
-        ends = np.frombuffer(chunk.buffers()[1], width)[chunk.offset : chunk.offset + len(chunk) + 1]
-        text = memoryview(chunk.buffers()[2] or b"")[ends[0] : ends[-1]] if len(chunk) else b""
-        halves[start:end] = np.frombuffer(binascii.unhexlify(text), dtype=">u8").reshape(-1, 2)
-        start = end
-    return pairs
-
-
-def uid_column(pairs: npt.NDArray[np.void]) -> pa.ChunkedArray:
-    """The hex uids of an array made by `uid_pairs`, as a column, a million a chunk."""
-    chunks = []
-    for start in range(0, len(pairs), MILLION):
-        text = uid_hex(pairs[start : start + MILLION]).encode()
-        ends = np.arange(0, len(text) + 1, 32, dtype=np.int32)
-        chunks.append(pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(text)))
-    return pa.chunked_array(chunks, pa.string())
-
-
-def uid_strings(pairs: npt.NDArray[np.void]) -> list[str]:
-    """The hex uids of an array made by `uid_array`."""
-    text = uid_hex(pairs)
-    return [text[at : at + 32] for at in range(0, len(text), 32)]
-
-
-def uid_hex(pairs: npt.NDArray[np.void]) -> str:
-    """The same as one string."""
-    return np.stack([pairs["f0"], pairs["f1"]], axis=1).astype(">u8").tobytes().hex()
 
 
 def requests_table(requests: Sequence[Request], axes: Sequence[str]) -> pa.Table:

@@ -262,7 +262,7 @@ def card_units(job: Job) -> list[Unit]:
 
     def make(claim: Claim) -> None:
         output = job.output()
-        written = resharding.check_written(
+        keys = resharding.check_written(
             output, lambda shard: shards.read_record(job.final / shard.split, shard.stem)
         )
         classes = {number: name for name, number in output.classes.items()}
@@ -297,10 +297,8 @@ def card_units(job: Job) -> list[Unit]:
             claim.check()
             storage.replace(job.root, job.final / name, data)
         record = job.record("card", final_inputs(job)) | {
-            "written": written,
-            "keys": resharding.digest_of(
-                sorted(key for shard in output.shards for key in resharding.keys_of(output.chosen, shard))
-            ),
+            "written": len(keys),
+            "keys": resharding.digest_of(sorted(keys)),
             "files": {name: storage.checksum(job.final / name) for name in files},
         }
         storage.replace(job.root, job.final / shards.RECORD_SUFFIX, storage.to_json(record))

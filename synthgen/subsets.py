@@ -16,6 +16,7 @@ from synthgen.claims import Claim
 from synthgen.errors import FolderError
 from synthgen.pools import PoolColumns
 from synthgen.selection.funnel import FAILED, KEPT, Steps, Verdicts, funnel, left_by_value
+from synthgen.uids import UID, sort_uids
 
 GROUPED = {"class": "class_name", "model": "model", "template": "template"}
 """What a funnel is counted by, and the columns."""
@@ -80,27 +81,6 @@ def check_is_view(root: Path, name: str) -> None:
         )
 
 
-def sort(pairs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """Uids in order, as DataComp's subset files hold them."""
-    halves = np.ascontiguousarray(pairs).view(np.uint64).reshape(-1, 2)
-    found = halves[np.argsort(halves[:, 0])]
-    if (found[1:, 0] == found[:-1, 0]).any():  # the same upper half
-        found = found[np.lexsort((found[:, 1], found[:, 0]))]
-    return found.view(shards.UID).reshape(-1)
-
-
-def rows_of(pairs: npt.NDArray[np.void], pool: npt.NDArray[np.void]) -> npt.NDArray[np.intp]:
-    """The row of the pool that each uid is, -1 where it is none; the pool has no uid twice."""
-    both = np.concatenate([pool, pairs])
-    order = np.lexsort((both["f1"], both["f0"]))
-    number = np.empty(len(both), dtype=np.intp)
-    ordered = both[order]
-    number[order] = np.cumsum(np.r_[True, ordered[1:] != ordered[:-1]][: len(both)])
-    row = np.full(len(both) + 1, -1, dtype=np.intp)
-    row[number[: len(pool)]] = np.arange(len(pool))
-    return row[number[len(pool) :]]
-
-
 def publish(
     root: Path,
     name: str,
@@ -125,7 +105,7 @@ def publish(
     folder = root / shards.SUBSETS
     kept = verdict == KEPT
     pairs = columns.uids[kept]
-    array = sort(pairs if copies is None else np.repeat(pairs, copies[kept]))
+    array = sort_uids(pairs if copies is None else np.repeat(pairs, copies[kept]))
     tables = shards.verdict_tables(columns.stored("uid"), verdict, words, columns.stored("error"))
     files = {f"{name}.parquet": shards.to_parquet(tables), f"{name}.npy": shards.to_npy(array)}
     found = {
@@ -165,13 +145,13 @@ def read_array(path: Path) -> npt.NDArray[np.void]:
         raise FolderError(f"{path}: {'is a folder' if storage.exists(path) else 'is not there'}; {wanted}")
     data = storage.read(path)
     if not data.startswith(b"\x93NUMPY"):
-        if len(data) % shards.UID.itemsize:
+        if len(data) % UID.itemsize:
             raise FolderError(f"{path}: is no .npy, and {len(data)} bytes are no multiple of 16; {wanted}")
-        return np.frombuffer(data, dtype=shards.UID)
+        return np.frombuffer(data, dtype=UID)
     try:
         array: npt.NDArray[np.void] = np.load(io.BytesIO(data), allow_pickle=False)
     except ValueError as error:
         raise FolderError(f"{path}: cannot be read ({error}); {wanted}") from None
-    if array.dtype != shards.UID or array.ndim != 1:
+    if array.dtype != UID or array.ndim != 1:
         raise FolderError(f"{path}: has dtype {array.dtype} and shape {array.shape}; {wanted}")
     return array

@@ -17,8 +17,9 @@ from conftest import ROOT
 from PIL import Image
 
 import synthgen
-from synthgen import recipe, shards
+from synthgen import recipe
 from synthgen.embedded import clip_folder, pipeline_folder
+from synthgen.uids import uid_strings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed file:ResourceWarning"
@@ -52,7 +53,7 @@ def test_every_number_adds_up(emoji_run: Path) -> None:
     assert verdicts["kept"] == funnel["kept"] == funnel["funnel"][-1]["after"]
     for number, stage in enumerate(funnel["funnel"][1:]):
         assert stage["before"] - stage["after"] == verdicts[f"select.{number} {stage['rule']}"]
-    uids = shards.uid_strings(np.load(emoji_run / "subsets" / "main.npy", allow_pickle=False))
+    uids = uid_strings(np.load(emoji_run / "subsets" / "main.npy", allow_pickle=False))
     samples = final_samples(emoji_run)
     assert sorted(samples) == uids
     sizes = [json.loads(path.read_text()) for path in emoji_run.glob("final/main/*/sizes.json")]
@@ -273,7 +274,7 @@ def test_oversampled_uids_get_keys_of_their_own(run_copy: Path) -> None:
         storage.remove(file)
     pipeline.work(job, ["reshard"])
     samples = final_samples(run_copy)
-    first = shards.uid_strings(array)[0]
+    first = uid_strings(array)[0]
     assert len(samples) == len(array) + 4
     assert samples[first] == samples[f"{first}-1"] == samples[f"{first}-2"]
     assert synthgen.verify(run_copy) == []

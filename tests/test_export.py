@@ -16,6 +16,7 @@ from synthgen.cli import main
 from synthgen.errors import FolderError, SynthgenError
 from synthgen.exporting import to_datacomp
 from synthgen.intake import bring
+from synthgen.uids import uid_strings
 
 KINDS = {
     "uid": "string", "url": "string", "text": "string", "original_width": "int64", "original_height": "int64",
@@ -110,7 +111,7 @@ def test_a_subset_alone_and_again(run_copy: Path, tmp_path: Path, capsys: pytest
     assert main(arguments) == 0
     assert "rows; columns uid, url, text, " in capsys.readouterr().out
     table, features = read(tmp_path / "dc")
-    kept = shards.uid_strings(shards.read_npy(run_copy / "subsets" / "main.npy"))
+    kept = uid_strings(shards.read_npy(run_copy / "subsets" / "main.npy"))
     assert sorted(table["uid"].to_pylist()) == kept
     assert features["b32_img"].shape == (len(kept), 192)
     before = {path.name: path.read_bytes() for path in (tmp_path / "dc" / "metadata").iterdir()}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from synthgen.selection import RULES
 from synthgen.selection.histograms import Part, is_within, ordered, top_bound
-from synthgen.shards import uid_strings
+from synthgen.uids import uid_strings
 
 FLOATS = [0.0, -0.0, 1.0, 1.0000001, -1.5, 1e-45, -1e-45, float("inf"), float("-inf"), float("nan"), 0.25]
 

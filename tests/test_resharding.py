@@ -28,6 +28,7 @@ from synthgen.intake import bring
 from synthgen.resharding import Output, Part, Settings, cut_parts, splitting
 from synthgen.resharding.choosing import Codes, choose
 from synthgen.resharding.cutting import default_shards, mixed, repeats, shard_ends
+from synthgen.uids import sort_uids, uid_array, uid_strings
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed file:ResourceWarning"
@@ -226,8 +227,8 @@ def test_the_order_is_a_hash_of_seed_uid_and_copy() -> None:
             value = mix((seed * 0x9E3779B97F4A7C15 + copy) % 2**64)
             value = mix((int(uid[16:], 16) + value) % 2**64)
             slow.append(mix((int(uid[:16], 16) + value) % 2**64))
-        assert mixed(shards.uid_array(uids), np.arange(300), seed).tolist() == slow
-    orders = [np.argsort(mixed(shards.uid_array(uids[:n]), np.zeros(n, np.int64), 0)) for n in (200, 300)]
+        assert mixed(uid_array(uids), np.arange(300), seed).tolist() == slow
+    orders = [np.argsort(mixed(uid_array(uids[:n]), np.zeros(n, np.int64), 0)) for n in (200, 300)]
     assert [k for k in orders[1].tolist() if k < 200] == orders[0].tolist()
 
 
@@ -267,7 +268,7 @@ def test_each_of_32_readers_has_a_shard(samples: int, number: int) -> None:
 
 
 def test_repeats_fill_classes_up() -> None:
-    uids = shards.uid_array([uid_of(k) for k in range(10)])
+    uids = uid_array([uid_of(k) for k in range(10)])
     codes = Codes(np.array([0] * 7 + [1] * 2 + [2]), ["cat", "dog", "owl"])
     added = repeats(np.arange(10), uids, codes, 5, seed=3)
     every = Counter([*range(10), *added.tolist()])
@@ -289,7 +290,7 @@ def test_members_are_the_pool_s_byte_for_byte(
     stems = make_pool(tmp_path, samples)
     wanted = [uid for k, uid in enumerate(samples) if k % 4]
     wanted += wanted[:5] + wanted[:1]
-    subset = resharding.subset_array(wanted)
+    subset = sort_uids(uid_array(wanted))
     output = cut_parts(
         [Part("p", tmp_path, stems, [], subset)],
         {},
@@ -307,8 +308,7 @@ def test_members_are_the_pool_s_byte_for_byte(
         assert own == sorted(own, key=list(samples).index)
     else:
         keys = {
-            key: int(mixed(shards.uid_array([key[:32]]), np.array([int(key[33:] or 0)]), 0)[0])
-            for key, _ in found
+            key: int(mixed(uid_array([key[:32]]), np.array([int(key[33:] or 0)]), 0)[0]) for key, _ in found
         }
         assert [key for key, _ in found] == sorted(keys, key=keys.__getitem__)
     for path in (tmp_path / "final").rglob("*.tar"):  # as our own writer would have made them
@@ -330,7 +330,7 @@ def test_datacomp_s_resharder_would_give_the_same_samples(tmp_path: Path) -> Non
     samples = {uid_of(k): members_of(k) for k in range(60)}
     stems = make_pool(tmp_path, samples)
     wanted = sorted(itertools.chain.from_iterable([uid] * (k % 4) for k, uid in enumerate(samples)))
-    subset = resharding.subset_array(wanted)
+    subset = sort_uids(uid_array(wanted))
     theirs = Counter[tuple[str, tuple[tuple[str, bytes], ...]]]()
     pairs = [tuple(pair) for pair in subset.tolist()]
     urls = [str(tmp_path / "pool" / f"{stem}.tar") for stem in stems]
@@ -387,7 +387,7 @@ def part_of(root: Path, source: str = "") -> Part:
     stems = [stem for one in shards.imported(root) if source in one.name for stem in one.stems]
     tables = [shards.read_table(root / "pool" / f"{stem}.parquet") for stem in stems]
     uids = [uid for table in tables for uid in table["uid"].to_pylist()]
-    return Part("p", root, stems, [], resharding.subset_array(uids))
+    return Part("p", root, stems, [], sort_uids(uid_array(uids)))
 
 
 @pytest.mark.parametrize("window", [1, 2**22])
@@ -403,7 +403,7 @@ def test_other_people_s_archives_are_copied_too(
         root = tmp_path / order
         write(cut_parts([part], {}, Settings({"all": 1.0}, order=order, shard_size=9)), root)  # type: ignore[arg-type]
         found = read_tars(root / "final")
-        assert Counter(key[:32] for key, _ in found) == Counter(shards.uid_strings(part.subset))
+        assert Counter(key[:32] for key, _ in found) == Counter(uid_strings(part.subset))
         for key, members in found:
             k = int(key[16:32], 16)
             assert members == {
@@ -496,7 +496,7 @@ def test_a_source_that_has_changed_is_an_error(imported: Path, tmp_path: Path) -
 def test_a_sample_that_is_not_where_its_row_says_is_an_error(tmp_path: Path) -> None:
     samples = {uid_of(k): members_of(k) for k in range(20)}
     stems = make_pool(tmp_path, samples)
-    part = Part("p", tmp_path, stems, [], resharding.subset_array(list(samples)))
+    part = Part("p", tmp_path, stems, [], sort_uids(uid_array(list(samples))))
     output = cut_parts([part], {}, Settings({"train": 1.0}))
     path = tmp_path / "pool" / "00000001.tar"
     whole = path.read_bytes()
@@ -510,7 +510,7 @@ def test_a_sample_that_is_not_where_its_row_says_is_an_error(tmp_path: Path) -> 
     with pytest.raises(WorkError, match="cut"):
         write(output, tmp_path)
     assert not list((tmp_path / "final").rglob("*.tar"))
-    stray = Part("p", tmp_path, stems, [], resharding.subset_array([uid_of(-1)]))
+    stray = Part("p", tmp_path, stems, [], sort_uids(uid_array([uid_of(-1)])))
     with pytest.raises(WorkError, match="is no written sample of the pool; select again"):
         cut_parts([stray], {}, Settings({"train": 1.0}))
 
@@ -518,7 +518,7 @@ def test_a_sample_that_is_not_where_its_row_says_is_an_error(tmp_path: Path) -> 
 def test_the_arithmetic_is_checked(tmp_path: Path) -> None:
     samples = {uid_of(k): members_of(k) for k in range(20)}
     stems = make_pool(tmp_path, samples)
-    uids = resharding.subset_array([*samples, uid_of(3)])
+    uids = sort_uids(uid_array([*samples, uid_of(3)]))
     output = cut_parts([Part("p", tmp_path, stems, [], uids)], {}, Settings({"train": 1.0}, shard_size=8))
     write(output, tmp_path)
 
@@ -665,7 +665,7 @@ def test_a_sample_that_was_not_annotated_is_an_error(run: Path, tmp_path: Path) 
     root = Path(shutil.copytree(run, tmp_path / "run"))
     path = root / "annotations" / "clip" / "00000001.npz"
     features = shards.read_npz(path)
-    uids = shards.uid_strings(np.load(root / "subsets" / "main.npy"))
+    uids = uid_strings(np.load(root / "subsets" / "main.npy"))
     rows = shards.read_table(root / "pool" / "00000001.parquet", ["uid"])["uid"].to_pylist()
     row = next(k for k, uid in enumerate(rows) if uid in uids)
     features["clip_img"][row] = np.nan
@@ -724,7 +724,7 @@ def joinable(root: Path, numbers: Sequence[int], **more: Sequence[object]) -> Pa
         "sha256": [hashlib.sha256(members_of(k)["jpg"]).hexdigest() for k in numbers],
     } | more
     stems = make_pool(root, samples, **columns)
-    return Part(root.name, root, stems, [], resharding.subset_array(list(samples)))
+    return Part(root.name, root, stems, [], sort_uids(uid_array(list(samples))))
 
 
 def test_pools_are_joined(tmp_path: Path) -> None:
@@ -790,7 +790,7 @@ def test_json_of_joined_pools(tmp_path: Path) -> None:
         for k in range(10, 14)
     }
     stems = make_pool(tmp_path / "two", samples, class_id=[0] * 4, class_name=["cat"] * 4)
-    two = two._replace(stems=stems, subset=resharding.subset_array(list(samples)))
+    two = two._replace(stems=stems, subset=sort_uids(uid_array(list(samples))))
     with pytest.raises(FolderError) as error:
         cut_parts([one, two], {}, Settings({"train": 1.0}))
     assert "seed (a whole number in one, a number in two), place (absent in one, text in two)" in str(
@@ -804,7 +804,7 @@ def test_json_of_joined_pools(tmp_path: Path) -> None:
         assert json.loads(members["json"]) == {"uid": key, "place": place}
         assert members | {"json": b""} == members_of(number) | {"json": b""}
     lacking = make_pool(tmp_path / "three", {uid_of(k): members_of(k) | {"jpeg": b""} for k in range(60, 63)})
-    three = Part("three", tmp_path / "three", lacking, [], resharding.subset_array([uid_of(60)]))
+    three = Part("three", tmp_path / "three", lacking, [], sort_uids(uid_array([uid_of(60)])))
     with pytest.raises(
         FolderError, match="8 samples of one have the members cls, jpg, json, txt, 1 of three"
     ):
@@ -826,9 +826,7 @@ def test_runs_are_joined_by_command(run: Path, tmp_path: Path) -> None:
     assert main([*command, "--add", f"{other}:few", "--add", f"{run}:all"]) == 0
     own = np.load(run / "subsets" / "joined.npy")
     final = run / "final" / "joined"
-    assert {key for key, _ in read_tars(final)} == set(
-        shards.uid_strings(np.load(run / "subsets" / "all.npy"))
-    )
+    assert {key for key, _ in read_tars(final)} == set(uid_strings(np.load(run / "subsets" / "all.npy")))
     sources = storage.read_json(final / "_info.json")["sources"]
     both = len(np.union1d(own, few))
     assert [(one["name"], one["samples"]) for one in sources] == [

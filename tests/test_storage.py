@@ -5,6 +5,7 @@ import pytest
 
 from synthgen import claims, shards, storage
 from synthgen.errors import FolderError, WorkError
+from synthgen.uids import UID, uid_array, uid_strings
 
 
 def test_publishing_is_once(tmp_path: Path) -> None:
@@ -78,10 +79,10 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
 
 def test_uids_as_pairs_sort_as_their_text() -> None:
     uids = ["ff" * 16, "00" * 16, "0f" * 16, "f0" * 8 + "0f" * 8]
-    array = shards.uid_array(uids)
-    assert array.dtype == shards.UID
-    assert shards.uid_strings(array) == uids
-    assert len(shards.uid_array([])) == 0
+    array = uid_array(uids)
+    assert array.dtype == UID
+    assert uid_strings(array) == uids
+    assert len(uid_array([])) == 0
 
 
 def test_append_gives_a_torn_line_its_end(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from conftest import data_digests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthgen import shards, subsets
+from synthgen import subsets
 from synthgen.cli import main
 from synthgen.combining import combine
 from synthgen.errors import FolderError, RecipeError
 from synthgen.inspection import status, verify
 from synthgen.selection.expressions import Expression, Operation, parse, spell
 from synthgen.selection.expressions import combine as evaluate
+from synthgen.uids import rows_of, sort_uids, uid_array, uid_strings
 
 NAMES = ["a", "b", "c", "my list.npy"]
 TWO = ["--set", "quota.requests=2"]
@@ -124,15 +125,15 @@ def uids(number: int, *, seed: int = 0) -> list[str]:
 
 def test_rows_of_uids() -> None:
     pool, wanted = uids(20), uids(36)
-    rows = subsets.rows_of(shards.uid_array(wanted + wanted[:3]), shards.uid_array(pool)).tolist()
+    rows = rows_of(uid_array(wanted + wanted[:3]), uid_array(pool)).tolist()
     assert rows == [pool.index(uid) if uid in pool else -1 for uid in wanted + wanted[:3]]
-    assert subsets.rows_of(shards.uid_array([]), shards.uid_array(pool)).tolist() == []
-    assert subsets.rows_of(shards.uid_array(pool), shards.uid_array([])).tolist() == [-1] * 20
-    assert shards.uid_strings(subsets.sort(shards.uid_array(wanted))) == sorted(wanted)
+    assert rows_of(uid_array([]), uid_array(pool)).tolist() == []
+    assert rows_of(uid_array(pool), uid_array([])).tolist() == [-1] * 20
+    assert uid_strings(sort_uids(uid_array(wanted))) == sorted(wanted)
 
 
 def test_files_of_uids_are_recognised(tmp_path: Path) -> None:
-    array = shards.uid_array(uids(7))  # in no order
+    array = uid_array(uids(7))  # in no order
     np.save(tmp_path / "a.npy", array)
     raw = np.memmap(tmp_path / "raw", dtype="u8,u8", mode="w+", shape=(7,))
     raw[:] = array
@@ -143,7 +144,7 @@ def test_files_of_uids_are_recognised(tmp_path: Path) -> None:
 
 def test_other_files_are_one_clear_line(tmp_path: Path) -> None:
     np.save(tmp_path / "numbers.npy", np.arange(4))
-    np.save(tmp_path / "square.npy", shards.uid_array(uids(4)).reshape(2, 2))
+    np.save(tmp_path / "square.npy", uid_array(uids(4)).reshape(2, 2))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "cut").write_bytes(b"0123456789")
     (tmp_path / "folder").mkdir()
@@ -167,7 +168,7 @@ def pool_rows(run: Path) -> list[dict[str, object]]:
 
 def held(run: Path, name: str) -> list[str]:
     """The uids of a subset."""
-    return shards.uid_strings(np.load(run / "subsets" / f"{name}.npy", allow_pickle=False))
+    return uid_strings(np.load(run / "subsets" / f"{name}.npy", allow_pickle=False))
 
 
 def test_what_is_left_of_each_class_model_and_template(emoji_run: Path) -> None:
@@ -200,11 +201,11 @@ def test_a_combined_subset_is_made_verified_shown_and_handed_on(
     main_uids = held(run_copy, "main")
     rejected = [str(row["uid"]) for row in pool_rows(run_copy) if row["uid"] not in main_uids]
     some = rejected[:1] + main_uids[:7]
-    np.save(tmp_path / "half.npy", shards.uid_array(main_uids[5:50]))
-    twice = shards.uid_array([*some, *reversed(some), *main_uids[:3]])
+    np.save(tmp_path / "half.npy", uid_array(main_uids[5:50]))
+    twice = uid_array([*some, *reversed(some), *main_uids[:3]])
     np.save(tmp_path / "twice.npy", twice)
     stray = ["0" * 32, "f" * 32]
-    shards.uid_array([main_uids[0], *stray, stray[0]]).tofile(tmp_path / "takedown")
+    uid_array([main_uids[0], *stray, stray[0]]).tofile(tmp_path / "takedown")
     arguments = ["combine", str(run_copy), "clean"]
     before = data_digests(run_copy)
     expression = (
@@ -213,7 +214,7 @@ def test_a_combined_subset_is_made_verified_shown_and_handed_on(
     assert main([*arguments, expression]) == 0
     assert {path: digest for path, digest in data_digests(run_copy).items() if "clean" not in path} == before
     spelt = "(twice.npy or half.npy) and main minus takedown"
-    wanted = Counter(shards.uid_strings(twice)) | Counter(main_uids[5:50])
+    wanted = Counter(uid_strings(twice)) | Counter(main_uids[5:50])
     wanted = Counter({uid: n for uid, n in wanted.items() if uid in main_uids and uid != main_uids[0]})
     out, err = capsys.readouterr()
     assert out.splitlines() == [
@@ -262,8 +263,8 @@ def test_a_combined_subset_is_made_verified_shown_and_handed_on(
 
 
 def test_wrong_operands_and_names(run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "other.npy", shards.uid_array(uids(5)))
-    np.save(run_copy / "subsets" / "theirs.npy", shards.uid_array(held(run_copy, "main")[::-1][:9]))
+    np.save(tmp_path / "other.npy", uid_array(uids(5)))
+    np.save(run_copy / "subsets" / "theirs.npy", uid_array(held(run_copy, "main")[::-1][:9]))
     before = data_digests(run_copy)
     kept = len(held(run_copy, "main"))
     other = tmp_path / "other.npy"
@@ -398,7 +399,7 @@ def test_a_quota_is_about_the_subset_that_is_asked_for(run_copy: Path, recipe_fo
     main(["select", *command])
     assert of_class("strict") == [1]
     # of a subset that was given nothing is asked for: no cell of it is short
-    np.save(run_copy / "few.npy", shards.uid_array(held(run_copy, "main")[:3]))
+    np.save(run_copy / "few.npy", uid_array(held(run_copy, "main")[:3]))
     assert main(["combine", str(run_copy), "few", str(run_copy / "few.npy")]) == 0
     assert main(["run", *command, "--subset", "few", "--workers", "1"]) == 0
     assert len(held(run_copy, "few")) == 3

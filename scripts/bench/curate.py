@@ -27,13 +27,14 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from synthgen import shards, subsets, wordnet
+from synthgen import shards, wordnet
 from synthgen.pools import PoolColumns
 from synthgen.selection import Rule, columns_read, select
 from synthgen.selection.datacomp import imagenet_offsets
 from synthgen.selection.duplicates import duplicates
 from synthgen.selection.funnel import KEPT
 from synthgen.selection.histograms import Part, is_within, top_bound
+from synthgen.uids import sort_uids, uid_strings
 
 SHARD = 100_000
 COMMON = "a the of with and in on for new old red under over my your this that it by from at how what best"
@@ -90,7 +91,7 @@ def curate(root: Path, rows: int, *rules: Rule) -> dict[str, Any]:
     columns.read(name for rule in rules for name in columns_read(rule, columns).values())
     chosen = select(columns, rules)
     pairs = columns.uids[chosen.verdict == KEPT]
-    return {"kept": len(subsets.sort(pairs))}
+    return {"kept": len(sort_uids(pairs))}
 
 
 def plain_rows(root: Path, rows: int, *names: str) -> Iterator[tuple[Any, ...]]:
@@ -207,7 +208,7 @@ def semantic(root: Path, rows: int) -> dict[str, Any]:
     pairs = np.zeros(rows, "u8,u8")
     pairs["f1"] = np.arange(rows)
     columns = {
-        "uid": np.array(shards.uid_strings(pairs), dtype=object),
+        "uid": np.array(uid_strings(pairs), dtype=object),
         "class_name": np.full(rows, "a", dtype=object),
         "img": features,
     }

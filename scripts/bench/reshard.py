@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from synthgen import claims, resharding, shards, storage, tars
 from synthgen.resharding import Part, Settings
+from synthgen.uids import sort_uids, uid_array
 
 PER_SHARD = 1_000
 MEMBER_BYTES = 2_600, 3_800
@@ -152,7 +153,7 @@ def compare(samples: int, rounds: int) -> None:
             for stem in stems
             for uid in shards.read_table(root / "pool" / f"{stem}.parquet")["uid"].to_pylist()
         ]
-        subset = resharding.subset_array(uids)
+        subset = sort_uids(uid_array(uids))
         size = sum((root / "pool" / f"{stem}.tar").stat().st_size for stem in stems)
         print(f"{samples:,} samples, {size / samples:,.0f} bytes each with headers, {len(stems)} pool shards")
         half = subset[: samples // 2]
@@ -191,7 +192,7 @@ def cut_only(rows: int) -> None:
             (root / "pool" / f"{stem}.tar").touch()
             stems.append(stem)
             subset += uids
-        storage.write(root / "subset.npy", shards.to_npy(resharding.subset_array(subset)))
+        storage.write(root / "subset.npy", shards.to_npy(sort_uids(uid_array(subset))))
         del subset
         for kind in ("no split", "by hash", "stratified"):
             subprocess.run([sys.executable, __file__, "--cut", folder, kind], check=True)

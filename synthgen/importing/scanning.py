@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from synthgen import shards, storage
+from synthgen import storage
 from synthgen.errors import RecipeError
 from synthgen.importing import UID, Found
 from synthgen.importing.forms import Form, Piece, samples_of
+from synthgen.uids import uid_array
 
 MEMBERS = pa.list_(pa.struct([("suffix", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]))
 TOLD_ELSEWHERE = ("uid", "url", "text", "sha256")
@@ -198,7 +199,7 @@ def _metadata(folder: Path) -> Metadata | None:
     whole = whole.filter(pc.match_substring_regex(whole["uid"].cast(pa.string()), f"^{UID.pattern}$"))
     if not len(whole):
         return None
-    uids = shards.uid_array(whole["uid"].to_pylist())
+    uids = uid_array(whole["uid"].to_pylist())
     order = np.lexsort((uids["f1"], uids["f0"]))
     rest = whole.drop_columns([name for name in TOLD_ELSEWHERE if name in whole.column_names])
     return Metadata(uids["f0"][order], uids["f1"][order], rest.take(pa.array(order)))
@@ -210,7 +211,7 @@ def _join_metadata(table: pa.Table, folder: Path) -> pa.Table:
     if known is None:
         return table
     own = table["own_uid"].to_pylist()
-    uids = shards.uid_array([uid if uid and UID.fullmatch(uid) else "0" * 32 for uid in own])
+    uids = uid_array([uid if uid and UID.fullmatch(uid) else "0" * 32 for uid in own])
     here = np.minimum(np.searchsorted(known.high, uids["f0"]), len(known.high) - 1)
     while True:  # several uids may share their upper half
         step = (

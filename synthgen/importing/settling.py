@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthgen import shards
 from synthgen.errors import FolderError, RecipeError, nearest
 from synthgen.importing import ENDINGS, place_of, uid_of
 from synthgen.importing.scanning import MEMBERS, as_text
+from synthgen.uids import uid_array
 
 SHARD_ROWS = 10_000
 """About so many rows a shard; a tar of up to half as many again is one."""
@@ -236,7 +236,7 @@ def _ends(length: int) -> list[int]:
 
 
 def _halves(uids: Sequence[str]) -> npt.NDArray[np.void]:
-    return shards.uid_array([uid or "0" * 32 for uid in uids])
+    return uid_array([uid or "0" * 32 for uid in uids])
 
 
 def _repeated(parts: Sequence[npt.NDArray[np.void]]) -> list[list[int]]:

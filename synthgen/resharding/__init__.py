@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from synthgen import shards
 from synthgen.errors import WorkError
 from synthgen.resharding.choosing import Chosen, choose, join
 from synthgen.resharding.copying import Added, added_bytes, sample_bytes
@@ -19,6 +18,7 @@ from synthgen.resharding.joining import check_members, classes_of
 from synthgen.resharding.scoring import read_added
 from synthgen.resharding.splitting import split_of as split_of
 from synthgen.resharding.telling import read_told, told_bytes
+from synthgen.uids import uid_strings
 
 
 class Part(NamedTuple):
@@ -134,8 +134,8 @@ def _sources(chosen: Chosen, parts: Sequence[Part]) -> list[dict[str, object]]:
     return found
 
 
-def check_written(output: Output, record_of: Callable[[OutputShard], Mapping[str, Any]]) -> int:
-    """How many samples the output shards hold, repeats included, when all is as it should be.
+def check_written(output: Output, record_of: Callable[[OutputShard], Mapping[str, Any]]) -> list[str]:
+    """The keys of all samples that the output shards hold, when all is as it should be.
 
     Args:
         record_of: gives the record of an output shard.
@@ -143,7 +143,7 @@ def check_written(output: Output, record_of: Callable[[OutputShard], Mapping[str
     Raises:
         WorkError: a shard holds others than it should, or a sample is there too often or not often enough.
     """
-    chosen, total = output.chosen, 0
+    chosen, every = output.chosen, list[str]()
     for shard in output.shards:
         record, keys = record_of(shard), keys_of(chosen, shard)
         if (record["written"], record.get("keys")) != (len(keys), digest_of(keys)):
@@ -151,16 +151,16 @@ def check_written(output: Output, record_of: Callable[[OutputShard], Mapping[str
                 f"{shard.split}/{shard.stem}: holds {record['written']} samples that are not the {len(keys)} "
                 "of the subset as it is now; select again, or add --replace to make final/ anew"
             )
-        total += len(keys)
+        every += keys
     rows = np.concatenate([shard.rows for shard in output.shards] or [np.empty(0, np.int64)])
     copies = np.concatenate([shard.copies for shard in output.shards] or [np.empty(0, np.int64)])
     order = np.lexsort((copies, rows))
     times = np.bincount(rows, minlength=len(chosen.uids))
     wrong = np.flatnonzero(times < chosen.counts)
     if len(wrong) or (copies[order] != running(rows[order])).any():
-        uid = shards.uid_strings(chosen.uids[wrong[:1]])[0] if len(wrong) else "a sample"
+        uid = uid_strings(chosen.uids[wrong[:1]])[0] if len(wrong) else "a sample"
         raise WorkError(f"reshard: {uid} is not there as often as the subset wants it")
-    return total
+    return every
 
 
 def info(name: str, output: Output) -> dict[str, Any]:
@@ -180,8 +180,3 @@ def info(name: str, output: Output) -> dict[str, Any]:
 def sizes(output: Output, split: str) -> dict[str, int]:
     """The `sizes.json` of a split, as DataComp and open_clip read it."""
     return {f"{shard.stem}.tar": len(shard.rows) for shard in output.shards if shard.split == split}
-
-
-def subset_array(uids: Sequence[str]) -> npt.NDArray[np.void]:
-    """Uids as DataComp's subset files hold them: dtype "u8,u8", sorted."""
-    return np.sort(shards.uid_array(uids), order=["f0", "f1"])

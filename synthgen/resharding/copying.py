@@ -18,6 +18,7 @@ from synthgen.importing import ENDINGS
 from synthgen.resharding.choosing import Chosen, Numbers
 from synthgen.resharding.cutting import OutputShard
 from synthgen.resharding.telling import Told, check_image, read_told, told_bytes
+from synthgen.uids import uid_hex, uid_strings
 
 WINDOW = 2**22
 """Bytes of output that are in memory at a time, and as many are read ahead: few enough for a cache."""
@@ -105,7 +106,7 @@ def read_sample(chosen: Chosen, row: int) -> dict[str, bytes]:
 
 def keys_of(chosen: Chosen, shard: OutputShard) -> list[str]:
     """The keys of an output shard's samples: the uid, then `uid-1`, `uid-2` for repeats of it."""
-    uids = shards.uid_strings(chosen.uids[shard.rows])
+    uids = uid_strings(chosen.uids[shard.rows])
     return [f"{uid}-{copy}" if copy else uid for uid, copy in zip(uids, shard.copies.tolist(), strict=True)]
 
 
@@ -266,7 +267,7 @@ def _exact_bytes(files: storage.OpenFiles, chosen: Chosen, rows: Numbers) -> Num
     for place in np.flatnonzero(chosen.is_last[rows]).tolist():
         row = int(rows[place])
         file, start, at = chosen.files[int(chosen.file[row])], int(chosen.start[row]), 0
-        key, head = shards.uid_strings(chosen.uids[row : row + 1])[0], bytearray(tars.BLOCK)
+        key, head = uid_strings(chosen.uids[row : row + 1])[0], bytearray(tars.BLOCK)
         while at < int(chosen.size[row]):
             files.read_into(file, start + at, memoryview(head))
             if head[: len(key) + 1] != f"{key}.".encode():
@@ -342,11 +343,11 @@ def _merge(pieces: Numbers) -> _Pieces:
 def _check(chosen: Chosen, rows: Numbers, data: memoryview, to: Numbers) -> None:
     """Raises WorkError where the first header of a sample does not have its uid."""
     found = np.frombuffer(data, np.uint8)[to[:, None] + np.arange(32)]
-    wanted = np.frombuffer(shards.uid_hex(chosen.uids[rows]).encode(), np.uint8)
+    wanted = np.frombuffer(uid_hex(chosen.uids[rows]).encode(), np.uint8)
     wrong = np.flatnonzero((found != wanted.reshape(-1, 32)).any(axis=1))
     if len(wrong):
         row = int(rows[wrong[0]])
-        uid = shards.uid_strings(chosen.uids[row : row + 1])[0]
+        uid = uid_strings(chosen.uids[row : row + 1])[0]
         raise WorkError(
             f"{chosen.files[int(chosen.file[row])]}: {uid} is not at byte {int(chosen.start[row])}"
         )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from synthgen import shards, tars
 from synthgen.resharding.choosing import Chosen, Codes, Numbers
 from synthgen.resharding.splitting import by_hash, hash_keys, stratified
+from synthgen.uids import uid_strings
 
 READERS = 32
 """Eight workers of a loader on each of four GPUs: each reads shards of its own."""
@@ -84,7 +85,7 @@ def split_samples(
     groups[lonely] = len(own.values) + np.arange(int(lonely.sum()))
     used, groups = np.unique(groups, return_inverse=True)
     keys = [str(own.values[k]) for k in used[used < len(own.values)].tolist()]
-    hashes = hash_keys([*keys, *shards.uid_strings(chosen.uids[lonely])])
+    hashes = hash_keys([*keys, *uid_strings(chosen.uids[lonely])])
     if stratify is None:
         return by_hash(hashes, split)[groups]
     return stratified(cells_of(chosen, stratify), groups, hashes, split)[groups]

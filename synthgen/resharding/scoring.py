@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from synthgen import pools, shards, storage
+from synthgen import pools, storage
 from synthgen.errors import FolderError, RecipeError
 from synthgen.resharding.choosing import Chosen, read_columns, take
 from synthgen.resharding.copying import Added, Feature
+from synthgen.uids import uid_strings
 
 if TYPE_CHECKING:
     from synthgen.resharding import Part
@@ -68,7 +69,7 @@ def _values(name: str, column: pa.ChunkedArray, mine: Chosen) -> list[object]:
     if missing.any():
         raise FolderError(
             f"reshard.members: {name}: {int(missing.sum())} chosen samples have none, first "
-            f"{shards.uid_strings(mine.uids[np.flatnonzero(missing)[:1]])[0]}; all samples of a dataset have "
+            f"{uid_strings(mine.uids[np.flatnonzero(missing)[:1]])[0]}; all samples of a dataset have "
             "the same members: take it out, or select those that have it"
         )
     values: list[object] = column.to_pylist()

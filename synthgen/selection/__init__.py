@@ -15,7 +15,6 @@ from typing import Annotated, NamedTuple, get_origin, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from synthgen import shards
 from synthgen.errors import RecipeError
 from synthgen.selection.balance import balance
 from synthgen.selection.columns import Columns, Survivors, cell_columns, cell_numbers, sequence
@@ -34,6 +33,7 @@ from synthgen.selection.duplicates import duplicates
 from synthgen.selection.funnel import FAILED, KEPT, NOT_NEEDED, Stage, funnel
 from synthgen.selection.lists import listed, not_listed
 from synthgen.selection.rules import adaptive_bar, range_, sample, top
+from synthgen.uids import repeated, uid_strings
 
 RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
     "adaptive_bar": adaptive_bar,
@@ -292,19 +292,12 @@ def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) 
 
 def _check_uids(pool: Survivors) -> None:
     """Raises RecipeError where a uid is there twice: a subset could not say which of the two it holds."""
-    uids = pool.uids()
-    high = np.sort(uids["f0"])
-    alike = high[1:][high[1:] == high[:-1]]
-    if not len(alike):
-        return
-    rows = np.flatnonzero(np.isin(uids["f0"], alike))
-    found, counts = np.unique(uids[rows], return_counts=True)
-    twice = found[counts > 1]
+    twice, counts = repeated(pool.uids())
     if len(twice):
-        (name,) = shards.uid_strings(twice[:1])
+        (name,) = uid_strings(twice[:1])
         raise RecipeError(
-            f"uid {name} is in the pool {counts[counts > 1][0]} times, and {len(twice) - 1} others are there "
-            "several times; a subset names samples by uid, so each needs its own: import the data anew"
+            f"uid {name} is in the pool {counts[0]} times, and {len(twice) - 1} others are there several "
+            "times; a subset names samples by uid, so each needs its own: import the data anew"
         )
 
 

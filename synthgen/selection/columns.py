@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthgen import shards
 from synthgen.errors import RecipeError
+from synthgen.uids import uid_array
 
 Columns = Mapping[str, npt.NDArray[np.generic]]
 Mask = npt.NDArray[np.bool_]
@@ -67,7 +67,7 @@ class Survivors(Mapping[str, npt.NDArray[np.generic]]):
         whole = self._whole
         if whole._uids is None:
             known = getattr(self._columns, "uids", None)  # a pool's
-            whole._uids = shards.uid_array(self._columns["uid"].tolist()) if known is None else known
+            whole._uids = uid_array(self._columns["uid"].tolist()) if known is None else known
         return self._cut(whole._uids)  # type: ignore[return-value]
 
     def is_missing(self, name: str) -> Mask:
@@ -202,7 +202,7 @@ def uids(columns: Columns) -> npt.NDArray[np.void]:
     """The uids as DataComp has them: dtype "u8,u8"; their order is that of the texts."""
     if isinstance(columns, Survivors):
         return columns.uids()
-    return shards.uid_array(columns["uid"].tolist())
+    return uid_array(columns["uid"].tolist())
 
 
 def sequence(columns: Columns) -> tuple[npt.NDArray[np.generic], ...]:

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from synthgen import shards
 from synthgen.errors import RecipeError
 from synthgen.selection.columns import AnyColumn, Columns, Mask, codes, is_text, texts, uids
+from synthgen.uids import UID, uid_array
 
 
 def listed(columns: Columns, *, file: Path, column: AnyColumn = "uid", field: str = "") -> Mask:
@@ -77,7 +77,7 @@ def _read(key: str, file: Path, field: str) -> pa.Array | npt.NDArray[np.void]:
     try:
         if file.suffix == ".npy":
             pairs: npt.NDArray[np.void] = np.load(file, allow_pickle=False)
-            if pairs.dtype != shards.UID or pairs.ndim != 1:
+            if pairs.dtype != UID or pairs.ndim != 1:
                 raise RecipeError(f"{key}: holds {pairs.dtype}; uids as DataComp's u8,u8 are wanted")
             return pairs
         if file.suffix == ".txt":
@@ -106,7 +106,7 @@ def _pairs(key: str, wanted: pa.Array | npt.NDArray[np.void]) -> npt.NDArray[np.
     wrong = found.filter(pc.invert(pc.match_substring_regex(found, "^[0-9a-f]{32}$")))
     if len(wrong):
         raise RecipeError(f'{key}: "{wrong[0]}" is no uid; 32 of 0-9 and a-f are wanted, or another `column`')
-    return shards.uid_array(found.to_pylist())
+    return uid_array(found.to_pylist())
 
 
 def _as_bytes(pairs: npt.NDArray[np.void]) -> pa.Array:
