@@ -86,7 +86,7 @@ def write(output: Output, root: Path) -> None:
     written = resharding.check_written(
         output, lambda shard: shards.read_record(root / "final" / shard.split, shard.stem)
     )
-    assert written == sum(len(shard.rows) for shard in output.shards)
+    assert len(written) == sum(len(shard.rows) for shard in output.shards)
 
 
 def read_tars(folder: Path) -> list[tuple[str, Members]]:
