@@ -1,13 +1,15 @@
 """The nouns of the house, as plain frozen values."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+Prepared = TypeVar("Prepared")
 
 
 class Category(NamedTuple):
@@ -128,6 +130,10 @@ class Sample:
     stored: bytes
     read: Mapping[str, Any] = field(default_factory=dict)
     prepared: Any = None
+
+    def prepared_by(self, prepare: Callable[["Sample"], Prepared]) -> Prepared:
+        """What `prepare` makes of the sample, which mostly was made ahead of the call."""
+        return prepare(self) if self.prepared is None else cast(Prepared, self.prepared)
 
     @functools.cached_property
     def picture(self) -> Image.Image:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -102,8 +102,7 @@ def classifier(
     bars_of_labels = np.array([bars[of_label[k].name] if k in of_label else np.nan for k in range(len(said))])
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
-        likely = probabilities(cast("list[torch.Tensor]", prepared))
+        likely = probabilities([one.prepared_by(prepare) for one in samples])
         rows = np.arange(len(samples))
         own = np.array([joined.get(sample.class_name or "", -1) for sample in samples])
         top, known = likely.argmax(1), own >= 0

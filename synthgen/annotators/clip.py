@@ -65,7 +65,7 @@ def clip(
 
     check_clip(model=model, pretrained=pretrained, templates=templates)
     network, preprocess, encode_text = _load(model, pretrained, device)
-    shrink, finish = split(preprocess)
+    shrink, encode = _image_side(network, preprocess, device)
     known = dict[str, torch.Tensor]()
 
     labels = torch.zeros(0)
@@ -94,8 +94,8 @@ def clip(
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
         with torch.inference_mode():
-            made = [prepare(one) if one.prepared is None else one.prepared for one in samples]
-            images = network.encode_image(finish(np.stack(made), device), normalize=True)
+            made = [one.prepared_by(prepare) for one in samples]
+            images = encode(made)
             encode_new([sample.text for sample in samples if sample.text])
             nothing = torch.full_like(images[0], torch.nan)
             texts = torch.stack([known.get(sample.text or "", nothing) for sample in samples])
@@ -111,7 +111,7 @@ def clip(
     annotate.prepare = prepare  # type: ignore[attr-defined]
     # a text's last bits may depend on what it is encoded with, so that must not be another shard's
     annotate.start = known.clear  # type: ignore[attr-defined]
-    annotate.encode = _encode_images(network, preprocess, device)  # type: ignore[attr-defined]
+    annotate.encode = _encoder(network, preprocess, device)  # type: ignore[attr-defined]
     annotate.fingerprint = annotate.encode.fingerprint  # type: ignore[attr-defined]
     return annotate
 
@@ -163,20 +163,33 @@ def image_encoder(
         ModelError: the model cannot be found or loaded.
     """
     network, preprocess, _ = _load(model, pretrained, device)
-    return _encode_images(network, preprocess, device)
+    return _encoder(network, preprocess, device)
 
 
-def _encode_images(
+def _image_side(
+    network: Any, preprocess: Any, device: str
+) -> tuple[Any, "Callable[[Sequence[npt.NDArray[np.uint8]]], torch.Tensor]"]:
+    """What is done to one picture, which Pillow has, and what makes unit vectors of a batch of those."""
+    shrink, finish = split(preprocess)
+
+    def encode(made: "Sequence[npt.NDArray[np.uint8]]") -> "torch.Tensor":
+        encoded: torch.Tensor = network.encode_image(finish(np.stack(made), device), normalize=True)
+        return encoded
+
+    return shrink, encode
+
+
+def _encoder(
     network: Any, preprocess: Any, device: str
 ) -> Callable[[list[npt.NDArray[np.uint8]]], npt.NDArray[np.float32]]:
     import torch
 
+    shrink, look = _image_side(network, preprocess, device)
+
     def encode(images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            pixels = torch.stack([preprocess(Image.fromarray(image)) for image in images])
-            encoded: npt.NDArray[np.float32] = (
-                network.encode_image(pixels.to(device), normalize=True).cpu().numpy()
-            )
+            made = [np.asarray(shrink(Image.fromarray(image))) for image in images]
+            encoded: npt.NDArray[np.float32] = look(made).cpu().numpy()
         return encoded
 
     encode.fingerprint = fingerprint(network.state_dict())  # type: ignore[attr-defined]

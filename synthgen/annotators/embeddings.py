@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,7 @@ def embeddings(
         raise ModelError(f'model = "{model}": gives other features each time; take one without random masks')
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
-        return {"img": embed(cast("list[torch.Tensor]", prepared)).astype(np.float16)}
+        return {"img": embed([one.prepared_by(prepare) for one in samples]).astype(np.float16)}
 
     annotate.prepare = prepare  # type: ignore[attr-defined]
 

@@ -34,7 +34,7 @@ def hashes(*, device: str) -> Callable[[list[Sample]], dict[str, npt.NDArray[np.
         return _of_pixels(sample.image), shrink(sample.luma)
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        made = [sample.prepared or prepare(sample) for sample in samples]
+        made = [sample.prepared_by(prepare) for sample in samples]
         pixels, small = zip(*made, strict=True)
         return {"pixels": np.array(pixels), "phash": compare(np.stack(small))}
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -152,8 +152,7 @@ def _of_classifier(model: str, positive: Sequence[str], folder: Path, device: st
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
         with torch.inference_mode():
-            prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
-            pixels = torch.stack(cast(list[torch.Tensor], prepared)).to(device)
+            pixels = torch.stack([one.prepared_by(prepare) for one in samples]).to(device)
             likely = network.logits(pixels).float().softmax(1)
             return {"score": likely[:, places].sum(1).cpu().numpy()}
 

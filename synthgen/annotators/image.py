@@ -80,7 +80,7 @@ def image(
     """
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        rows = [sample.prepared or _measure(sample) for sample in samples]
+        rows = [sample.prepared_by(_measure) for sample in samples]
         width, height, luma, rgb, blur, edges, percentiles, sharpness, is_grey = (
             np.array(column) for column in zip(*rows, strict=True)
         )

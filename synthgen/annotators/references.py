@@ -1,7 +1,7 @@
 """How like the real images of its class, or all real images, an image is."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -91,8 +91,7 @@ def references(
             groups[name] = Group(own, rows, np.array([hashes[uid] for uid in own], np.uint64))
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
-        prepared = [prepare(one) if one.prepared is None else one.prepared for one in samples]
-        own_hashes, images = zip(*cast("list[tuple[int, Pixels]]", prepared), strict=True)
+        own_hashes, images = zip(*[one.prepared_by(prepare) for one in samples], strict=True)
         own = unit(np.stack([sample.read[features] for sample in samples]) if features else look([*images]))
         columns: dict[str, npt.NDArray[np.generic]] = {
             name: np.ma.array(np.zeros(len(samples), object if kind == "string" else kind), mask=True)
