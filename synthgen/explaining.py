@@ -4,6 +4,9 @@ saw in one sample.
 
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow.compute as pc
+
 from synthgen import shards, subsets
 from synthgen.errors import FolderError
 from synthgen.job import Job
@@ -54,7 +57,7 @@ def explain_sample(job: Job, uid: str) -> Sample:
     """
     columns = job.columns()
     uids = columns.stored("uid")
-    found = [row for row, one in enumerate(uids.to_pylist()) if one.startswith(uid)]
+    found = np.flatnonzero(pc.starts_with(uids, uid).to_numpy()).tolist()
     if len(found) != 1:
         several = f"is the beginning of {len(found)} uids, such as {uids[found[0]]}" if found else ""
         raise FolderError(f"{job.root}: {uid} {several or 'is no uid of the pool'}")

@@ -95,7 +95,7 @@ def duplicates(
         own[known] = groups
         dropped = np.zeros(len(ids), bool)
         if len(repeated):
-            ranked = repeated[_order(columns, best, repeated, own[repeated])]
+            ranked = in_order(columns, best, repeated, own[repeated])
             again = ranked[1:][own[ranked[1:]] == own[ranked[:-1]]]
             dropped[again] = True
         if distance:
@@ -140,19 +140,21 @@ def _check_keys(
         raise RecipeError(f"duplicates: clusters = {clusters}; 0 or more is allowed")
 
 
-def _order(columns: Columns, best: str, rows: Rows, groups: npt.NDArray[np.intp] | None = None) -> Rows:
-    """The order of some rows: by group, the greatest in `best` before others, then as they were asked for."""
+def in_order(columns: Columns, best: str, rows: Rows, groups: npt.NDArray[np.intp] | None = None) -> Rows:
+    """Some rows in the order in which one of those that are the same is kept: the greatest in `best`, then as
+    they were asked for; by group first, where there are `groups`.
+    """
     keys = [key[rows] for key in sequence(columns)]
     if best:
         keys.append(np.nan_to_num(-numbers(columns, best)[rows], nan=np.inf))
     if groups is not None:
         keys.append(groups)
-    return np.lexsort(keys)
+    return rows[np.lexsort(keys)]
 
 
 def _ranks(columns: Columns, best: str) -> Rows:
     """The place of each row in that order."""
-    order = _order(columns, best, np.arange(n_rows(columns)))
+    order = in_order(columns, best, np.arange(n_rows(columns)))
     ranks = np.empty(len(order), np.intp)
     ranks[order] = np.arange(len(order))
     return ranks

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from synthgen import clustering
 from synthgen.selection import Quota, Rule, Selection, columns_read, key_of, whole_numbers_read
 from synthgen.selection.columns import (
     Columns,
@@ -21,8 +22,9 @@ from synthgen.selection.columns import (
     cell_numbers,
     hashed,
     numbers,
-    sequence,
 )
+from synthgen.selection.columns import features as read_features
+from synthgen.selection.duplicates import in_order
 from synthgen.selection.funnel import FAILED, NOT_NEEDED, Verdicts
 
 PASSED, REJECTED, NOT_REACHED = "passed", "rejected", "not reached"
@@ -109,19 +111,9 @@ def rank_of(
     return int(np.flatnonzero(order == row)[0]) + 1, len(own), name
 
 
-def first_of(columns: Columns, rows: Rows, best: str) -> Rows:
-    """Rows in the order in which one of those that are the same is kept: the greatest in `best`, else as they
-    were asked for.
-    """
-    keys = [key[rows] for key in sequence(columns)]
-    if best:
-        keys.append(np.nan_to_num(-numbers(columns, best)[rows], nan=np.inf))
-    return rows[np.lexsort(keys)]
-
-
 def _turn(columns: Columns, row: int, verdict: Verdicts, quota: Quota) -> str:
     own, name = cell_of(columns, row, quota.per)
-    order = first_of(columns, own, "")
+    order = in_order(columns, "", own)
     place, needed = int(np.flatnonzero(order == row)[0]) + 1, int((verdict[own] != NOT_NEEDED).sum())
     return f"number {place} of {len(own)} {name}, in the order asked for; the first {needed} are needed"
 
@@ -224,7 +216,8 @@ def _duplicates(
     own, name = cell_of(columns, row, per)
     why = f"is the greatest in {best}" if best else "was asked for first"
     if features:
-        cosines = _cosines(columns[features][own], columns[features][row])
+        vectors = read_features(columns, features)
+        cosines = clustering.cosines(vectors[own], clustering.unit(vectors[[row]]))[:, 0]
         others = own != row
         if order == "first":
             others &= np.isin(own, _before(columns, own, row, best))
@@ -237,7 +230,7 @@ def _duplicates(
             f"{1 - float(epsilon or 0):g} is wanted in a cluster"
         )
     said, values = value_of(columns, row, column), columns[column]
-    same = first_of(columns, own[values[own] == values[row]], best)
+    same = in_order(columns, best, own[values[own] == values[row]])
     if len(same) > 1 and (same[0] != row or not distance):
         which = "this one" if same[0] == row else str(columns["uid"][same[0]])
         return f"{said}; {len(same)} {name} have it, of which {which} {why}"
@@ -255,14 +248,8 @@ def _stands(order: str, name: str) -> str:
 
 def _before(columns: Columns, own: Rows, row: int, best: str) -> Rows:
     """The rows of a cell that stand before a row."""
-    order = first_of(columns, own, best)
+    order = in_order(columns, best, own)
     return order[: int(np.flatnonzero(order == row)[0])]
-
-
-def _cosines(rows: npt.NDArray[np.generic], one: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    unit, other = rows.astype(np.float32), one.astype(np.float32)
-    found: npt.NDArray[np.float32] = unit @ other / (np.linalg.norm(unit, axis=1) * np.linalg.norm(other))
-    return found
 
 
 EXPLAIN: dict[str, Callable[..., str]] = {
