@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from synthgen import shards, storage
+from synthgen import shards, storage, subsets
 from synthgen.errors import FolderError, SynthgenError, nearest
 from synthgen.uids import repeated, rows_of, uid_pairs, uid_strings
 
@@ -170,8 +170,7 @@ def _subset(root: Path, name: str) -> npt.NDArray[np.void] | None:
         return None
     path = root / shards.SUBSETS / f"{name}.npy"
     if not storage.exists(path):
-        known = [one.removesuffix(".npy") for one in storage.names(path.parent) if one.endswith(".npy")]
-        raise FolderError(f"{root}: no subset {name}; known: {', '.join(known) or 'none, select first'}")
+        raise FolderError(subsets.unknown(root, name))
     return shards.read_npy(path)
 
 

@@ -5,6 +5,7 @@ Three rounds of units: every piece of a source is scanned (into `.work/`, rebuil
 rooms and makes none of their work itself.
 """
 
+import json
 import os
 import re
 import uuid
@@ -159,13 +160,9 @@ def _work(source: Source, share: str, on_made: Callable[[str], None]) -> None:
     )
     place = find_place(share)
     if not shards.is_done(source.root / shards.SOURCES, source.name):
-        scans = _scan_units(source)
-        first = len(scans) * place.rank // place.world_size
-        worker.work(scans[first:] + scans[:first])
+        worker.work(place.own_first(_scan_units(source)))
         worker.work([_settle_unit(source)])
-    units = _pool_units(source)
-    first = len(units) * place.rank // place.world_size
-    worker.work(units[first:] + units[:first])
+    worker.work(place.own_first(_pool_units(source)))
 
 
 def _renamed(columns: Sequence[str]) -> dict[str, str]:
@@ -248,7 +245,7 @@ def _check(source: Source) -> None:
     if not shards.is_done(folder, source.name):
         return
     record = shards.read_record(folder, source.name)
-    made, now = record["inputs"], _json(source.inputs)
+    made, now = record["inputs"], json.loads(shards.canonical(source.inputs))
     for old, new in zip(made["pieces"], now["pieces"], strict=False):
         if old != new:
             raise FolderError(
@@ -264,13 +261,6 @@ def _check(source: Source) -> None:
     if record["path"] != str(source.form.folder.resolve()):  # it has moved, and is the same
         moved = {**record, "path": str(source.form.folder.resolve())}
         storage.replace(source.root, shards.record_path(folder, source.name), storage.to_json(moved))
-
-
-def _json(value: dict[str, object]) -> dict[str, list[list[object]]]:
-    import json
-
-    found: dict[str, list[list[object]]] = json.loads(shards.canonical(value))
-    return found
 
 
 def _differs(source: Source, old: Sequence[object], new: Sequence[object]) -> str:

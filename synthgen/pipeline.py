@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthgen import asking, checks, recipe, selection, shards, storage
+from synthgen import asking, checks, recipe, selection, shards, storage, subsets
 from synthgen.asking import Counts
-from synthgen.engine import Unit, Worker
+from synthgen.engine import Worker
 from synthgen.errors import FolderError, RecipeError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
 from synthgen.language_models import open_local, open_server
 from synthgen.stages import STAGES, Listings, phases, plan_units, write_report
 from synthgen.workers import local, ray
 from synthgen.workers.place import (
-    Place,
     default_workers,
     find_command,
     find_parent,
@@ -72,18 +71,13 @@ def _work(worker: Worker, job: Job, listings: Listings) -> None:
         checks.check_plan(job)
         if job.quota:  # what is asked for next is known when these are made
             break
-    worker.work([unit for units_of in listings for unit in _own_first(units_of(job), job.place)])
+    worker.work([unit for units_of in listings for unit in job.place.own_first(units_of(job))])
 
 
 def _makes_rounds(job: Job, stages: Sequence[str]) -> bool:
     """Whether to ask again, until the quota of accepted samples is met, or the budget is spent."""
     needed = MAKING if job.recipe.annotate else MAKING[:2]
     return job.quota is not None and set(needed) <= set(stages)
-
-
-def _own_first(units: list[Unit], place: Place) -> list[Unit]:
-    first = len(units) * place.rank // place.world_size
-    return units[first:] + units[:first]
 
 
 def open_job(
@@ -157,11 +151,7 @@ def _find_added(add: Sequence[str], root: Path, subset: str) -> list[tuple[Path,
         if not colon or storage.is_folder(Path(text)):
             folder, name = text, "main"
         other = Path(folder)
-        known = [
-            entry.removesuffix(".npy")
-            for entry in storage.names(other / shards.SUBSETS)
-            if entry.endswith(".npy")
-        ]
+        known = subsets.names(other)
         if name not in known:
             what = f"no subset {name}; known: {', '.join(known)}" if known else "no run there with a subset"
             raise FolderError(f"--add {text}: {what}; RUN[:SUBSET] is wanted, such as shards/birds:strict")
@@ -384,12 +374,7 @@ def report(root: Path, subset: str = "main") -> Path:
         FolderError: there is no such subset.
     """
     if not storage.exists(root / shards.SUBSETS / f"{subset}.json"):
-        known = [
-            name.removesuffix(".npy")
-            for name in storage.names(root / shards.SUBSETS)
-            if name.endswith(".npy")
-        ]
-        raise FolderError(f"{root}: no subset {subset}; known: {', '.join(known) or 'none, select first'}")
+        raise FolderError(subsets.unknown(root, subset))
     chosen_from = storage.read_json(root / shards.SUBSETS / f"{subset}.json")["requested"]
     planned = shards.planned_requests(root)
     if chosen_from != planned:

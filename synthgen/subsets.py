@@ -60,6 +60,11 @@ def names(root: Path) -> list[str]:
     return [name.removesuffix(".npy") for name in found if name.endswith(".npy")]
 
 
+def unknown(root: Path, name: str) -> str:
+    """What is said of a subset that is not there."""
+    return f"{root}: no subset {name}; known: {', '.join(names(root)) or 'none, select first'}"
+
+
 def told(root: Path, name: str) -> dict[str, Any]:
     """What `<name>.json` says; nothing where there is no such file."""
     path = root / shards.SUBSETS / f"{name}.json"

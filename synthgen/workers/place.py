@@ -2,10 +2,11 @@
 
 import os
 import platform
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from synthgen.errors import SynthgenError, WorkError
 
+Entry = TypeVar("Entry")
 WORKER = "SYNTHGEN_WORKER"
 """Set in the processes that `run_workers` and Ray's actors start: the command that they belong to and the
 process that they must not outlive (0: none).
@@ -27,6 +28,11 @@ class Place(NamedTuple):
     rank: int
     world_size: int
     local_rank: int = 0
+
+    def own_first(self, units: list[Entry]) -> list[Entry]:
+        """Units in the order in which this worker looks at them: its own share, then the others'."""
+        first = len(units) * self.rank // self.world_size
+        return units[first:] + units[:first]
 
 
 class Parent(NamedTuple):
