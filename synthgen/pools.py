@@ -195,7 +195,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         for folder in [root / shards.POOL, *self._annotations.values()]:
             for stem in self._firsts:  # each source has columns of its own
                 for field in schema_of(folder / f"{stem}.parquet"):
-                    self._kinds[field.name] = _either(self._kinds.get(field.name), field.type)
+                    self._kinds[field.name] = shards.either_type(self._kinds.get(field.name), field.type)
                     self._folders.setdefault(field.name, folder)
 
     def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
@@ -222,18 +222,10 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             if name in self._folders and not is_read:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            parts, pairs, count = [], np.empty(0, UID), 0
-            for number, stem in enumerate(self._stems):
-                part = self._part(folder / f"{stem}.parquet", own)
-                if "uid" in own:
-                    count += len(part)
-                    if count > len(pairs):  # as if all that follow were as long
-                        more = np.empty(count + len(part) * (len(self._stems) - number - 1), UID)
-                        more[: count - len(part)] = pairs[: count - len(part)]
-                        pairs = more
-                    pairs[count - len(part) : count] = uid_pairs(part["uid"])
-                    self._uids, part = pairs[:count], part.drop_columns("uid")
-                parts.append(part)
+            parts = [self._part(folder / f"{stem}.parquet", own) for stem in self._stems]
+            if "uid" in own:
+                self._uids = np.concatenate([uid_pairs(part["uid"]) for part in parts])
+                parts = [part.drop_columns("uid") for part in parts]
             table = pa.concat_tables(parts, promote_options="default")
             self._stored |= {name: table[name] for name in own if name != "uid"}
 
@@ -308,19 +300,8 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         return len(self._folders)
 
 
-def _either(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
-    """What holds the values of both types; text where no other does."""
-    if one is None or one == other:
-        return other
-    fields = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
-    try:
-        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return pa.string()
-
-
 def _cast(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
-    """A column in the type that `_either` found; lists as text are JSON."""
+    """A column in the type that `shards.either_type` found; lists as text are JSON."""
     if pa.types.is_nested(column.type) and pa.types.is_string(kind):
         texts = [None if value is None else json.dumps(value) for value in column.to_pylist()]
         return pa.chunked_array([pa.array(texts, kind)])

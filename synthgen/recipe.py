@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from synthgen.annotators import ANNOTATORS, COLUMNS, FITS
 from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError, nearest
+from synthgen.importing import ENDINGS
 from synthgen.prompts import SOURCES
 from synthgen.prompts.templates import CLASS_SLOTS
 from synthgen.selection import COLUMN_KINDS, RULES, Quota, Rule, check_quota, columns_read
@@ -35,7 +36,6 @@ LEAST = {
     "max_unanswered": 0,
 }
 """The least value of keys of sources."""
-IMAGES = ("jpg", "jpeg", "png", "webp")
 SPLIT_TOLERANCE = 0.0101
 """Parts of a split are scaled to add up to 1 where they miss it by so little: 0.33 three times."""
 
@@ -378,7 +378,7 @@ def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
             )
         if columns.get(name) == "uint64":
             raise RecipeError(f"reshard.members: {name} is uint64, which readers of json members cannot hold")
-    if {*reshard.leave_out} & {*IMAGES}:
+    if {*reshard.leave_out} & {*ENDINGS}:
         raise RecipeError(
             f"reshard.leave_out: {json.dumps(reshard.leave_out)}: a sample without its image is none"
         )

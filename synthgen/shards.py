@@ -170,6 +170,17 @@ def names(path: Path) -> list[str]:
     return found
 
 
+def either_type(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
+    """What holds the values of both types; text where no other does."""
+    if one is None or one == other:
+        return other
+    fields = [pa.schema([pa.field("", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.string()
+
+
 def to_npz(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
     sink = io.BytesIO()
     np.savez(sink, **arrays)  # type: ignore[arg-type]

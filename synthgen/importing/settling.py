@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from synthgen import shards
 from synthgen.errors import FolderError, RecipeError, nearest
 from synthgen.importing import ENDINGS, place_of, uid_of
 from synthgen.importing.scanning import MEMBERS, as_text
@@ -256,15 +257,7 @@ def _unify(schemas: Sequence[pa.Schema]) -> pa.Schema:
     kinds = dict[str, pa.DataType]()
     for schema in schemas:
         for field in schema:
-            kind = _plain(field.type)
-            before = kinds.get(field.name, kind)
-            if before != kind:
-                pair = [pa.schema([pa.field(field.name, one)]) for one in (before, kind)]
-                try:
-                    kind = pa.unify_schemas(pair, promote_options="permissive").field(0).type
-                except pa.ArrowException:
-                    kind = pa.string()
-            kinds[field.name] = kind
+            kinds[field.name] = shards.either_type(kinds.get(field.name), _plain(field.type))
     return pa.schema(
         [pa.field(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in kinds.items()]
     )

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,13 @@ def read_added(chosen: Chosen, parts: "Sequence[Part]", members: Sequence[str]) 
         FolderError: a chosen sample has no value.
     """
     features, columns = list[str](), list[str]()
+    there = [pools.PoolColumns(part.root, part.stems, part.annotations) for part in parts if members]
     for name in members:
-        for part in parts:
-            pool = pools.PoolColumns(part.root, part.stems, part.annotations)
+        for part, pool in zip(parts, there, strict=True):
             if name not in list(pool) and not pool.folder(name):
                 raise RecipeError(f'reshard.members: {part.name} has no column or feature "{name}"')
-        (columns if name in list(pool) else features).append(name)
+        (columns if name in list(there[-1]) else features).append(name)
+    roots = {part.root: pool for part, pool in zip(parts, there, strict=False)}
     scores: dict[str, list[object]] = {name: [] for name in columns}
     first = 0
     for run, part in enumerate(parts) if columns else ():
@@ -46,7 +47,8 @@ def read_added(chosen: Chosen, parts: "Sequence[Part]", members: Sequence[str]) 
                     f"{json.dumps(scores[name][0])} elsewhere; readers want one type"
                 )
             scores[name] += own
-    return Added([_feature(name, chosen, parts) for name in features], scores)
+    folders = {name: {root: pool.folder(name) for root, pool in roots.items()} for name in features}
+    return Added([_feature(name, chosen, own) for name, own in folders.items()], scores)
 
 
 def _of_run(chosen: Chosen, run: int, part: "Part", first: int) -> Chosen:
@@ -76,12 +78,10 @@ def _values(name: str, column: pa.ChunkedArray, mine: Chosen) -> list[object]:
     return values
 
 
-def _feature(name: str, chosen: Chosen, parts: "Sequence[Part]") -> Feature:
-    """Where the rows of a feature lie."""
+def _feature(name: str, chosen: Chosen, folders: Mapping[Path, Path | None]) -> Feature:
+    """Where the rows of a feature lie, which each pool has in a folder."""
     files, width = [""] * len(chosen.shards), 0
     starts = np.zeros(len(chosen.shards), np.int64)
-    pool = {part.root: pools.PoolColumns(part.root, part.stems, part.annotations) for part in parts}
-    folders = {root: columns.folder(name) for root, columns in pool.items()}
     for number in np.unique(chosen.shard).tolist():
         root, stem = chosen.shards[number]
         path = Path(folders[root] or root) / f"{stem}.npz"
