@@ -11,7 +11,7 @@ import tiny_networks
 import torch
 from safetensors.torch import load_file
 
-from synthgen.annotators import networks
+from synthgen.annotators import networks, weights
 from synthgen.errors import ModelError, RecipeError
 
 
@@ -37,7 +37,7 @@ def run_told(message: str, monkeypatch: pytest.MonkeyPatch, folder: str = "") ->
 
 def refusal(path: Path) -> str:
     with pytest.raises(ModelError) as error:
-        networks.read_tensors(path)
+        weights.read_tensors(path)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -50,7 +50,7 @@ def test_no_pickle_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not trap.exists()
     run_told(message, monkeypatch)
     assert trap.exists(), "it is a trap"
-    assert networks.read_tensors(file.with_suffix(".safetensors"))["weight"].tolist() == [[1.0, 1.0]]
+    assert weights.read_tensors(file.with_suffix(".safetensors"))["weight"].tolist() == [[1.0, 1.0]]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
@@ -69,14 +69,14 @@ def test_a_whole_network_is_refused_with_the_command_that_converts_it(
     message = refusal(file)
     assert f"is {kind}, not plain weights" in message
     run_told(message, monkeypatch)
-    converted = networks.read_tensors(file.with_suffix(".safetensors"))
-    assert networks.fingerprint(converted) == networks.fingerprint(network.state_dict())
+    converted = weights.read_tensors(file.with_suffix(".safetensors"))
+    assert weights.fingerprint(converted) == weights.fingerprint(network.state_dict())
 
 
 def test_plain_weights_are_read_from_any_file(tmp_path: Path) -> None:
-    safe = networks.read_tensors(tiny_networks.shufflenet(tmp_path / "a.safetensors"))
-    plain = networks.read_tensors(tiny_networks.shufflenet(tmp_path / "a.pth"))
-    assert networks.fingerprint(plain) == networks.fingerprint(safe)
+    safe = weights.read_tensors(tiny_networks.shufflenet(tmp_path / "a.safetensors"))
+    plain = weights.read_tensors(tiny_networks.shufflenet(tmp_path / "a.pth"))
+    assert weights.fingerprint(plain) == weights.fingerprint(safe)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,7 @@ def test_a_folder_of_other_weights_is_refused_with_the_command_that_converts_it(
         networks.locate("a model", folder=tmp_path, auto=networks.CLASSIFIER)
     assert "has no model.safetensors; other weights are not loaded (they can run code)" in str(error.value)
     run_told(str(error.value), monkeypatch, str(tmp_path / "safe"))
-    assert networks.fingerprint(load_file(tmp_path / "safe/model.safetensors")) == networks.fingerprint(
-        tensors
-    )
+    assert weights.fingerprint(load_file(tmp_path / "safe/model.safetensors")) == weights.fingerprint(tensors)
     assert networks.load_classifier("safe", folder=tmp_path, device="cpu").outputs == 3
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from synthgen.annotators.networks import fingerprint
+from synthgen.annotators.weights import fingerprint
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
 from synthgen.errors import ModelError, RecipeError, nearest

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthgen.annotators import networks
+from synthgen.annotators.weights import fingerprint
 from synthgen.data import Sample
 from synthgen.errors import ModelError
 
@@ -63,7 +64,7 @@ def embeddings(
 
     annotate.prepare = prepare  # type: ignore[attr-defined]
 
-    encode.fingerprint = annotate.fingerprint = networks.fingerprint(module.state_dict(), missing)  # type: ignore[attr-defined]
+    encode.fingerprint = annotate.fingerprint = fingerprint(module.state_dict(), missing)  # type: ignore[attr-defined]
     annotate.encode = encode  # type: ignore[attr-defined]
     return annotate
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synthgen.annotators import networks
+from synthgen.annotators.weights import fingerprint, read_tensors, weights_file
 from synthgen.data import Sample
 from synthgen.errors import ModelError, RecipeError, nearest
 
@@ -56,7 +57,7 @@ def aesthetic(
     """
     if model:
         return _of_classifier(model, positive, folder, device)
-    return _of_features(features, networks.weights_file(weights, folder), activation, device)
+    return _of_features(features, weights_file(weights, folder), activation, device)
 
 
 def nsfw(
@@ -86,7 +87,7 @@ def nsfw(
 def _of_features(features: str, path: Path, activation: Activation, device: str) -> Annotate:
     import torch
 
-    tensors = networks.read_tensors(path)
+    tensors = read_tensors(path)
     head = _head(path, tensors, activation).to(device).eval()
     width = next(module.in_features for module in head if isinstance(module, torch.nn.Linear))
 
@@ -99,7 +100,7 @@ def _of_features(features: str, path: Path, activation: Activation, device: str)
             return {"score": head(unit)[:, 0].cpu().numpy()}
 
     annotate.needs_pixels = False  # type: ignore[attr-defined]
-    annotate.fingerprint = networks.fingerprint(tensors)  # type: ignore[attr-defined]
+    annotate.fingerprint = fingerprint(tensors)  # type: ignore[attr-defined]
     return annotate
 
 
@@ -202,8 +203,8 @@ def check_head(
             "features, or model and positive, a classifier and its labels that count"
         )
     if features:
-        path = networks.weights_file(weights, folder)
-        _head(path, networks.read_tensors(path), activation)
+        path = weights_file(weights, folder)
+        _head(path, read_tensors(path), activation)
     else:
         labels = networks.classifier_labels(model, folder=folder, fetch=fetch)
         if labels is not None:
