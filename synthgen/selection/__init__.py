@@ -5,148 +5,47 @@ A rule is `(columns, **keys) -> bool mask`: it sees the survivors of the rules b
 True; with `of = "pool"` it judges every written sample, as if it stood alone.
 """
 
-import inspect
-import json
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
-from pathlib import Path
-from typing import Annotated, NamedTuple, get_origin, get_type_hints
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from synthgen.errors import RecipeError
-from synthgen.selection.balance import balance
-from synthgen.selection.columns import Columns, Survivors, cell_columns, cell_numbers, sequence
-from synthgen.selection.columns import numbers as as_numbers
-from synthgen.selection.datacomp import (
-    datacomp_basic,
-    datacomp_clip_score,
-    datacomp_image_based,
-    datacomp_image_based_intersect_clip_score,
-    datacomp_laion2b,
-    datacomp_text_based,
-    no_filter,
-)
-from synthgen.selection.decontaminate import decontaminate
-from synthgen.selection.duplicates import duplicates
+from synthgen.selection.columns import Columns, Survivors, cell_numbers, sequence
 from synthgen.selection.funnel import FAILED, KEPT, NOT_NEEDED, Stage, funnel
-from synthgen.selection.lists import listed, not_listed
-from synthgen.selection.rules import adaptive_bar, range_, sample, top
+from synthgen.selection.named import (
+    COLUMN_KINDS,
+    FILES,
+    RULES,
+    Rule,
+    columns_read,
+    key_of,
+    verdict_names,
+    whole_numbers_read,
+)
+from synthgen.selection.quotas import Quota, ShortCell, check_quota, count_cells, short_cells
 from synthgen.uids import repeated, uid_strings
 
-RULES: dict[str, Callable[..., npt.NDArray[np.bool_]]] = {
-    "adaptive_bar": adaptive_bar,
-    "balance": balance,
-    "datacomp_basic": datacomp_basic,
-    "datacomp_clip_score": datacomp_clip_score,
-    "datacomp_image_based": datacomp_image_based,
-    "datacomp_image_based_intersect_clip_score": datacomp_image_based_intersect_clip_score,
-    "datacomp_laion2b": datacomp_laion2b,
-    "datacomp_text_based": datacomp_text_based,
-    "decontaminate": decontaminate,
-    "duplicates": duplicates,
-    "listed": listed,
-    "no_filter": no_filter,
-    "not_listed": not_listed,
-    "range": range_,
-    "sample": sample,
-    "top": top,
-}
-
+__all__ = [
+    "COLUMN_KINDS",
+    "FILES",
+    "RULES",
+    "Quota",
+    "Rule",
+    "Selection",
+    "ShortCell",
+    "check_quota",
+    "columns_read",
+    "count_cells",
+    "key_of",
+    "passing",
+    "select",
+    "short_cells",
+    "verdict_names",
+    "whole_numbers_read",
+]
 Rows = npt.NDArray[np.intp]
-Cell = tuple[str, ...]
-RELATIVE = {"adaptive_bar", "balance", "sample", "top"}
-"""Rules whose verdict on a sample depends on those that were asked for after it; others do by their keys."""
-SEQUENTIAL = {"duplicates"}
-"""Rules whose verdict on a sample depends on those that were asked for before it."""
-
-
-def _column_kinds(rule: Callable[..., object]) -> dict[str, str]:
-    hints = get_type_hints(rule, include_extras=True)
-    return {key: hint.__metadata__[0] for key, hint in hints.items() if get_origin(hint) is Annotated}
-
-
-COLUMN_KINDS = {use: _column_kinds(rule) for use, rule in RULES.items()}
-"""The keys of each rule that name a column, and what it has to be: column, numbers, text or features."""
-FILES = {
-    use: [key for key, hint in get_type_hints(rule).items() if hint is Path] for use, rule in RULES.items()
-}
-"""The keys of each rule that name a file."""
-
-
-class Rule(NamedTuple):
-    """One `[[select]]` of the recipe; `use` is its name in `RULES`.
-
-    `of` is what it sees: the "survivors" of the rules before it, or every written sample of the "pool".
-    `number` is its place in the recipe's list, None where it is the place among the rules that are given.
-    """
-
-    use: str
-    keys: dict[str, object]
-    of: str = "survivors"
-    number: int | None = None
-
-    @property
-    def label(self) -> str:
-        """The rule as people read it: "range clip_margin minimum=0.0"; what its keys are by default is left
-        out, but for the cell.
-        """
-        column, parameters = self.keys.get("column"), inspect.signature(RULES[self.use]).parameters
-        others = [
-            f"{key}={value.name if isinstance(value, Path) else value}"
-            for key, value in self.keys.items()
-            if key == "per" or (key != "column" and value != parameters[key].default)
-        ]
-        of = [] if self.of == "survivors" else [f"of={self.of}"]
-        return " ".join([self.use, *([str(column)] if column else []), *others, *of])
-
-    def found_in(self, folder: Path) -> "Rule":
-        """The rule with the files that it names, which are relative to the recipe's folder."""
-        files = {
-            key: folder / Path(str(self.keys[key])).expanduser()
-            for key in FILES[self.use]
-            if key in self.keys
-        }
-        return self._replace(keys=self.keys | files)
-
-    @property
-    def is_relative(self) -> bool:
-        """Whether samples that are made later can change a verdict."""
-        return (
-            self.use in RELATIVE
-            or bool(self.keys.get("best"))
-            or self.compares_freely
-            or (self.use.startswith("datacomp_") and self.keys.get("fraction") is not None)
-        )
-
-    @property
-    def gives_back(self) -> bool:
-        """Whether a sample less among those that it sees can leave more than before: with one more, at most
-        one more is left all the same.
-        """
-        likeness = self.keys.get("distance") or self.keys.get("features")
-        return self.use in ("adaptive_bar", "balance") or bool(self.keys.get("best") and likeness)
-
-    @property
-    def compares_freely(self) -> bool:
-        """Whether it is a SemDeDup by clusters, or by distance to a centre: what one sample more leaves then
-        has no bound.
-        """
-        is_semantic = self.use == "duplicates" and bool(self.keys.get("features"))
-        return is_semantic and (self.keys.get("order") != "first" or self.keys.get("clusters") != 0)
-
-    @property
-    def judges_alone(self) -> bool:
-        """Whether no other sample can change a verdict."""
-        return not self.is_relative and self.use not in SEQUENTIAL
-
-
-class Quota(NamedTuple):
-    """So many samples are kept of each cell; `per` names what makes a cell, nothing all of the pool."""
-
-    accepted: int
-    per: list[str]
 
 
 class Selection(NamedTuple):
@@ -162,82 +61,6 @@ class Selection(NamedTuple):
     @property
     def funnel(self) -> list[Stage]:
         return funnel(self.verdict, self.steps)
-
-
-def columns_read(rule: Rule, known: Container[str] | None = None) -> dict[str, str]:
-    """The columns and features that a rule's keys name: key -> name.
-
-    Args:
-        known: the columns that are there, as `cell_columns` has it.
-    """
-    named = {key: str(rule.keys[key]) for key in COLUMN_KINDS[rule.use] if rule.keys.get(key)}
-    per = rule.keys.get("per")
-    if isinstance(per, str | list):
-        named |= {
-            "per" if isinstance(per, str) else f"per.{k}": name
-            for k, name in enumerate(cell_columns(per, known))
-        }
-    if rule.use == "decontaminate":
-        for key, column in (("similarity", "max"), ("distance", "phash_distance")):
-            if rule.keys.get(key) is not None:
-                named[key] = f"{rule.keys['annotation']}_{column}"
-    return named
-
-
-def whole_numbers_read(rule: Rule, known: Container[str] | None = None) -> dict[str, str]:
-    """Those of them that a rule does not read as floats, which have NaN where a number is missing."""
-    kinds = COLUMN_KINDS[rule.use]
-    return {key: name for key, name in columns_read(rule, known).items() if kinds.get(key) != "numbers"}
-
-
-def key_of(rules: Sequence[Rule], place: int) -> str:
-    """What the recipe calls the rule at a place of those of a subset: "select.3"."""
-    number = rules[place].number
-    return f"select.{place if number is None else number}"
-
-
-def check_quota(rules: Sequence[Rule], quota: Quota) -> None:
-    """Raises RecipeError where a quota of accepted samples cannot be met exactly by these rules."""
-    relative = ""
-    for place, rule in enumerate(rules):
-        per, key = rule.keys.get("per"), key_of(rules, place)
-        if rule.is_relative:
-            relative = relative or f"{key} {rule.use}"
-        elif relative:
-            raise RecipeError(
-                f"{key}: {rule.use} judges a sample by itself, and stands after {relative}, which "
-                "compares; with quota.accepted, put it before"
-            )
-        if rule.compares_freely:
-            raise RecipeError(
-                f"{key}: with quota.accepted, duplicates by features compare all pairs, in the order in "
-                "which samples were asked for or of `best`: give clusters = 0, and leave `order` out"
-            )
-        if rule.use.startswith("datacomp_") and rule.is_relative:
-            raise RecipeError(
-                f"{key}: {rule.use} keeps all that tie with the last, in the whole pool; with "
-                "quota.accepted, use top"
-            )
-        if rule.gives_back and relative != f"{key} {rule.use}":
-            raise RecipeError(
-                f"{key}: {rule.use} can keep more of fewer samples; with quota.accepted, put it before "
-                f"{relative}"
-            )
-        if isinstance(per, str | list) and not set(quota.per) <= set([per] if isinstance(per, str) else per):
-            raise RecipeError(
-                f"{key}.per: {json.dumps(per)} reaches over the cells of the quota, "
-                f"{json.dumps(quota.per)}; with quota.accepted, a rule works within them: name at least these"
-            )
-        if rule.is_relative and rule.of == "pool":
-            raise RecipeError(
-                f'{key}.of: "pool"; with quota.accepted, a rule that compares looks at the samples that are '
-                "needed alone: leave `of` out"
-            )
-        count, share = rule.keys.get("count", rule.keys.get("target")), rule.keys.get("fraction")
-        if share == 0 or (isinstance(count, int) and count < quota.accepted):
-            raise RecipeError(
-                f"{key}: {rule.label} keeps less than quota.accepted = {quota.accepted} of a cell"
-            )
 
 
 def select(columns: Columns, rules: Sequence[Rule], quota: Quota | None = None) -> Selection:
@@ -348,74 +171,3 @@ def _first(
         if (more == first).all():
             return taken
         first = more
-
-
-def verdict_names(rules: Sequence[Rule]) -> dict[int, str]:
-    """Each verdict in words."""
-    return {KEPT: "kept", FAILED: "failed", NOT_NEEDED: "quota"} | {
-        place: f"{key_of(rules, place)} {rule.label}" for place, rule in enumerate(rules)
-    }
-
-
-def _cells(columns: Columns, per: Sequence[str]) -> tuple[npt.NDArray[np.intp], list[Cell]]:
-    """The number of each row's cell, and the cells: the values of their columns."""
-    cells = cell_numbers(columns, list(per))
-    first = np.unique(cells, return_index=True)[1]
-    names = [columns[name][first].tolist() for name in cell_columns(list(per), columns)]
-    return cells, list(zip(*names, strict=True)) if names else [()] * len(first)
-
-
-def count_cells(
-    columns: Columns, kept: npt.NDArray[np.bool_], per: Sequence[str]
-) -> tuple[Counter[Cell], Counter[Cell]]:
-    """How many samples each cell has, and how many of these are kept."""
-    numbers, cells = _cells(columns, per)
-    made, left = (
-        Counter(dict(zip(cells, np.bincount(own, minlength=len(cells)).tolist(), strict=True)))
-        for own in (numbers, numbers[kept])
-    )
-    return made, +left
-
-
-class ShortCell(NamedTuple):
-    """A cell that has fewer samples than its quota wants, and why: how many each rule rejected, and of each
-    column that a rule compares the least, median and greatest value.
-    """
-
-    cell: Cell
-    made: int
-    kept: int
-    rejected: dict[str, int]
-    scores: dict[str, list[float]]
-
-
-def short_cells(
-    columns: Columns, chosen: Selection, rules: Sequence[Rule], quota: Quota, every: Iterable[Cell]
-) -> list[ShortCell]:
-    """The cells, of all that the quota counts, that have fewer samples than it wants; least kept first."""
-    numbers, cells = _cells(columns, quota.per)
-    order = np.argsort(numbers, kind="stable")
-    rows_of = dict(zip(cells, np.split(order, np.cumsum(np.bincount(numbers))[:-1]), strict=True))
-    names, nothing = verdict_names(rules), np.empty(0, dtype=np.intp)
-    # of a failed row NaN, or nothing that means something
-    scores = {
-        name: np.where(columns["error"] == "", as_numbers(columns, name), np.nan)
-        for name in dict.fromkeys(
-            str(rule.keys["column"]) for rule in rules if COLUMN_KINDS[rule.use].get("column") == "numbers"
-        )
-    }
-
-    def look(cell: Cell) -> ShortCell:
-        rows = rows_of.get(cell, nothing)
-        rejected = Counter(names[code] for code in chosen.verdict[rows].tolist())
-        kept = rejected.pop("kept", 0)
-        known = {name: values[rows][~np.isnan(values[rows])] for name, values in scores.items()}
-        told = {
-            name: [float(of(own)) for of in (np.min, np.median, np.max)]
-            for name, own in known.items()
-            if len(own)
-        }
-        return ShortCell(cell, len(rows), kept, dict(rejected.most_common()), told)
-
-    short = [look(cell) for cell in every if chosen.kept[rows_of.get(cell, nothing)].sum() < quota.accepted]
-    return sorted(short, key=lambda one: one.kept)
