@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,3 +105,59 @@ def data_digests(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.suffix in (".tar", ".parquet", ".npz", ".npy") and ".work" not in path.parts
     }
+
+
+DYING = """
+import json, os, signal, sys
+import {imports}
+import synthgen
+from synthgen import storage
+
+def dies(change):
+    def act(*arguments):
+        global steps
+        done = change(*arguments)
+        steps -= 1
+        if steps < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+    return act
+
+deaths = 0
+while True:
+    steps = deaths % {period}  # after the first step, the second, and so on, in turn
+    child = os.fork()
+    if not child:
+        for name in {changes}:
+            setattr(storage, name, dies(getattr(storage, name)))
+        {work}
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status == 0:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+    deaths += 1
+    assert deaths < 60, "no progress"
+print(deaths)
+"""
+
+
+def killed_until_done(
+    work: str,
+    *arguments: str,
+    period: int,
+    changes: tuple[str, ...] = ("publish",),
+    imports: str = "synthgen.pipeline",
+) -> int:
+    """How often work was killed by SIGKILL until it came to its end, starting again each time.
+
+    Args:
+        work: a line of Python, which has `arguments` as sys.argv[1:].
+        period: it is killed after 1, 2, ... so many steps, in turn.
+        changes: the functions of `storage` that are steps.
+        imports: what is imported once, for all tries.
+    """
+    script = DYING.format(work=work, period=period, changes=changes, imports=imports)
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)

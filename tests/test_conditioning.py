@@ -509,7 +509,7 @@ def test_a_bad_recipe_is_refused_with_one_line(name: str, from_real: Path) -> No
             "models.0.strength=0.3",
             r"models\.tiny: steps = 3: with strength = 0.3 not one of them is run; 4 or",
         ),
-        ("sources.real.path=nowhere", r"sources\.real: .*nowhere: no images there"),
+        ("sources.real.path=nowhere", r"sources\.real: .*nowhere: is not there"),
         ('prompts.0.classes=["cat", "owl"]', r'sources\.real: .*: no image of the class "owl"; add some'),
     ],
 )

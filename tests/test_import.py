@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, data_digests
+from conftest import ROOT, data_digests, killed_until_done
 from PIL import Image
 
 import synthgen
@@ -507,46 +505,15 @@ def test_the_same_bytes_from_any_number_of_workers_and_again(tmp_path: Path) -> 
     assert list((one / ".work" / "import").rglob("*.parquet")) == []
 
 
-KILLED = """
-import os, signal, sys
-from synthgen import storage
-from synthgen.intake import bring
-publish, replace, deaths = storage.publish, storage.replace, 0
-
-def dies(of):
-    def act(*arguments):
-        global steps
-        done = of(*arguments)
-        steps -= 1
-        if steps < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
-    return act
-
-while True:
-    steps = deaths % 3
-    child = os.fork()
-    if not child:
-        storage.publish, storage.replace = dies(publish), dies(replace)
-        bring([sys.argv[1]], sys.argv[2], copy=True, workers=1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if status == 0:
-        break
-    assert os.WTERMSIG(status) == signal.SIGKILL, status
-    deaths += 1
-print(deaths)
-"""
-
-
 def test_killed_after_each_step_and_gone_on_with(tmp_path: Path) -> None:
     webdataset(tmp_path / "web", shards_=2)
     whole = bring([tmp_path / "web"], tmp_path / "whole", copy=True, workers=1)
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "web"), str(tmp_path / "out")],
-        capture_output=True, text=True, check=True,
+    deaths = killed_until_done(
+        "synthgen.bring([sys.argv[1]], sys.argv[2], copy=True, workers=1)",
+        str(tmp_path / "web"), str(tmp_path / "out"),
+        period=3, changes=("publish", "replace"), imports="synthgen.intake",
     )  # fmt: skip
-    assert int(done.stdout) >= 5
+    assert deaths >= 5
     assert data_digests(tmp_path / "out") == data_digests(whole)
     assert verify(tmp_path / "out") == []
 

@@ -6,8 +6,6 @@ import io
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import SMALL, data_digests
+from conftest import SMALL, data_digests, killed_until_done
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -558,34 +556,6 @@ def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(small_run, tmp_path_factory.mktemp("reshard") / "run"))
 
 
-DIES = """
-import json, os, signal, sys
-import synthgen
-from synthgen import storage
-
-publish, deaths = storage.publish, 0
-
-def dies(staged, path):
-    global steps
-    named = publish(staged, path)
-    if steps == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    steps -= 1
-    return named
-
-while True:
-    steps = deaths % 3
-    child = os.fork()
-    if not child:
-        storage.publish = dies
-        synthgen.run("emoji", sys.argv[1], settings=json.loads(sys.argv[2]), stages=("reshard",), subset="k")
-        os._exit(0)
-    if os.waitpid(child, 0)[1] == 0:
-        break
-    deaths += 1
-    assert deaths < 60, "no progress"
-print(deaths)
-"""
 CUT = ("reshard.shard_size=14", "reshard.split={ train = 0.5, val = 0.5 }", "select=[]")
 
 
@@ -598,10 +568,9 @@ def test_kills_and_workers_change_no_byte(run: Path, tmp_path: Path) -> None:
         for path in [*root.glob("final/k/*/*"), root / "final" / "k" / "_stats.json"]:
             path.unlink()
         if name == "killed":
-            arguments = [sys.executable, "-c", DIES, str(root), json.dumps([*SMALL, *CUT])]
-            done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            assert int(done.stdout) >= 4
+            work = "synthgen.run('emoji', sys.argv[1], settings=json.loads(sys.argv[2]), "
+            work += "stages=('reshard',), subset='k')"
+            assert killed_until_done(work, str(root), json.dumps([*SMALL, *CUT]), period=3) >= 4
         else:
             synthgen.run("emoji", root, settings=[*SMALL, *CUT], stages=("reshard",), subset="k", workers=3)
         assert data_digests(root / "final" / "k") == undisturbed

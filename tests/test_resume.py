@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, command, data_digests
+from conftest import SMALL, command, data_digests, killed_until_done
 
 import synthgen
 from synthgen import checks, claims, shards, storage
@@ -92,48 +92,15 @@ class Killed(BaseException):
     """Ends the process at once, as far as the code under test can see."""
 
 
-DIES = """
-import json, os, signal, sys
-import diffusers, open_clip  # once, for all children
-import synthgen
-from synthgen import storage
-
-publish, deaths = storage.publish, 0
-
-def dies(staged, path):
-    global steps
-    named = publish(staged, path)
-    if steps == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    steps -= 1
-    return named
-
-while True:
-    steps = deaths % 4  # after the first, the second, the third link, or after the record in turn
-    child = os.fork()
-    if not child:
-        storage.publish = dies
-        synthgen.run("emoji", sys.argv[1], settings=json.loads(sys.argv[2]), workers=1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if status == 0:
-        break
-    assert os.WTERMSIG(status) == signal.SIGKILL, status
-    deaths += 1
-    assert deaths < 60, "no progress"
-print(deaths)
-"""
-
-
 def test_killed_after_each_publish_step(small_run: Path, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", DIES, str(tmp_path / "run"), json.dumps(SMALL)]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10
+    work = "synthgen.run('emoji', sys.argv[1], settings=json.loads(sys.argv[2]), workers=1)"
+    arguments = str(tmp_path / "run"), json.dumps(SMALL)
+    # after the first, the second, the third link, or after the record in turn
+    assert killed_until_done(work, *arguments, period=4, imports="diffusers, open_clip") > 10
     assert data_digests(tmp_path / "run") == data_digests(small_run)
     assert verify(tmp_path / "run") == []
-    work = tmp_path / "run" / ".work"
-    assert [storage.names(work / name) for name in ("claims", "tmp", "attempts")] == [[], [], []]
+    left = tmp_path / "run" / ".work"
+    assert [storage.names(left / name) for name in ("claims", "tmp", "attempts")] == [[], [], []]
 
 
 def test_a_kill_while_selecting_leaves_no_half_subset(
