@@ -87,9 +87,10 @@ def ours(root: Path, stems: list[str], subset: npt.NDArray[np.void], out: Path, 
             resharding.write_shard(
                 out, out / "final", shard, output.chosen, output.added, record={}, claim=claim
             )
-    return resharding.check_written(
+    keys = resharding.check_written(
         output, lambda shard: shards.read_record(out / "final" / shard.split, shard.stem)
     )
+    return len(keys)
 
 
 def plain(root: Path, stems: list[str], subset: npt.NDArray[np.void], out: Path) -> int:
