@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from synthgen import costs, pools, shards, storage
+from synthgen import costs, shards, storage
 from synthgen.annotators import CHECKS
 from synthgen.errors import FolderError, UnansweredError
 from synthgen.inputs import (
@@ -95,7 +95,7 @@ def _pool_columns(job: Job) -> dict[str, str]:
     return {
         field.name: str(field.type)
         for source in shards.imported(job.root)
-        for field in pools.schema_of(job.root / shards.SOURCES / f"{source.name}.parquet")
+        for field in shards.schema_of(job.root / shards.SOURCES / f"{source.name}.parquet")
     }
 
 

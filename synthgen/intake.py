@@ -359,7 +359,7 @@ def _pool_units(source: Source) -> list[Unit]:
     root, pool = source.root, source.root / shards.POOL
     record = shards.read_record(root / shards.SOURCES, source.name)
     shards.require_equal(root / shards.SOURCES / source.name, record["inputs"], source.inputs, NEXT)
-    schema = pq.read_schema(pa.BufferReader(storage.read(root / shards.SOURCES / f"{source.name}.parquet")))
+    schema = shards.schema_of(root / shards.SOURCES / f"{source.name}.parquet")
     settled = settling.Settled(
         record["columns"],
         schema,

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from synthgen import shards, storage
 from synthgen.errors import FolderError
@@ -138,11 +137,6 @@ def _as_json(value: object, kind: pa.DataType) -> object:
     return value if isinstance(value, bool | int | str) else str(value)
 
 
-def schema_of(path: Path) -> pa.Schema:
-    """The columns of a parquet file of the run, and their types."""
-    return pq.read_schema(pa.BufferReader(storage.read(path)))
-
-
 def to_masked(column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
     """A column as a `numpy.ma` array, masked where it is null; texts are of dtype object."""
     kind = column.type
@@ -194,7 +188,7 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
         self._firsts, self._kinds = sorted(imported & {*stems}) or stems[:1], dict[str, pa.DataType]()
         for folder in [root / shards.POOL, *self._annotations.values()]:
             for stem in self._firsts:  # each source has columns of its own
-                for field in schema_of(folder / f"{stem}.parquet"):
+                for field in shards.schema_of(folder / f"{stem}.parquet"):
                     self._kinds[field.name] = shards.either_type(self._kinds.get(field.name), field.type)
                     self._folders.setdefault(field.name, folder)
 
@@ -222,10 +216,15 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             if name in self._folders and not is_read:
                 wanted.setdefault(self._folders[name], []).append(name)
         for folder, own in wanted.items():
-            parts = [self._part(folder / f"{stem}.parquet", own) for stem in self._stems]
+            parts, pairs = list[pa.Table](), list[npt.NDArray[np.void]]()
+            for stem in self._stems:
+                part = self._part(folder / f"{stem}.parquet", own)
+                if "uid" in own:  # each as it comes: as texts, all of them take twice the memory
+                    pairs.append(uid_pairs(part["uid"]))
+                    part = part.drop_columns("uid")
+                parts.append(part)
             if "uid" in own:
-                self._uids = np.concatenate([uid_pairs(part["uid"]) for part in parts])
-                parts = [part.drop_columns("uid") for part in parts]
+                self._uids = np.concatenate(pairs)
             table = pa.concat_tables(parts, promote_options="default")
             self._stored |= {name: table[name] for name in own if name != "uid"}
 

@@ -161,12 +161,19 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def rows(path: Path) -> int:
     """How many rows a parquet file of the run has."""
-    return int(pq.read_metadata(pa.BufferReader(storage.read(path))).num_rows)
+    with storage.open_read(path) as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """The columns of a parquet file of the run, and their types."""
+    with storage.open_read(path) as file:
+        return pq.ParquetFile(file).schema_arrow
 
 
 def names(path: Path) -> list[str]:
     """The columns of a parquet file of the run."""
-    found: list[str] = pq.read_schema(pa.BufferReader(storage.read(path))).names
+    found: list[str] = schema_of(path).names
     return found
 
 

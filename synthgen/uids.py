@@ -79,5 +79,7 @@ def repeated(pairs: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.void], npt.NDA
     """The uids that are there several times, and how often."""
     high = np.sort(pairs["f0"])
     alike = high[1:][high[1:] == high[:-1]]
+    if not len(alike):  # as mostly
+        return pairs[:0], np.empty(0, np.intp)
     found, counts = np.unique(pairs[np.isin(pairs["f0"], alike)], return_counts=True)
     return found[counts > 1], counts[counts > 1]
