@@ -7,7 +7,7 @@ Images of the emoji recipe, and planted among them: wrong labels, blank images, 
 copies of real images, images of no class. The pool is imported like anyone's, and annotated once. The first
 table has, for each rule by itself, the part of each kind of fault that it rejects, and the part of all other
 images. The second trains the same classifier on selections of equal size: accuracy on real images, mean and
-standard deviation over the seeds. About 25 minutes on two cores.
+standard deviation over the seeds. About 20 minutes on two cores.
 """
 
 import argparse
