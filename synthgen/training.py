@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from synthgen import storage
 from synthgen.errors import FolderError
-from synthgen.loader import open_loader
+from synthgen.loader import class_names, join_classes, open_loader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,38 +27,6 @@ class Classifier(NamedTuple):
 
     network: nn.Module
     class_names: dict[int, str]
-
-
-def class_names(split: str | Path) -> dict[int, str]:
-    """The classes of a split's dataset by id, from the classes.txt above it (line number = id; an empty line
-    is none).
-
-    Raises:
-        FolderError: there is no classes.txt.
-    """
-    path = Path(split).resolve().parent / "classes.txt"
-    if not storage.exists(path):
-        raise FolderError(
-            f"{split}: no classes.txt in {path.parent}; a split such as final/main/train is wanted"
-        )
-    return {k: name for k, name in enumerate(storage.read(path).decode().splitlines()) if name}
-
-
-def join_classes(splits: Sequence[str | Path]) -> dict[int, str]:
-    """The classes of all splits.
-
-    Raises:
-        FolderError: an id means two names, or a name has two ids.
-    """
-    joined: dict[int, str] = {}
-    for split in splits:
-        for k, name in class_names(split).items():
-            other = next((i for i, known in joined.items() if known == name), k)
-            if joined.setdefault(k, name) != name or other != k:
-                raise FolderError(
-                    f'{split}: class id {k} is "{name}", elsewhere {other} is "{joined[other]}"'
-                )
-    return joined
 
 
 def _network(n_classes: int) -> nn.Module:

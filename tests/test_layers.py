@@ -43,7 +43,8 @@ HEAVY_HOMES = {
     "open_clip": ("annotators",),
     "accelerate": ("workers", "training"),
     "ray": ("workers",),
-    "webdataset": ("loader",),
+    "braceexpand": ("loader",),
+    "fsspec": ("loader",),
     "jinja2": ("reporting",),
     "pydantic": ("recipe", "tables"),
     "openai": ("language_models",),
@@ -132,6 +133,7 @@ def test_only_storage_opens_files_of_a_run() -> None:
     allowed = {
         "synthgen.storage": "a run's files",
         "synthgen.claims": "leases, and what kernels say of processes",
+        "synthgen.loader.fetching": "a cache of what lies at URLs",
         "synthgen.recipe": "recipes",
         "synthgen.importing.archives": "other people's archives",
         "synthgen.prompts.lists": "word lists",
