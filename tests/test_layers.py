@@ -20,6 +20,7 @@ LOW = {
     "data": set(),
     "errors": set(),
     "wording": {"errors"},
+    "augmentations": {"errors"},
     "diversity": {"errors"},
     "clustering": set(),
     "embedded": set(),
@@ -177,11 +178,12 @@ def test_only_storage_opens_files_of_a_run() -> None:
     [
         ("import synthgen", True),
         ("import synthgen.cli, synthgen.pipeline", True),
+        ("import synthgen.augmentations.recorded", True),
         ("import synthgen.training", False),
     ],
 )
 def test_importing_is_light(code: str, light: bool) -> None:
-    """The third case shows that the first two can fail."""
+    """The last case shows that the others can fail."""
     check = f"import sys; {code}; print('torch' in sys.modules or 'diffusers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(not light)
