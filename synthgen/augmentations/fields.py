@@ -39,7 +39,7 @@ def random_fields(count: int, height: int, width: int, slope: float) -> torch.Te
     amplitude = wave ** (-slope / 2)
     amplitude /= amplitude.square().mean().sqrt()
     noise = torch.fft.rfft2(torch.randn(count, 2 * high, 2 * wide))
-    fields = torch.fft.irfft2(noise * amplitude[:, : wide + 1].float(), s=(2 * high, 2 * wide))
+    fields: torch.Tensor = torch.fft.irfft2(noise * amplitude[:, : wide + 1].float(), s=(2 * high, 2 * wide))
     fields = fields[:, :high, :wide].contiguous()
     if reduced > 1:
         fields = torch.nn.functional.interpolate(fields[None], (height, width), mode="bilinear")[0]

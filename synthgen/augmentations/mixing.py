@@ -58,9 +58,10 @@ class ResizeMix(v2.Transform):  # type: ignore[misc]
 
     def _mix(self, soft: torch.Tensor, images: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
         """The other's label weighs what its image covers."""
-        *_, high, wide = params["box"]
-        weight = high * wide / (images.shape[-2] * images.shape[-1])
-        return soft * (1 - weight) + soft[params["other"].to(soft.device)] * weight
+        _, _, high, wide = params["box"]
+        weight: float = high * wide / (images.shape[-2] * images.shape[-1])
+        other: torch.Tensor = params["other"].to(soft.device)
+        return soft * (1 - weight) + soft[other] * weight
 
     def _soft(self, labels: torch.Tensor) -> torch.Tensor:
         if labels.ndim == 2:
@@ -70,5 +71,4 @@ class ResizeMix(v2.Transform):  # type: ignore[misc]
                 f"ResizeMix: labels from {int(labels.min())} to {int(labels.max())}; class ids from 0 to "
                 f"num_classes - 1 = {self.num_classes - 1} are wanted"
             )
-        soft: torch.Tensor = torch.nn.functional.one_hot(labels.long(), self.num_classes)
-        return soft.float()
+        return torch.nn.functional.one_hot(labels.long(), self.num_classes).float()
