@@ -122,6 +122,7 @@ def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
         annotate = job.annotations.annotator(table.name)
         record = job.record("annotate", annotation_inputs(job, table)) | {"stack": job.stack}
         record["fingerprint"] = getattr(annotate, "fingerprint", "")
+        record |= getattr(annotate, "tells", {})
         record["pool"] = shards.read_record(pool, stem)["files"]
         return Annotation(
             table.name,

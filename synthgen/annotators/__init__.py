@@ -3,7 +3,8 @@ selection.
 
 An annotator is `(*, device, **keys) -> Callable[[list[Sample]], dict[str, ndarray]]`: n samples in, arrays
 with n rows out. One-dimensional arrays become columns `<name>_<key>` in parquet, two-dimensional ones
-features in npz (float16). What is NaN, or masked in a `numpy.ma` array, is null. The call is made with a
+features in npz (float16), those of three dimensions tables there, of their own type, which no rule reads.
+What is NaN, or masked in a `numpy.ma` array, is null (in tables of whole numbers -1). The call is made with a
 fixed number of samples, so a score never depends on how a shard was cut.
 
 An annotator reads what others made by naming it in a key that `READS` lists, such as
@@ -15,7 +16,8 @@ is not shown to the annotator, and is null in its columns too. The callable may 
 - `prepare(sample)`, done ahead of the call in threads that decode; the call finds it as
   `sample.prepared`, and may find no pixels any more, so that few are in memory;
 - `start()`, called before a shard, where it keeps anything between calls;
-- `encode(images)`, which makes its feature `img` of other images, with `encode.fingerprint`.
+- `encode(images)`, which makes its feature `img` of other images, with `encode.fingerprint`;
+- `tells`, JSON values that its records have, for who reads what it made and sees nothing else.
 
 Beside the recipe's keys a function gets what it has a parameter for: `classes`, `folder` (the recipe's),
 `real` (the real images that its key `source` names) and `encode` (of the annotation whose `features` it
@@ -41,6 +43,7 @@ from synthgen.annotators.heads import HEAD_COLUMNS, aesthetic, check_head, head_
 from synthgen.annotators.image import IMAGE_COLUMNS, image
 from synthgen.annotators.language import LANGUAGE_COLUMNS, check_language, language
 from synthgen.annotators.references import REFERENCES_COLUMNS, check_references, references, references_origin
+from synthgen.annotators.reinforce import REINFORCE_COLUMNS, check_reinforce, reinforce, reinforce_origin
 from synthgen.annotators.shard import Annotate
 
 ANNOTATORS: dict[str, Callable[..., Annotate]] = {
@@ -54,6 +57,7 @@ ANNOTATORS: dict[str, Callable[..., Annotate]] = {
     "language": language,
     "nsfw": nsfw,
     "references": references,
+    "reinforce": reinforce,
 }
 CHECKS: dict[str, Callable[..., None]] = {
     "aesthetic": check_head,
@@ -64,6 +68,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "language": check_language,
     "nsfw": check_head,
     "references": check_references,
+    "reinforce": check_reinforce,
 }
 """What finds wrong keys, and models that cannot be had, before there are images."""
 ORIGINS: dict[str, Callable[..., str | None]] = {
@@ -73,6 +78,7 @@ ORIGINS: dict[str, Callable[..., str | None]] = {
     "embeddings": embeddings_origin,
     "nsfw": head_origin,
     "references": references_origin,
+    "reinforce": reinforce_origin,
 }
 """What says whose model an annotator looks with ("": nobody tells); the others, and what gives None, have
 none.
@@ -95,6 +101,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "language": LANGUAGE_COLUMNS,
     "nsfw": HEAD_COLUMNS,
     "references": REFERENCES_COLUMNS,
+    "reinforce": REINFORCE_COLUMNS,
 }
 """Columns of each annotator, without its name before them, and their types in parquet."""
 FEATURES: dict[str, tuple[str, ...]] = {"clip": ("img", "txt"), "embeddings": ("img",)}

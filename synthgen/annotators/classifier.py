@@ -70,11 +70,9 @@ def classifier(
     """
     import torch
 
-    said = _labels(model, weights, labels, folder)
-    network = networks.load_classifier(
-        model, weights=weights, outputs=len(said), folder=folder, device=device
+    network, joined = load_joined(
+        classes, model=model, weights=weights, labels=labels, folder=folder, device=device
     )
-    joined = join(classes, said)
 
     def probabilities(pixels: "Sequence[torch.Tensor]") -> npt.NDArray[np.float32]:
         with torch.inference_mode():
@@ -87,7 +85,7 @@ def classifier(
 
     # of two classes with one label, the first is told
     of_label = {joined[one.name]: one for one in reversed(classes) if one.name in joined}
-    ids = np.array([of_label[k].id if k in of_label else -1 for k in range(len(said))], np.int32)
+    ids = np.array([of_label[k].id if k in of_label else -1 for k in range(network.outputs)], np.int32)
     bars = dict.fromkeys(joined, np.nan)
     if real:
         sure: dict[str, list[float]] = {name: [] for name in joined}
@@ -99,7 +97,9 @@ def classifier(
         for name, values in sure.items():
             if values:
                 bars[name] = float(np.mean(values) if quantile is None else np.quantile(values, quantile))
-    bars_of_labels = np.array([bars[of_label[k].name] if k in of_label else np.nan for k in range(len(said))])
+    bars_of_labels = np.array(
+        [bars[of_label[k].name] if k in of_label else np.nan for k in range(network.outputs)]
+    )
 
     def annotate(samples: list[Sample]) -> dict[str, npt.NDArray[np.generic]]:
         likely = probabilities([one.prepared_by(prepare) for one in samples])
@@ -121,6 +121,28 @@ def classifier(
     annotate.prepare = prepare  # type: ignore[attr-defined]
     annotate.fingerprint = shards.digest([network.fingerprint, joined])[:32]  # type: ignore[attr-defined]
     return annotate
+
+
+def load_joined(
+    classes: Sequence[Category],
+    *,
+    model: str,
+    weights: str,
+    labels: Sequence[str],
+    folder: Path,
+    device: str,
+    whole: bool = False,
+) -> tuple[networks.Network, dict[str, int]]:
+    """A classifier, whose keys are those of `classifier`, and which of its outputs is which class, by name.
+
+    Raises:
+        As `classifier`; `whole` is as in `networks.load_classifier`.
+    """
+    said = _labels(model, weights, labels, folder)
+    network = networks.load_classifier(
+        model, weights=weights, outputs=len(said), folder=folder, device=device, whole=whole
+    )
+    return network, join(classes, said)
 
 
 def _labels(

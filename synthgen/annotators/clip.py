@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from synthgen.annotators.networks import Network
 from synthgen.annotators.weights import fingerprint
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
@@ -68,16 +69,7 @@ def clip(
     shrink, encode = _image_side(network, preprocess, device)
     known = dict[str, torch.Tensor]()
 
-    labels = torch.zeros(0)
-    with torch.inference_mode():
-        if classes:
-            labels = torch.stack(
-                [
-                    encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0)
-                    for category in classes
-                ]
-            )
-            labels = torch.nn.functional.normalize(labels, dim=1)
+    labels = _class_vectors(encode_text, classes, templates) if classes else torch.zeros(0)
     ids = np.array([category.id for category in classes], dtype=np.int32)
     place = {category.name: row for row, category in enumerate(classes)}
 
@@ -114,6 +106,46 @@ def clip(
     annotate.encode = _encoder(network, preprocess, device)  # type: ignore[attr-defined]
     annotate.fingerprint = annotate.encode.fingerprint  # type: ignore[attr-defined]
     return annotate
+
+
+def _class_vectors(
+    encode_text: "Callable[[list[str]], torch.Tensor]", classes: Sequence[Category], templates: Sequence[str]
+) -> "torch.Tensor":
+    """Unit vectors of the classes' plain captions, shape (classes, width)."""
+    import torch
+
+    with torch.inference_mode():
+        every = [
+            encode_text([fill(plain, {"class": category.prompt}) for plain in templates]).mean(0)
+            for category in classes
+        ]
+        vectors: torch.Tensor = torch.nn.functional.normalize(torch.stack(every), dim=1)
+    return vectors
+
+
+def clip_classifier(
+    *, device: str, classes: Sequence[Category], model: str, pretrained: str, templates: Sequence[str]
+) -> Network:
+    """An open_clip model that classifies by the plain captions of the classes, one output each: cosines by
+    the temperature that it was trained with. The keys are those of `clip`.
+
+    Raises:
+        ModelError: the model cannot be found or loaded.
+    """
+    network, preprocess, encode_text = _load(model, pretrained, device)
+    labels = _class_vectors(encode_text, classes, templates)
+
+    def logits(pixels: "torch.Tensor") -> "torch.Tensor":
+        cosines = network.encode_image(pixels, normalize=True) @ labels.T
+        scaled: torch.Tensor = cosines * network.logit_scale.exp()
+        return scaled
+
+    return Network(
+        logits,
+        lambda image: preprocess(Image.fromarray(image)),
+        len(classes),
+        fingerprint(network.state_dict()),
+    )
 
 
 def _zero_shot(

@@ -166,7 +166,9 @@ def library_of(folder: Path) -> str:
     )
 
 
-def load_classifier(model: str, *, weights: str = "", outputs: int = 0, folder: Path, device: str) -> Network:
+def load_classifier(
+    model: str, *, weights: str = "", outputs: int = 0, folder: Path, device: str, whole: bool = False
+) -> Network:
     """An image classifier.
 
     Args:
@@ -174,13 +176,14 @@ def load_classifier(model: str, *, weights: str = "", outputs: int = 0, folder: 
             "timm/NAME" or "torchvision/NAME".
         weights: a file with its state dict, relative to `folder`; "" is the model's own.
         outputs: how many classes those weights know.
+        whole: look at all of a square image, where timm's and torchvision's preprocessing takes its middle.
 
     Raises:
         RecipeError: there is no such architecture.
         ModelError: it cannot be had, is no classifier, or the weights are another's or not safe.
     """
     if weights:
-        return _load_architecture(model, weights_file(weights, folder), outputs, device)
+        return _load_architecture(model, weights_file(weights, folder), outputs, device, whole)
     found = locate(model, folder=folder, auto=CLASSIFIER)
     if library_of(found) == "timm":
         import timm
@@ -189,7 +192,7 @@ def load_classifier(model: str, *, weights: str = "", outputs: int = 0, folder: 
         with _told(model):
             own = {"state_dict": tensors}
             module = timm.create_model(f"local-dir:{found}", pretrained=True, pretrained_cfg_overlay=own)
-        return _from_timm(module, device)
+        return _from_timm(module, device, whole)
     module, missing = load_transformers(found, CLASSIFIER, device)
     if missing:
         raise ModelError(
@@ -269,7 +272,7 @@ def _architecture(model: str) -> tuple[str, str]:
     return library, name
 
 
-def _load_architecture(model: str, path: Path, outputs: int, device: str) -> Network:
+def _load_architecture(model: str, path: Path, outputs: int, device: str, whole: bool) -> Network:
     library, name = _architecture(model)
     tensors = read_tensors(path)
     with _told(f"{model} with {path}"):
@@ -278,12 +281,14 @@ def _load_architecture(model: str, path: Path, outputs: int, device: str) -> Net
 
             own = {"state_dict": tensors, "num_classes": outputs}
             module = timm.create_model(name, pretrained=True, num_classes=outputs, pretrained_cfg_overlay=own)
-            return _from_timm(module, device)
+            return _from_timm(module, device, whole)
         import torchvision
 
         module = torchvision.models.get_model(name, weights=None, num_classes=outputs)
         module.load_state_dict(tensors)
         transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        if whole:
+            transform.resize_size = transform.crop_size
     module.to(device).eval()
     return Network(
         module,
@@ -293,12 +298,13 @@ def _load_architecture(model: str, path: Path, outputs: int, device: str) -> Net
     )
 
 
-def _from_timm(module: Any, device: str) -> Network:
+def _from_timm(module: Any, device: str, whole: bool) -> Network:
     """timm's model with its own evaluation transform."""
     from timm.data import create_transform, resolve_model_data_config
 
     module.to(device).eval()
-    transform = create_transform(**resolve_model_data_config(module), is_training=False)
+    own = resolve_model_data_config(module) | ({"crop_pct": 1.0} if whole else {})
+    transform = create_transform(**own, is_training=False)
     return Network(
         module,
         lambda image: transform(Image.fromarray(image)),

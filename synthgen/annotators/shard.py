@@ -70,7 +70,7 @@ class Annotation:
     waiting: list[Item] = field(default_factory=list)
     batch: list[Item] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
-    features: dict[str, npt.NDArray[np.float16]] = field(default_factory=dict)
+    features: Columns = field(default_factory=dict)
     seen: int = 0
     reached: int = 0
     seconds: float = 0.0
@@ -137,7 +137,9 @@ class Annotation:
                 )
             name = f"{self.name}_{key}"
             if made.ndim > 1 and name not in values:
-                values[name] = self.features[name] = np.full((size, made.shape[1]), np.nan, np.float16)
+                kind = np.dtype(np.float16) if made.ndim == 2 else made.dtype
+                nothing = np.nan if kind.kind == "f" else -1
+                values[name] = self.features[name] = np.full((size, *made.shape[1:]), nothing, kind)
             values[name][rows] = made[: len(batch)]
         self.rows += rows
 

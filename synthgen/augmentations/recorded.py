@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +65,8 @@ class Recorded:
     """
 
     side: int = 224
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: Sequence[float] = (0.08, 1.0)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     operations: int = 2
     magnitude: int = 9
@@ -152,8 +152,8 @@ class Recorded:
 def _crop(
     height: int,
     width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
+    scale: Sequence[float],
+    ratio: Sequence[float],
     generator: np.random.Generator,
 ) -> tuple[int, int, int, int]:
     """Top, left, height and width of a part of an image, by area and logarithm of width by height; where ten
@@ -161,7 +161,7 @@ def _crop(
     as torchvision has it).
     """
     for _ in range(10):
-        area = height * width * generator.uniform(*scale)
+        area = height * width * generator.uniform(scale[0], scale[1])
         aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
         high, wide = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < high <= height and 0 < wide <= width:
