@@ -10,6 +10,7 @@ MAKE = {
     "plan": ("write the requests; no image is made", ("plan",)),
     "generate": ("plan, then make the images of the pool", ("plan", "generate")),
     "annotate": ("score the images of the pool", ("annotate",)),
+    "reinforce": ("write down what a teacher says of augmented views of the images", ("annotate",)),
     "select": ("choose the good ones by the recipe's rules", ("select",)),
     "reshard": ("write the chosen ones as final shards", ("reshard",)),
 }
@@ -90,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
         if name == "plan":
             command.add_argument(
                 "--dry-run", action="store_true", help="write nothing; say what would be made and its cost"
+            )
+        if name in ("run", "annotate"):
+            command.add_argument(
+                "--only",
+                type=lambda text: text.split(","),
+                default=[],
+                metavar="A,B",
+                help="of the annotations make only these, and those that they read",
             )
         if name in ("run", "reshard"):
             command.add_argument(

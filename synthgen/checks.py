@@ -40,7 +40,7 @@ def check(job: Job, *, joins: bool = False) -> None:
         with where(job.recipe_path, ""):
             check_columns(job.recipe, job.recipe_path.parent, _pool_columns(job))
         _ = job.classes  # whether they are those that were imported
-    for table in job.recipe.annotate:
+    for table in job.annotated:
         with where(job.recipe_path, f"annotate.{table.name}"):
             if table.use in CHECKS:
                 function = CHECKS[table.use]

@@ -65,6 +65,7 @@ def _make(options: argparse.Namespace) -> int:
         return _dry_run(options)
     stages = MAKE[options.command][1] or options.stages or tuple(STAGES)
     job = pipeline.open_job(options.recipe, options.output, settings=options.set, subset=options.subset)
+    reinforced = pipeline.reinforcing(job) if options.command == "reinforce" else []
     with progress.progress(job.root, stages, quiet=_is_quiet()):
         root = pipeline.run(
             options.recipe,
@@ -83,6 +84,7 @@ def _make(options: argparse.Namespace) -> int:
             offload=getattr(options, "offload", ""),
             force="force" in options and options.force,
             add=getattr(options, "add", ()),
+            only=reinforced or getattr(options, "only", ()),
         )
     if _is_quiet():
         return 0
@@ -95,6 +97,8 @@ def _make(options: argparse.Namespace) -> int:
         print(json.dumps({**found, "short_cells": short}, indent=1))
     else:
         print(display.summary(found, job.subsets))
+        for name in reinforced:
+            print(f"reinforcement: {root / 'annotations' / name}")
         if "report" in stages:
             print(f"report: {root / 'report' / 'index.html'}")
     for line in display.short_lines(short, job.recipe.quota, requests, stages):

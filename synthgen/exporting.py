@@ -132,7 +132,8 @@ def _known(
     for folder in annotations:
         there = next((stem for stem in stems if storage.exists(folder / f"{stem}.npz")), "")
         for name, array in shards.read_npz(folder / f"{there}.npz").items():
-            arrays[name] = Features(folder, array.shape[1])
+            if array.ndim == 2:  # tables are no features
+                arrays[name] = Features(folder, array.shape[1])
     return table, arrays
 
 

@@ -28,6 +28,7 @@ from synthgen.prompts.templates import cells
 from synthgen.recipe import where
 from synthgen.selection.columns import cell_columns
 from synthgen.tables import Recipe
+from synthgen.tables.curation import AnnotateTable
 from synthgen.tables.prompts import PromptsTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
@@ -60,9 +61,10 @@ class Job:
         fetch: bool = True,
         offload: str = "",
         add: Sequence[tuple[Path, str]] = (),
+        only: Sequence[str] = (),
     ) -> None:
         self.recipe_path, self.recipe, self.root = recipe_path, recipe, root
-        self.add = add
+        self.add, self.only = add, only
         self.limit, self.subset, self.replace = limit, subset, replace
         self.place, self.threads, self.strict, self.fetch = place, threads, strict, fetch
         self.generators = {
@@ -258,6 +260,18 @@ class Job:
             ]
             found.update(zip(*columns, strict=True) if names else [()] * len(table))
         return found
+
+    @property
+    def annotated(self) -> list[AnnotateTable]:
+        """The annotations that are made, each behind those that it reads: all of the recipe's, or `only` some
+        and those that they read.
+        """
+        tables, made_by, wanted = self.recipe.annotations, self.recipe.made_by, {*self.only}
+        for table in reversed(tables if self.only else []):
+            if table.name in wanted:
+                read = (table.reads | self.recipe.judged_by(table)).values()
+                wanted |= {made_by[name] for name in read if name in made_by}
+        return [table for table in tables if not self.only or table.name in wanted]
 
     def is_made(self, stems: Sequence[str] | None = None) -> bool:
         """Whether all pool shards that are planned, or these, are made and scored."""

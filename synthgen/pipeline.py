@@ -76,6 +76,8 @@ def _work(worker: Worker, job: Job, listings: Listings) -> None:
 
 def _makes_rounds(job: Job, stages: Sequence[str]) -> bool:
     """Whether to ask again, until the quota of accepted samples is met, or the budget is spent."""
+    if job.only:
+        return False
     needed = MAKING if job.recipe.annotate else MAKING[:2]
     return job.quota is not None and set(needed) <= set(stages)
 
@@ -94,6 +96,7 @@ def open_job(
     fetch: bool = True,
     offload: str = "",
     add: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> Job:
     """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written. Without
     `fetch` no model is downloaded either.
@@ -109,6 +112,10 @@ def open_job(
         raise SynthgenError(f"--limit {limit}: a whole number from 1 is wanted")
     path = recipe.find(recipe_name)
     loaded = recipe.load(path, settings)
+    known = [table.name for table in loaded.annotate]
+    for name in only:
+        if name not in known:
+            raise SynthgenError(f'--only: {path} has no annotation "{name}"{nearest(name, known)}')
     root = Path(output) if output else Path(shards.DEFAULT_ROOT) / loaded.name
     job = Job(
         path,
@@ -123,6 +130,7 @@ def open_job(
         fetch=fetch,
         offload=offload,
         add=_find_added(add, root, subset),
+        only=only,
     )
     if job.quota:
         with recipe.where(path, ""):
@@ -137,6 +145,21 @@ def require_making(job: Job) -> None:
             f"{job.recipe_path}: makes no images, as it has no [[prompts]], [[models]] and [quota]; "
             "`synthgen run` curates with it what was imported"
         )
+
+
+def reinforcing(job: Job) -> list[str]:
+    """The annotations that write down what a teacher says, by name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    found = [table.name for table in job.recipe.annotate if table.use == "reinforce"]
+    if not found:
+        raise RecipeError(
+            f'{job.recipe_path}: no annotation has use = "reinforce"; add [[annotate]] with name = "dr", '
+            'use = "reinforce", and teacher = "clip" or "classifier" with its model'
+        )
+    return found
 
 
 def _find_added(add: Sequence[str], root: Path, subset: str) -> list[tuple[Path, str]]:
@@ -182,6 +205,7 @@ def run(
     offload: str = "",
     force: bool = False,
     add: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> Path:
     """Makes what a recipe describes, or goes on where the last run stopped.
 
@@ -204,6 +228,8 @@ def run(
         offload: "model" or "sequential" keeps weights on the CPU, and moves the model that runs, or each of
             its layers, to the GPU; the bytes stay the same.
         add: other runs whose subsets go into the final shards too, "RUN" (its subset main) or "RUN:SUBSET".
+        only: of the annotations make only these, by name, and those that they read; no stage after `annotate`
+            can follow.
         force: start even where the disk has less room than what is left to make would take.
 
     Returns:
@@ -220,6 +246,11 @@ def run(
             f"--stages {','.join(stages)}: leaves some out; stages that follow each other are wanted, of "
             f"{','.join(STAGES)}"
         )
+    if only and not set(stages) <= set(MAKING):
+        raise SynthgenError(
+            f"--only {','.join(only)}: leaves annotations out, and {stages[-1]} may need them; "
+            f"--stages {','.join(stage for stage in stages if stage in MAKING)} stops before that"
+        )
     job = open_job(
         recipe_name,
         output,
@@ -232,6 +263,7 @@ def run(
         strict=strict,
         offload=offload,
         add=add,
+        only=only,
     )
     checks.check(job, joins="reshard" in stages)
     if job.recipe.curates:  # what it chooses from is there
@@ -257,6 +289,7 @@ def run(
     arguments += ["--limit", str(limit)] if limit is not None else []
     arguments += ["--deadline", str(deadline)] if deadline is not None else []
     arguments += [part for other in add for part in ("--add", other)]
+    arguments += ["--only", ",".join(only)] if only else []
     arguments += ["--replace"] if replace else []
     arguments += ["--strict"] if strict else []
     arguments += ["--offload", offload] if offload else []

@@ -273,6 +273,8 @@ class PoolColumns(Mapping[str, npt.NDArray[np.generic]]):
             part = shards.read_npz(folder / f"{stem}.npz").get(name)
             if part is None:  # a shard in which all images failed has none
                 continue
+            if part.ndim != 2:  # a table, which is no feature
+                raise KeyError(name)
             if not whole.shape[1]:
                 whole = np.full((len(whole), part.shape[1]), np.nan, np.float16)
             whole[end - len(part) : end] = part

@@ -100,13 +100,13 @@ def annotation_units(job: Job) -> list[Unit]:
     decoding.
     """
     fitted = job.recipe.fitted
-    return _annotation_units(job, [table for table in job.recipe.annotations if table.name not in fitted])
+    return _annotation_units(job, [table for table in job.annotated if table.name not in fitted])
 
 
 def fitted_units(job: Job) -> list[Unit]:
     """One unit a pool shard, for all annotations that need what is fitted to the whole pool."""
     fitted = job.recipe.fitted
-    return _annotation_units(job, [table for table in job.recipe.annotations if table.name in fitted])
+    return _annotation_units(job, [table for table in job.annotated if table.name in fitted])
 
 
 def _annotation_units(job: Job, tables: Sequence[AnnotateTable]) -> list[Unit]:
@@ -174,7 +174,7 @@ def fit_units(job: Job) -> list[Unit]:
             shards.FITTED,
             partial(make, table),
         )
-        for table in job.recipe.annotations
+        for table in job.annotated
         if table.use in FITS
     ]
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import socket
@@ -112,6 +113,17 @@ def open_read(path: Path) -> BinaryIO:
         return open(path, "rb")
     except FileNotFoundError:
         raise WorkError(f"{path}: missing; make its shard anew") from None
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """The bytes of a file that is not empty, of which those are read that are looked at; closed when nothing
+    looks any more.
+
+    Raises:
+        WorkError: it is missing.
+    """
+    with open_read(path) as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class OpenFiles:

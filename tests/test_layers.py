@@ -28,6 +28,8 @@ LOW = {
     "marks": {"errors"},
     "tars": {"errors"},
     "uids": set(),
+    "arrays": {"errors", "storage"},
+    "reinforcement": {"arrays", "augmentations", "errors", "shards", "storage", "uids"},
     "storage": {"errors"},
     "importing": {"errors", "shards", "storage", "tars", "uids"},
     "sources": {"data", "errors", "importing", "storage"},
@@ -178,7 +180,7 @@ def test_only_storage_opens_files_of_a_run() -> None:
     [
         ("import synthgen", True),
         ("import synthgen.cli, synthgen.pipeline", True),
-        ("import synthgen.augmentations.recorded", True),
+        ("import synthgen.augmentations.recorded, synthgen.reinforcement", True),
         ("import synthgen.training", False),
     ],
 )

@@ -1,7 +1,6 @@
 """Annotations that go into the final shards as members: features as .npy, columns as keys of one json."""
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from synthgen import pools, storage
+from synthgen import arrays, pools
 from synthgen.errors import FolderError, RecipeError
 from synthgen.resharding.choosing import Chosen, read_columns, take
 from synthgen.resharding.copying import Added, Feature
@@ -99,24 +98,14 @@ def npz_place(path: Path, name: str) -> tuple[int, int]:
 
     Raises:
         RecipeError: there is no such feature.
+        FolderError: it is a table, or another thing than a feature.
     """
-    with storage.open_read(path) as file, zipfile.ZipFile(file) as archive:
-        if f"{name}.npy" not in archive.namelist():
-            known = ", ".join(sorted(entry.removesuffix(".npy") for entry in archive.namelist()))
-            raise RecipeError(f'reshard.members: {path} has no feature "{name}"; known: {known}')
-        entry = archive.getinfo(f"{name}.npy")
-        file.seek(entry.header_offset + 26)
-        file.seek(int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little"), 1)
-        version = np.lib.format.read_magic(file)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    there = arrays.places(path)
+    if name not in there:
+        raise RecipeError(
+            f'reshard.members: {path} has no feature "{name}"; known: {", ".join(sorted(there))}'
         )
-        shape, is_fortran, kind = read(file)
-        if (
-            entry.compress_type != zipfile.ZIP_STORED
-            or is_fortran
-            or kind != np.dtype("<f2")
-            or len(shape) != 2
-        ):
-            raise FolderError(f"{path}: {name} is {kind} of shape {shape}; plain rows of float16 are wanted")
-        return file.tell(), shape[1]
+    start, shape, kind = there[name]
+    if kind != np.dtype("<f2") or len(shape) != 2:
+        raise FolderError(f"{path}: {name} is {kind} of shape {shape}; plain rows of float16 are wanted")
+    return start, shape[1]
