@@ -1,5 +1,5 @@
-"""What a run writes is what shards/README.md says, opens everywhere, and adds up: recipe -> training
-batch.
+"""What a run writes is what shards/README.md says, and adds up: recipe -> training batch. How it opens in
+others' packages is in test_interop.py.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from PIL import Image
 
 import synthgen
 from synthgen import recipe
-from synthgen.embedded import clip_folder, pipeline_folder
+from synthgen.embedded import pipeline_folder
 from synthgen.uids import uid_strings
 
 pytestmark = pytest.mark.filterwarnings(
@@ -117,59 +117,6 @@ def test_annotations_are_row_aligned(emoji_run: Path) -> None:
         assert {name: (array.dtype, array.shape) for name, array in features.items()} == {
             name: (np.dtype(np.float16), (len(uids), 192)) for name in ("clip_img", "clip_txt")
         }
-
-
-def test_webdataset_and_open_clip_s_preprocessing(emoji_run: Path) -> None:
-    import open_clip
-    import torch
-    import webdataset
-
-    name = f"local-dir:{clip_folder()}"
-    model, preprocess = open_clip.create_model_from_pretrained(name)
-    model.eval()
-    tokenize = open_clip.get_tokenizer(name)
-    shard = str(emoji_run / "final" / "main" / "train" / "00000000.tar")
-    dataset = (
-        webdataset.WebDataset(shard, shardshuffle=False)
-        .decode("pil")
-        .to_tuple("webp", "txt", "cls", "__key__")
-    )
-    read = list(dataset)
-    sizes = json.loads((emoji_run / "final" / "main" / "train" / "sizes.json").read_text())
-    assert len(read) == sizes["00000000.tar"]
-    classes = (emoji_run / "final" / "main" / "classes.txt").read_text().splitlines()
-    with torch.inference_mode():
-        images = model.encode_image(torch.stack([preprocess(image) for image, *_ in read]), normalize=True)
-        labels = model.encode_text(tokenize([f"a photo of a {name}" for name in classes]), normalize=True)
-    agreement = (
-        ((images @ labels.T).argmax(1) == torch.tensor([label for _, _, label, _ in read])).float().mean()
-    )
-    assert agreement > 0.8  # swapped labels would give 2 %
-
-
-def test_hugging_face_datasets(emoji_run: Path, tmp_path: Path) -> None:
-    import datasets
-
-    files = {"train": str(emoji_run / "final" / "main" / "train" / "*.tar")}
-    loaded = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path))
-    rows = {row["uid"]: row for row in pool_rows(emoji_run)}
-    for sample in loaded:
-        row = rows[sample["__key__"]]
-        assert sample["txt"] == row["text"]
-        assert sample["cls"] == row["class_id"]
-        assert sample["json"]["seed"] == row["seed"]
-        assert sample["webp"].size == (row["original_width"], row["original_height"])
-
-
-def test_timm(emoji_run: Path) -> None:
-    from timm.data import create_dataset
-
-    root = emoji_run / "final" / "main"
-    dataset = create_dataset("wds/emoji", root=str(root), split="train")
-    sizes = json.loads((root / "train" / "sizes.json").read_text())
-    labels = [label for _, label in dataset]
-    assert len(labels) == sum(sizes.values())
-    assert set(labels) <= set(range(48))
 
 
 def test_loader_gives_every_sample_once_and_another_order_each_epoch(emoji_run: Path) -> None:
