@@ -8,6 +8,7 @@ there.
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -36,6 +37,35 @@ TINY_CLIP = {
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
+RANKS = """
+import json, os, sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+import synthgen
+
+torch.distributed.init_process_group("gloo")
+said = {}
+for last in ("keep", "equal", "drop"):
+    loader = synthgen.open_loader(
+        sys.argv[2:], batch_size=6, fields=("uid", "image", "class_id"), shuffle=True, seed=3, last=last,
+        workers=1,
+    )
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 48))
+    model = network if last == "keep" else DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    said[last] = []
+    for epoch in range(2):
+        said[last].append([])
+        for uids, images, class_ids in loader:
+            said[last][-1].append(uids)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images), class_ids).backward()
+            optimizer.step()
+    assert [len(steps) for steps in said[last]] == [len(loader)] * 2
+    said[last + " weights"] = float(network[1].weight.double().square().sum())
+open(f"{sys.argv[1]}/{os.environ['RANK']}.json", "w").write(json.dumps(said))
+torch.distributed.destroy_process_group()
+"""
 Seen = Counter[tuple[str, int]]
 
 pytestmark = [
@@ -268,7 +298,7 @@ def test_timm_evaluates_on_every_sample_once(root: Path) -> None:
 
 
 def test_timm_trains_on_every_sample(place: Path) -> None:
-    """In training each worker reads shards of its own, and all give as many batches, of a short shard again."""
+    """In training each worker has shards of its own; all give as many batches, by reading short ones anew."""
     root = place / "shards/emoji/final/main"
     batches = timm_loader(root, "train", 4, is_training=True)
     for epoch in range(2):
@@ -324,3 +354,48 @@ def test_open_clip_s_own_trainer_learns(place: Path, older_webdataset: Path, tmp
     assert by_epoch[-1] < by_epoch[0] - 0.5
     judged = re.findall(r"clip_val_loss: ([\d.]+)\s+epoch: \S+\s+num_samples: (\S+)", done.stderr)
     assert [samples for _, samples in judged] == ["480.0000"] * 2
+
+
+@pytest.mark.parametrize(
+    "names", [["emoji/final/main/train"], ["emoji/final/main/train", "emoji-real/train"]]
+)
+def test_two_ranks_of_torchrun_share_an_epoch(place: Path, tmp_path: Path, names: list[str]) -> None:
+    """`last="keep"` gives every sample once, and the others end training in both; all have one order."""
+    sources = [str(place / "shards" / name) for name in names]
+    (tmp_path / "ranks.py").write_text(RANKS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "ranks.py"), str(tmp_path), *sources],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    alone = synthgen.open_loader(sources, batch_size=12, fields=("uid",), shuffle=True, seed=3)
+    for epoch in range(2):
+        steps = [uids for (uids,) in alone]
+        total = Counter(uid for uids in steps for uid in uids)
+        assert set(total.values()) == {1}
+        kept = itertools.zip_longest(first["keep"][epoch], second["keep"][epoch], fillvalue=[])
+        assert [one + other for one, other in kept] == steps
+        equal = list(zip(first["equal"][epoch], second["equal"][epoch], strict=True))
+        assert all(len(one) == len(other) for one, other in equal)
+        assert [one + other for one, other in equal][:-1] == steps[:-1]
+        assert sum(len(one) * 2 for one, _ in equal) == len(total) + len(total) % 2
+        assert {uid for pair in equal for uids in pair for uid in uids} == set(total)
+        dropped = zip(first["drop"][epoch], second["drop"][epoch], strict=True)
+        assert [one + other for one, other in dropped] == [uids for uids in steps if len(uids) == 12]
+    assert first["keep weights"] != second["keep weights"]
+    assert first["equal weights"] == second["equal weights"]
+    assert first["drop weights"] == second["drop weights"]
+
+
+def test_transformers_trainer_takes_a_loader(place: Path, tmp_path: Path) -> None:
+    """By the class of README."""
+    code = re.search(r"```python\n(import transformers\n.*?)```", README, re.S)
+    assert code
+    split = place / "shards/emoji/final/main/train"
+    values: dict[str, Any] = {"loader": synthgen.open_loader(split, batch_size=32, shuffle=True)}
+    exec(code[1], values)
+    losses = trained(values["Trainer"], tmp_path, workers=0)
+    assert losses[-1] < losses[0] - 0.4
+    assert values["loader"].epoch == 23 // len(values["loader"])
