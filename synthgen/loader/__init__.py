@@ -14,6 +14,7 @@ from synthgen.loader.classes import class_names, join_classes, joined
 from synthgen.loader.indexing import Indexes
 from synthgen.loader.locating import Source, locate
 from synthgen.loader.ordering import group_order, shares
+from synthgen.reinforcement import How, Reinforcement
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,8 @@ def open_loader(
     repeat: Mapping[str, int] | None = None,
     samples_per_epoch: int | None = None,
     positives: int = 1,
+    reinforcement: str | Path | Mapping[str, str | Path] | None = None,
+    soft: How = "smooth",
     shuffle: bool | int = False,
     seed: int = 0,
     workers: int = 0,
@@ -56,8 +59,8 @@ def open_loader(
         fields: of a batch, in order. `image`; `class_id`; `text` (a list, or what `tokenizer` makes of it);
             `uid`; `source`, the place in `loader.sources`; `positive`, a number that samples of one prompt
             share; `mask`, int64 (n, height, width); `target`, a list of what torchvision's detectors take
-            (boxes, labels, masks); else a key of the samples' json, or the suffix of a member, such as
-            `clip_img.npy`.
+            (boxes, labels, masks); `probabilities`, float32 (n, classes), of a teacher or else of the label;
+            any other is a key of the samples' json, or the suffix of a member, such as `clip_img.npy`.
         transform: takes one image, uint8 (3, height, width), and returns what is stacked; None scales to
             float32 in [0, 1]. With `mask` or `target` it takes and returns (image, target) as tv_tensors, as
             torchvision's v2 does. torch's generator is seeded for each sample and epoch.
@@ -71,6 +74,11 @@ def open_loader(
         samples_per_epoch: with `weights`; None is as many as all sources have.
         positives: so many images of one prompt come together (StableRep, arXiv 2306.00984; SynCLR). An epoch
             has of each prompt as many whole sets as there are; which are left over changes with it.
+        reinforcement: a folder that `synthgen reinforce` made, such as shards/emoji/annotations/teacher; of
+            several sources a mapping. Each time a sample comes, one of its views is replayed in place of the
+            image (then `transform`), and `probabilities` are what the teacher said of that view.
+        soft: how the teacher's greatest probabilities become those of all classes: "smooth" or "zeros", see
+            `synthgen.reinforcement.densify`.
         shuffle: another order each epoch. True shuffles within 10,000 samples, a number within so many, which
             are blocks of 256 neighbours from everywhere. A source that is no larger is shuffled whole.
         seed: of order and augmentation.
@@ -90,7 +98,13 @@ def open_loader(
     found = [locate(name, paths) for name, paths in named.items()]
     indexes = [Indexes(source.shards) for source in found]
     subsets = subset if isinstance(subset, Mapping) else dict.fromkeys(named, subset)
-    for what, given in (("subset", subsets), ("weights", weights or {}), ("repeat", repeat or {})):
+    folders = reinforcement if isinstance(reinforcement, Mapping) else dict.fromkeys(named, reinforcement)
+    for what, given in (
+        ("subset", subsets),
+        ("reinforcement", folders),
+        ("weights", weights or {}),
+        ("repeat", repeat or {}),
+    ):
         _check_names(what, given, named)
     rows = [_rows(source, own, subsets.get(source.name)) for source, own in zip(found, indexes, strict=True)]
     for source, own in zip(found, rows, strict=True):
@@ -114,6 +128,8 @@ def open_loader(
         if not count:
             raise FolderError(f"{source.name}: no prompt has {positives} images; use fewer positives")
     rank, world_size = _place(rank, world_size)
+    views = [Reinforcement(path) if (path := folders.get(source.name)) else None for source in found]
+    classes = {source.name: source.classes for source in found}
     reader = Reader(
         found,
         indexes,
@@ -121,8 +137,10 @@ def open_loader(
         transform,
         batch_transform,
         tokenizer,
-        joined({source.name: source.classes for source in found}),
+        joined(classes | {str(one.folder): one.classes for one in views if one}),
         seed,
+        views,
+        soft,
         is_refilled=last != "keep",
     )
     return Loader(

@@ -20,6 +20,7 @@ from synthgen.loader.indexing import Indexes
 from synthgen.loader.locating import Source
 from synthgen.loader.ordering import group_order, interleaved, part_of_rank, pass_order
 from synthgen.loader.samples import Sample, read_fields
+from synthgen.reinforcement import How, Reinforcement, densify
 
 if TYPE_CHECKING:
     pass
@@ -61,6 +62,9 @@ class Reader:
     tokenizer: Callable[[list[str]], Any] | None
     classes: dict[int, str]
     seed: int
+    views: list[Reinforcement | None]
+    """Of each source, the views that are replayed and what a teacher said of them."""
+    soft: How
     is_refilled: bool
     """Whether a good sample of the batch takes the place of one that is skipped."""
 
@@ -80,9 +84,9 @@ class Reader:
                 source = self.sources[number]
                 key = self.indexes[number][shard].key(row) or f"row {row}"
                 try:
-                    members = self.indexes[number].read(shard, row)
+                    sample = Sample(key, self.indexes[number].read(shard, row), labels)
                     seed_torch(self.seed, epoch, place)
-                    values = read_fields(Sample(key, members, labels), self.fields, self.transform)
+                    values = self._values(sample, self.views[number])
                 except WorkError as reason:
                     skipped.append(Skipped(source.name, source.shards[shard].path, key, str(reason)))
                     continue
@@ -97,6 +101,29 @@ class Reader:
                 return Read(skipped=skipped, error=error if self.is_refilled else None)
             seed_torch(self.seed, *places[0, :2].tolist(), "batch")
             return Read(self._together(samples), counts, skipped)
+
+    def _values(self, sample: Sample, views: Reinforcement | None) -> dict[str, Any]:
+        """The fields of a sample; one of its views at random in place of its image, where there are views."""
+        import torch
+
+        if views is None:
+            values = read_fields(sample, self.fields, self.transform)
+            if "probabilities" in self.fields:
+                values["probabilities"] = torch.eye(self.n_classes)[sample.class_id]
+            return values
+        found = views.lookup(sample.uid)
+        if found is None:
+            raise WorkError(f"no views of it in {views.folder}")
+        one = int(torch.randint(len(found.params), ()))
+        pixels = views.settings.apply(sample.image, found.params[one])
+        dense = densify(found.probs[one], found.ids[one], self.n_classes, self.soft)
+        values = read_fields(sample, self.fields, self.transform, pixels)
+        return values | {"probabilities": torch.from_numpy(dense)}
+
+    @property
+    def n_classes(self) -> int:
+        """Outputs that a network needs: the greatest class id and one."""
+        return max(self.classes, default=-1) + 1
 
     def _together(self, samples: list[dict[str, Any]]) -> tuple[Any, ...]:
         batch = {name: stacked(name, [sample[name] for sample in samples]) for name in self.fields}
