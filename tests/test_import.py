@@ -393,6 +393,26 @@ def test_every_defect_is_a_row_with_its_reason(tmp_path: Path) -> None:
     assert verify(root) == []
 
 
+def test_whole_is_what_most_samples_are(tmp_path: Path) -> None:
+    """One odd first sample makes no other an error, and where samples have what they like, none is one."""
+
+    def errors(name: str, *samples: str, workers: int = 1) -> list[object]:
+        data = {"jpg": picture(1), "json": b"{}", "txt": b"a cat", "mask.png": picture(2, "PNG")}
+        for number, parts in enumerate(samples):
+            members = [(f"s{number}.{part}", data[part]) for part in parts.split()]
+            archive(tmp_path / name / f"{number}.tar", members)
+        root = bring([tmp_path / name], tmp_path / f"{name}{workers}", workers=workers)
+        return [row["error"] for row in rows(root)]
+
+    odd = ("jpg mask.png", "jpg json txt", "txt json jpg", "jpg txt", "jpg txt json mask.png")
+    for workers in (1, 2):
+        found = errors("odd", *odd, workers=workers)
+        assert found == ["missing json, txt", None, None, "missing json", None]
+    assert errors("even", "jpg txt", "jpg json") == [None, None]
+    assert errors("sole", "jpg txt", "jpg") == [None, None]
+    assert errors("free", "jpg", "jpg txt", "jpg json", "jpg mask.png", "jpg txt") == [None] * 5
+
+
 def test_what_is_damaged_in_the_middle_is_found_by_decoding(tmp_path: Path) -> None:
     data = bytearray(picture(3, "PNG", 64))
     at = data.index(b"IDAT") + 100

@@ -53,7 +53,7 @@ class Settled(NamedTuple):
         columns: name in the pool -> name in the data.
         schema: of the pool's shards.
         classes: name -> id.
-        required: the members that a whole sample has besides its image.
+        required: the members that a whole sample has besides its image: each that more than half have.
         twice: of each piece, the rows whose uid another sample has already.
         cuts: of each piece, the rows at which its shards end.
         partial: columns of numbers and the like that some whole samples have no value of.
@@ -92,14 +92,14 @@ def settle(
         FolderError: a class has another id than elsewhere.
     """
     schemas, lengths, uids = list[pa.Schema](), list[int](), [taken]
-    labels, required = dict[tuple[int | None, str | None], None](), None
+    labels, members = dict[tuple[int | None, str | None], None](), Counter[str]()
     whole, known_of, is_labelled = 0, Counter[str](), True
     for table in scans:
         schemas.append(table.schema)
         lengths.append(len(table))
         labels |= _labels(table, renamed)
-        required = _required(table) if required is None else required
         good = table.filter(pc.equal(table["error"], ""))
+        members.update(_members(good))
         whole += len(good)
         known_of.update({column: _known(good[column]) for column in good.column_names})
         own_labels = _labels(good, renamed)
@@ -121,7 +121,7 @@ def settle(
         columns,
         pa.schema(fields),
         _ids(labels, dict(classes), dict(known), source),
-        required or [],
+        sorted(suffix for suffix, count in members.items() if 2 * count > whole),
         _repeated(uids),
         [_ends(length) for length in lengths],
         partial if is_labelled else ["class_id", *partial],
@@ -222,12 +222,11 @@ def _lacking(members: Sequence[Mapping[str, object]], required: Sequence[str]) -
     return [suffix for suffix in required if suffix not in there]
 
 
-def _required(table: pa.Table) -> list[str] | None:
-    """The members, besides its image, of the first sample that is whole; None where there is none."""
-    for error, members in zip(table["error"].to_pylist(), table["members"].to_pylist(), strict=True):
-        if not error:
-            return [each["suffix"] for each in members if each["suffix"] not in ENDINGS]
-    return None
+def _members(good: pa.Table) -> dict[str, int]:
+    """The members, besides their images, of samples, with how many have them; none has one twice."""
+    suffixes = pc.struct_field(pc.list_flatten(good["members"].combine_chunks()), "suffix")
+    counts = {each["values"]: each["counts"] for each in pc.value_counts(suffixes).to_pylist()}
+    return {suffix: count for suffix, count in counts.items() if suffix not in ENDINGS}
 
 
 def _ends(length: int) -> list[int]:
