@@ -352,15 +352,15 @@ def _dtype(kind: str) -> "np.dtype[np.generic]":
 
 def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
     reshard = recipe.reshard
-    parts = [part for part in reshard.split.values() if part <= 1]
-    if abs(sum(parts) - 1) > SPLIT_TOLERANCE:
-        raise RecipeError(f"reshard.split: the parts add up to {sum(parts):g}; 1 is wanted")
     for name, count in reshard.split.items():
-        if count > 1 and (count % 1 or reshard.stratify is None):
+        if isinstance(count, int) and reshard.stratify is None:
             raise RecipeError(
-                f"reshard.split.{name}: {count:g} is a count of images; it is a whole number, and needs "
+                f"reshard.split.{name}: {count} is a count of images (a part has a dot, 1.0), and needs "
                 'stratify = "class" (so many of each class) or stratify = [] (so many in all)'
             )
+    parts = [part for part in reshard.split.values() if isinstance(part, float)]
+    if abs(sum(parts) - 1) > SPLIT_TOLERANCE:
+        raise RecipeError(f"reshard.split: the parts add up to {sum(parts):g}; 1.0 is wanted")
     for key, named in (("stratify", reshard.stratify or []), ("repeat", list(reshard.repeat))):
         names = [named] if isinstance(named, str) else named
         for name, column in zip(names, cell_columns(names, columns), strict=True):

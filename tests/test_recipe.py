@@ -113,7 +113,7 @@ BAD = {
     ),
     "splits": (
         ("train = 0.9", "train = 0.8"),
-        "reshard.split: the parts add up to 0.9; 1 is wanted",
+        "reshard.split: the parts add up to 0.9; 1.0 is wanted",
     ),
     "two annotators of one name": (
         ('name = "image"', 'name = "clip"'),

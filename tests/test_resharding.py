@@ -646,9 +646,15 @@ def test_a_sample_that_was_not_annotated_is_an_error(run: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("split={ train = 0.9, val = 0.08 }", "reshard.split: the parts add up to 0.98; 1 is wanted"),
-        ("split={ train = 1.0, val = 5 }", "reshard.split.val: 5 is a count of images; it is a whole number"),
-        ("split={ val = 5 }", "reshard.split: the parts add up to 0; 1 is wanted"),
+        ("split={ train = 0.9, val = 0.08 }", "reshard.split: the parts add up to 0.98; 1.0 is wanted"),
+        ("split={ train = 1.0, val = 5 }", "reshard.split.val: 5 is a count of images (a part has a dot"),
+        ("split={ train = 1.0, val = 1 }", "reshard.split.val: 1 is a count of images (a part has a dot"),
+        ("split={ val = 5 }", "reshard.split.val: 5 is a count of images (a part has a dot, 1.0), and needs"),
+        ("split={ train = 0.5, val = 1.5 }", "reshard.split.val: a part above 0 and up to 1.0, or a"),
+        ("split={ train = 1.0, val = 0 }", "or a count of images such as 50, is wanted, got 0"),
+        ("split={ train = true }", "or a count of images such as 50, is wanted, got true"),
+        ("split={ train = nan }", "or a count of images such as 50, is wanted, got NaN"),
+        ("split={ 0 = 1.0 }", "reshard.split.0: string should match pattern"),
         ("split={}", "reshard.split: dictionary should have at least 1 item"),
         ("stratify=clas", 'reshard.stratify: unknown "clas"; did you mean "class"'),
         ("repeat={ class = 3, model = 4 }", "reshard.repeat: 2 columns; one is wanted"),
@@ -672,12 +678,17 @@ def test_recipes_that_can() -> None:
         assert sum(splitting.parts_of(loaded.reshard.split).values()) == pytest.approx(1)
 
 
-def test_stratified_by_class_from_a_recipe(run: Path) -> None:
-    final = reshard(
-        run, "select=[]", "reshard.split={ train = 1.0, val = 7 }", "reshard.stratify=[]", subset="strat"
-    )
-    assert len(read_tars(final / "val")) == 7
-    assert len(read_tars(final / "train")) == 41
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_whole_number_is_a_count(run: Path, count: int) -> None:
+    """One image too: 1.0 would be a part."""
+    settings = ("select=[]", "reshard.stratify=[]", "reshard.split.train=1.0", f"reshard.split.val={count}")
+    final = reshard(run, *settings, subset=f"strat{count}")
+    assert len(read_tars(final / "val")) == count
+    assert len(read_tars(final / "train")) == 48 - count
+    loaded = recipe.load(recipe.find("emoji"), settings)
+    with pytest.raises(RecipeError, match=r"the parts add up to 0; 1\.0 is wanted"):
+        recipe.load(recipe.find("emoji"), [*settings, "reshard.split={ train = 1 }"])
+    assert [type(value) for value in loaded.reshard.split.values()] == [float, int]
 
 
 # --- joined ------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def cut(
 
     Args:
         sizes: bytes of each sample in an archive, at most.
-        split: name -> part of 1, or count of each cell (above 1), for which `stratify` is there.
+        split: name -> part of 1, or count of each cell (an int), for which `stratify` is there.
         stratify: columns whose values together are a cell that is split by itself; none is one cell, None
             splits by hash.
         repeat: column -> count: in the first split, samples are repeated until each value has so many.

@@ -13,14 +13,14 @@ Hashes = npt.NDArray[np.uint64]
 
 
 def parts_of(split: Mapping[str, float]) -> dict[str, float]:
-    """The splits that are parts, scaled to add up to 1: numbers up to 1. (Greater ones are counts.)"""
-    total = sum(value for value in split.values() if value <= 1)
-    return {name: value / total for name, value in split.items() if value <= 1}
+    """The splits that are parts, scaled to add up to 1: fractions. (Whole numbers are counts.)"""
+    total = sum(value for value in split.values() if isinstance(value, float))
+    return {name: value / total for name, value in split.items() if isinstance(value, float)}
 
 
-def counts_of(split: Mapping[str, float]) -> dict[str, float]:
+def counts_of(split: Mapping[str, float]) -> dict[str, int]:
     """The splits that are counts: so many samples of each cell."""
-    return {name: value for name, value in split.items() if value > 1}
+    return {name: value for name, value in split.items() if isinstance(value, int)}
 
 
 def split_of(key: str, split: Mapping[str, float]) -> str:
@@ -55,7 +55,7 @@ def stratified(cells: Whole, groups: Whole, hashes: Hashes, split: Mapping[str, 
         cells: of each sample, shape (n,).
         groups: of each sample, the number of its group, shape (n,); each from 0 on occurs.
         hashes: of each group.
-        split: name -> part, or count of each cell (above 1); the parts share what the counts leave.
+        split: name -> part, or count of each cell (an int); the parts share what the counts leave.
     """
     n_cells, n_splits = int(cells.max(initial=-1)) + 1, len(split)
     pairs, sizes = np.unique(groups * max(n_cells, 1) + cells, return_counts=True)

@@ -1,8 +1,9 @@
 """The tables of what is done with a pool: annotators, rules, `final/`."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from synthgen.annotators import ANNOTATORS, COLUMNS, FEATURES, READS
 from synthgen.selection import RULES
@@ -58,8 +59,20 @@ def _one_repeat(repeat: dict[str, int]) -> dict[str, int]:
     return repeat
 
 
+def _part(value: object) -> int | float:
+    """A fraction is a part and a whole number a count, as in TOML: 1.0 is all, 1 is one image."""
+    if isinstance(value, bool) or not (
+        (isinstance(value, int) and value > 0) or (isinstance(value, float) and 0 < value <= 1)
+    ):
+        got = json.dumps(value, default=str)
+        raise problem(f"a part above 0 and up to 1.0, or a count of images such as 50, is wanted, got {got}")
+    return value
+
+
 class ReshardTable(Table):
-    split: dict[Identifier, Annotated[float, Field(gt=0)]] = Field(default={"train": 1.0}, min_length=1)
+    split: dict[Identifier, Annotated[int | float, PlainValidator(_part)]] = Field(
+        default={"train": 1.0}, min_length=1
+    )
     stratify: str | list[str] | None = None
     repeat: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_one_repeat)] = {}
     order: Literal["shuffle", "blocks"] = "shuffle"
