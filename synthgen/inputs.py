@@ -129,7 +129,9 @@ def final_inputs(job: "Job") -> dict[str, object]:
     reshard, inputs = job.recipe.reshard, selection_inputs(job, job.subset)
     if job.quota and subsets.told(job.root, job.subset).get("short") == []:
         inputs.pop("requests")  # a quota that is met is met by the same samples, however many are made
-    inputs |= flat("reshard", reshard.model_dump() | {"split": [list(one) for one in reshard.split.items()]})
+    parts = reshard.split  # their order decides, too
+    split = parts if isinstance(parts, str) else [list(one) for one in parts.items()]
+    inputs |= flat("reshard", reshard.model_dump() | {"split": split})
     return inputs | {f"reshard.add.{name}": digest for name, digest in job.added.items()}
 
 

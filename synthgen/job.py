@@ -480,6 +480,8 @@ class Job:
         known = set(self.columns())
         if values["stratify"] is not None:
             values["stratify"] = cell_columns(values["stratify"], known)
+        if isinstance(values["split"], str):
+            values["split"] = cell_columns(values["split"], known)[0]
         values["repeat"] = {cell_columns(name, known)[0]: n for name, n in values["repeat"].items()}
         return resharding.Settings(**values)
 

@@ -36,8 +36,6 @@ LEAST = {
     "max_unanswered": 0,
 }
 """The least value of keys of sources."""
-SPLIT_TOLERANCE = 0.0101
-"""Parts of a split are scaled to add up to 1 where they miss it by so little: 0.33 three times."""
 
 
 def find(recipe: str | Path) -> Path:
@@ -150,7 +148,7 @@ def _entry(tables: list[Any], key: str, where: str) -> Any:
 def _first(error: ValidationError, prefix: str = "") -> str:
     """The first problem as one line: where, what was got, what is allowed."""
     problem = error.errors(include_url=False)[0]
-    where = [part for part in problem["loc"] if part not in ("keys", "[key]")]
+    where = [part for part in problem["loc"] if part != "keys" and not str(part).startswith("[")]
     place = ".".join(str(part) for part in ([prefix] if prefix else []) + where)
     if problem["type"] == "missing":
         parent, _, key = place.rpartition(".")
@@ -352,16 +350,13 @@ def _dtype(kind: str) -> "np.dtype[np.generic]":
 
 def _check_reshard(recipe: Recipe, columns: Mapping[str, str]) -> None:
     reshard = recipe.reshard
-    for name, count in reshard.split.items():
-        if isinstance(count, int) and reshard.stratify is None:
-            raise RecipeError(
-                f"reshard.split.{name}: {count} is a count of images (a part has a dot, 1.0), and needs "
-                'stratify = "class" (so many of each class) or stratify = [] (so many in all)'
-            )
-    parts = [part for part in reshard.split.values() if isinstance(part, float)]
-    if abs(sum(parts) - 1) > SPLIT_TOLERANCE:
-        raise RecipeError(f"reshard.split: the parts add up to {sum(parts):g}; 1.0 is wanted")
-    for key, named in (("stratify", reshard.stratify or []), ("repeat", list(reshard.repeat))):
+    reshard.check_split()
+    cells: dict[str, str | list[str]] = {
+        "split": reshard.split if isinstance(reshard.split, str) else [],
+        "stratify": reshard.stratify or [],
+        "repeat": list(reshard.repeat),
+    }
+    for key, named in cells.items():
         names = [named] if isinstance(named, str) else named
         for name, column in zip(names, cell_columns(names, columns), strict=True):
             if column not in columns:

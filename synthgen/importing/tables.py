@@ -13,7 +13,7 @@ from synthgen.errors import RecipeError, nearest
 from synthgen.importing import ENDINGS, Found
 
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl")
-SPLIT_NUMBERS = {0: "train", 1: "val", 2: "test"}
+SPLIT_NUMBERS = {"0": "train", "1": "val", "2": "test"}
 """As the tables of Waterbirds and WILDS number splits."""
 
 
@@ -47,7 +47,7 @@ def entries(path: Path, image: str, label: str, group: str, split: str) -> list[
         if group:
             data["group"] = row[group]
         if split:
-            data["split"] = SPLIT_NUMBERS.get(row[split], row[split])
+            data["split"] = split_name(row[split])
         data = {key: value for key, value in data.items() if value is not None}
         if not isinstance(name, str) or not is_below(name):
             error = "no path below the folder of the table"
@@ -59,6 +59,11 @@ def entries(path: Path, image: str, label: str, group: str, split: str) -> list[
     if not found:
         raise RecipeError(f"{path}: has no rows")
     return found
+
+
+def split_name(value: object) -> object:
+    """The split that a value stands for: itself, but for numbers that are known."""
+    return SPLIT_NUMBERS.get(str(value).removesuffix(".0"), value)
 
 
 def is_below(name: str) -> bool:

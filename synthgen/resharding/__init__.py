@@ -13,7 +13,7 @@ from synthgen.resharding.copying import Added, added_bytes, sample_bytes
 from synthgen.resharding.copying import digest_of as digest_of
 from synthgen.resharding.copying import keys_of as keys_of
 from synthgen.resharding.copying import write_shard as write_shard
-from synthgen.resharding.cutting import OutputShard, cut, running
+from synthgen.resharding.cutting import OutputShard, cut, divide, running
 from synthgen.resharding.joining import check_members, classes_of
 from synthgen.resharding.scoring import read_added
 from synthgen.resharding.splitting import split_of as split_of
@@ -35,9 +35,11 @@ class Part(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How final shards are cut: see `cutting.cut`. `members` are columns and features that go into them."""
+    """How final shards are cut: see `cutting.divide` and `cutting.cut`. `members` are columns and features
+    that go into them.
+    """
 
-    split: Mapping[str, float]
+    split: str | Mapping[str, float]
     stratify: Sequence[str] | None = None
     repeat: Mapping[str, int] = {}
     order: Literal["shuffle", "blocks"] = "shuffle"
@@ -77,8 +79,10 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
         RecipeError: a column is not there.
     """
     names = [part.name for part in parts]
-    needed = [*dict.fromkeys([*(settings.stratify or ()), *settings.repeat])]
-    wanted = [*(("group",) if len(settings.split) > 1 else ()), *(JOINED if len(parts) > 1 else ())]
+    published = [settings.split] if isinstance(settings.split, str) else []
+    needed = [*dict.fromkeys([*published, *(settings.stratify or ()), *settings.repeat])]
+    is_divided = not published and len(settings.split) > 1
+    wanted = [*(("group",) if is_divided else ()), *(JOINED if len(parts) > 1 else ())]
     every = [
         choose(
             part.root,
@@ -111,8 +115,7 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
     output = cut(
         chosen,
         sizes,
-        split=settings.split,
-        stratify=settings.stratify,
+        *divide(chosen, settings.split, settings.stratify),
         repeat=settings.repeat,
         order=settings.order,
         seed=settings.seed,

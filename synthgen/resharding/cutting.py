@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from synthgen import shards, tars
 from synthgen.resharding.choosing import Chosen, Codes, Numbers
-from synthgen.resharding.splitting import by_hash, hash_keys, stratified
+from synthgen.resharding.splitting import by_hash, hash_keys, published, stratified
 from synthgen.uids import uid_strings
 
 READERS = 32
@@ -31,9 +31,9 @@ class OutputShard(NamedTuple):
 def cut(
     chosen: Chosen,
     sizes: Numbers,
+    names: Sequence[str],
+    splits: npt.NDArray[np.intp],
     *,
-    split: Mapping[str, float],
-    stratify: Sequence[str] | None,
     repeat: Mapping[str, int],
     order: str,
     seed: int,
@@ -44,17 +44,15 @@ def cut(
 
     Args:
         sizes: bytes of each sample in an archive, at most.
-        split: name -> part of 1, or count of each cell (an int), for which `stratify` is there.
-        stratify: columns whose values together are a cell that is split by itself; none is one cell, None
-            splits by hash.
+        names: of the splits.
+        splits: the number of each sample's.
         repeat: column -> count: in the first split, samples are repeated until each value has so many.
         order: "shuffle" by a hash of seed and uid, "blocks" as they lie in the pool.
         shard_size: samples a shard; None is `default_sizes`, or as `shard_bytes` has it.
         shard_bytes: bytes that a shard may have; one sample may have more.
     """
-    splits = split_samples(chosen, split, stratify)
     found = []
-    for number, name in enumerate(split):
+    for number, name in enumerate(names):
         mine = np.flatnonzero(splits == number)
         rows = np.repeat(mine, chosen.counts[mine])
         for column, count in repeat.items() if number == 0 else ():
@@ -72,14 +70,26 @@ def cut(
     return found
 
 
-def split_samples(
-    chosen: Chosen, split: Mapping[str, float], stratify: Sequence[str] | None
-) -> npt.NDArray[np.intp]:
-    """The number of each sample's split. Samples of one group are in one; without a group, a sample is its
-    own.
+def divide(
+    chosen: Chosen, split: str | Mapping[str, float], stratify: Sequence[str] | None
+) -> tuple[list[str], npt.NDArray[np.intp]]:
+    """The names of the splits and the number of each sample's. With parts, samples of one group are in one;
+    without a group, a sample is its own.
+
+    Args:
+        split: name -> part of 1, or count of each cell (an int), for which `stratify` is there; or a column
+            that has the names.
+        stratify: columns whose values together are a cell that is split by itself; none is one cell, None
+            splits by hash.
+
+    Raises:
+        RecipeError: a sample has no name of a split in that column.
     """
+    if isinstance(split, str):
+        return published(split, *chosen.columns[split])
+    names = list(split)
     if len(split) == 1:
-        return np.zeros(len(chosen.uids), np.intp)
+        return names, np.zeros(len(chosen.uids), np.intp)
     own = chosen.columns["group"]
     groups, lonely = own.numbers.copy(), np.isin(own.numbers, [k for k, v in enumerate(own.values) if not v])
     groups[lonely] = len(own.values) + np.arange(int(lonely.sum()))
@@ -87,8 +97,8 @@ def split_samples(
     keys = [str(own.values[k]) for k in used[used < len(own.values)].tolist()]
     hashes = hash_keys([*keys, *uid_strings(chosen.uids[lonely])])
     if stratify is None:
-        return by_hash(hashes, split)[groups]
-    return stratified(cells_of(chosen, stratify), groups, hashes, split)[groups]
+        return names, by_hash(hashes, split)[groups]
+    return names, stratified(cells_of(chosen, stratify), groups, hashes, split)[groups]
 
 
 def cells_of(chosen: Chosen, names: Sequence[str]) -> npt.NDArray[np.intp]:

@@ -1,12 +1,18 @@
 """Which split a group of samples goes to: by its hash, which never changes as a dataset grows, or
-stratified, which meets the parts in every cell as exactly as whole groups allow.
+stratified, which meets the parts in every cell as exactly as whole groups allow. Or the one that a sample was
+published with.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from synthgen.errors import RecipeError
+from synthgen.importing.forms import SPLITS
+from synthgen.importing.tables import split_name
 
 Whole = npt.NDArray[np.intp]
 Hashes = npt.NDArray[np.uint64]
@@ -90,6 +96,39 @@ def stratified(cells: Whole, groups: Whole, hashes: Hashes, split: Mapping[str, 
             empty[cell_of[k]].discard(chosen)
         found[group] = chosen
     return np.array(found, dtype=np.intp)
+
+
+def published(column: str, numbers: Whole, values: Sequence[object]) -> tuple[list[str], Whole]:
+    """The splits that samples were published with, train before val before test before others by name, and
+    the number of each sample's. 0, 1 and 2 are train, val and test, as at an import.
+
+    Args:
+        column: its name, for messages.
+        numbers: of each sample, the number of its value, shape (n,).
+        values: names of splits.
+
+    Raises:
+        RecipeError: a sample has no value, or one that is no name.
+    """
+    counts = np.bincount(numbers, minlength=len(values)).tolist()
+    there = [(value, count) for value, count in zip(values, counts, strict=True) if count]
+    missing = sum(count for value, count in there if value in (None, ""))
+    if missing:
+        raise RecipeError(
+            f'reshard.split: {missing} of {len(numbers)} samples have nothing in column "{column}"; leave '
+            "them out by a rule, such as not_listed, or give parts, { train = 0.9, val = 0.1 }"
+        )
+    named = {value: str(split_name(value)) for value, _ in there}
+    for value, count in there:
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", named[value]):
+            raise RecipeError(
+                f'reshard.split: {count} samples have "{value}" in column "{column}", which is no name of a '
+                "split; letters, digits and _ are wanted, a letter first (0, 1, 2 are train, val, test)"
+            )
+    known = [name for name in SPLITS if name in named.values()]
+    names = known + sorted({*named.values()} - {*known})
+    number = np.array([names.index(named[value]) if value in named else -1 for value in values], np.intp)
+    return names, number[numbers]
 
 
 def _needs(sizes: Whole, split: Mapping[str, float]) -> list[list[float]]:

@@ -3,11 +3,15 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Tag, model_validator
 
 from synthgen.annotators import ANNOTATORS, COLUMNS, FEATURES, READS
+from synthgen.errors import RecipeError
 from synthgen.selection import RULES
 from synthgen.tables.keys import Identifier, SubsetName, Table, function_keys, problem
+
+SPLIT_TOLERANCE = 0.0101
+"""Parts of a split are scaled to add up to 1 where they miss it by so little: 0.33 three times."""
 
 
 class AnnotateTable(Table):
@@ -69,10 +73,15 @@ def _part(value: object) -> int | float:
     return value
 
 
+Parts = Annotated[dict[Identifier, Annotated[int | float, PlainValidator(_part)]], Field(min_length=1)]
+
+
 class ReshardTable(Table):
-    split: dict[Identifier, Annotated[int | float, PlainValidator(_part)]] = Field(
-        default={"train": 1.0}, min_length=1
-    )
+    # the tags are left out where an error says its place
+    split: Annotated[
+        Annotated[str, Tag("[column]")] | Annotated[Parts, Tag("[parts]")],
+        Discriminator(lambda value: "[column]" if isinstance(value, str) else "[parts]"),
+    ] = {"train": 1.0}
     stratify: str | list[str] | None = None
     repeat: Annotated[dict[str, Annotated[int, Field(ge=1)]], AfterValidator(_one_repeat)] = {}
     order: Literal["shuffle", "blocks"] = "shuffle"
@@ -83,3 +92,22 @@ class ReshardTable(Table):
     json_keys: Literal["equal", "common"] = "equal"
     image: Literal["", "jpg", "png", "webp"] = ""
     leave_out: list[str] = []
+
+    def check_split(self) -> None:
+        """Raises RecipeError where parts do not add up, or splits do not go with `stratify`."""
+        if isinstance(self.split, str):
+            if self.stratify is not None:
+                raise RecipeError(
+                    f'reshard.stratify: decides nothing where split is a column, "{self.split}"; leave one '
+                    "out"
+                )
+            return
+        for name, count in self.split.items():
+            if isinstance(count, int) and self.stratify is None:
+                raise RecipeError(
+                    f"reshard.split.{name}: {count} is a count of images (a part has a dot, 1.0), and needs "
+                    'stratify = "class" (so many of each class) or stratify = [] (so many in all)'
+                )
+        total = sum(part for part in self.split.values() if isinstance(part, float))
+        if abs(total - 1) > SPLIT_TOLERANCE:
+            raise RecipeError(f"reshard.split: the parts add up to {total:g}; 1.0 is wanted")
