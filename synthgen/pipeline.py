@@ -17,7 +17,7 @@ from synthgen.engine import Worker
 from synthgen.errors import FolderError, RecipeError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
 from synthgen.language_models import open_local, open_server
-from synthgen.stages import STAGES, Listings, phases, plan_units, write_report
+from synthgen.stages import STAGES, Listings, final_warning, phases, plan_units, write_report
 from synthgen.workers import local, ray
 from synthgen.workers.place import (
     default_workers,
@@ -281,6 +281,7 @@ def run(
     is_short_work = not SLOW & set(stages) and workers is None
     if is_launched() or is_short_work or (engine == "local" and (workers or default_workers()) == 1):
         work(job, stages, deadline=deadline)
+        _warn(job, stages)
         return job.root
     work(job, [stage for stage in stages if stage == "plan"])
     arguments = ["run", str(job.recipe_path.resolve()), "-o", str(job.root.resolve())]
@@ -304,7 +305,15 @@ def run(
             "" if "what is finished stays" in said else "; what is finished stays, the same command goes on"
         )
         raise WorkError(said + stays)
+    _warn(job, stages)
     return job.root
+
+
+def _warn(job: Job, stages: Sequence[str]) -> None:
+    """Says what its maker, whose words nobody may have read, has left in the record of `final/<subset>`."""
+    warning = "" if find_parent() or job.place.rank or "reshard" not in stages else final_warning(job)
+    if warning:
+        logging.getLogger(__name__).warning("%s: %s", job.final, warning)
 
 
 def ask(

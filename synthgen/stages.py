@@ -300,11 +300,19 @@ def card_units(job: Job) -> list[Unit]:
         record = job.record("card", final_inputs(job)) | {
             "written": len(keys),
             "keys": resharding.digest_of(sorted(keys)),
+            "warning": output.warning,
             "files": {name: storage.checksum(job.final / name) for name in files},
         }
         storage.replace(job.root, job.final / shards.RECORD_SUFFIX, storage.to_json(record))
 
     return [Unit(f"final/{job.subset}", lambda: storage.exists(job.final / shards.RECORD_SUFFIX), make)]
+
+
+def final_warning(job: Job) -> str:
+    """What has to be said of `final/<subset>`, whoever made it, and when; "" for nothing."""
+    if not storage.exists(job.final / shards.RECORD_SUFFIX):
+        return ""
+    return str(storage.read_json(job.final / shards.RECORD_SUFFIX).get("warning", ""))
 
 
 def report_units(job: Job) -> list[Unit]:

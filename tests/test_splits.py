@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,59 @@ def test_samples_keep_the_split_they_were_published_with(tmp_path: Path, is_name
     assert list(info["splits"]) == ["train", "val", "test"]
     assert splits_of(root / "final" / "main") == {"train": [0, 3, 6], "val": [1, 4, 7], "test": [2, 5, 8]}
     assert verify(root) == []
+
+
+@pytest.mark.parametrize(
+    ("reshard", "parts", "has_next"),
+    [
+        ("", {"train": 0.8, "val": 0.2}, True),
+        ("stratify = []", {"train": 0.8, "val": 0.2}, False),
+        ('stratify = "class"', {"train": 0.8, "val": 0.2}, False),
+        ("stratify = []", {"train": 1.0, "val": 3}, False),
+    ],
+)
+def test_groups_that_are_larger_than_a_split_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reshard: str, parts: dict[str, float], has_next: bool
+) -> None:
+    """Whoever makes the shards, and again when all is done."""
+    places = ["sea"] * 20 + ["land"] * 20
+    source = table(tmp_path / "birds", y=[k % 2 for k in range(40)], place=places, at=range(40))
+    keys = Keys("image", "y", group="place")
+    root = bring([source], tmp_path / "out", keys=keys, workers=1)
+    told = ", ".join(f"{name} = {part}" for name, part in parts.items())
+    own = plain(tmp_path / "recipe", f"[reshard]\nsplit = {{ {told} }}\n{reshard}\n")
+    for workers in (2, 1):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "synthgen"):
+            synthgen.run(own, root, stages=("select", "reshard"), workers=workers)
+        got = splits_of(root / "final" / "main")
+        assert all({*range(20)} <= {*found} or {*found} <= {*range(20, 40)} for found in got.values())
+        wanted = 8 if parts["val"] == 0.2 else 3
+        worst = (
+            f"val has {len(got.get('val', []))} of 40 samples, {wanted} were wanted: groups stay whole, and "
+        )
+        (said,) = caplog.messages
+        assert said.startswith(f"{root / 'final' / 'main'}: reshard.split: {worst}")
+        assert '" has 20; ' in said
+        assert ("set reshard.stratify = [] to come as near" in said) == has_next
+        assert said.endswith(
+            "make groups smaller: import without --group or with another column, ask for more prompts"
+        )
+
+
+@pytest.mark.parametrize("reshard", ["", "stratify = []", 'stratify = "class"'])
+def test_groups_that_are_small_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reshard: str
+) -> None:
+    pairs = [k // 2 for k in range(80)]
+    source = table(tmp_path / "birds", y=[k // 20 for k in range(80)], pair=pairs, at=range(80))
+    root = bring([source], tmp_path / "out", keys=Keys("image", "y", group="pair"), workers=1)
+    own = plain(tmp_path / "recipe", f"[reshard]\nsplit = {{ train = 0.8, val = 0.2 }}\n{reshard}\n")
+    with caplog.at_level(logging.WARNING, "synthgen"):
+        synthgen.run(own, root, stages=("select", "reshard"), workers=1)
+    assert caplog.messages == []
+    got = splits_of(root / "final" / "main")
+    assert all(k ^ 1 in found for found in got.values() for k in found)  # both of each pair
 
 
 def test_what_is_no_published_split(tmp_path: Path) -> None:

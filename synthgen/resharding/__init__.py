@@ -54,7 +54,8 @@ class Settings(NamedTuple):
 
 class Output(NamedTuple):
     """The output shards of all splits, what they hold, the classes (name -> id), and of each part its name,
-    how many samples it gives (before any `repeat`) and their licences and models.
+    how many samples it gives (before any `repeat`) and their licences and models; what has to be said of the
+    splits, "" for nothing.
     """
 
     shards: list[OutputShard]
@@ -62,6 +63,7 @@ class Output(NamedTuple):
     added: Added
     classes: dict[str, int]
     parts: list[dict[str, object]]
+    warning: str
 
 
 BLOCK = 10_000
@@ -112,17 +114,18 @@ def cut_parts(parts: Sequence[Part], classes: Mapping[str, int], settings: Setti
         sizes = sizes + added_bytes(added, len(rows)) + np.concatenate(told)
         longer = sum(len(key) + 8 for key in json_keys or ())  # "key": "", written where it was not
         sizes += -(-longer // 512) * 512
+    division = divide(chosen, settings.split, settings.stratify)
     output = cut(
         chosen,
         sizes,
-        *divide(chosen, settings.split, settings.stratify),
+        division,
         repeat=settings.repeat,
         order=settings.order,
         seed=settings.seed,
         shard_size=settings.shard_size,
         shard_bytes=settings.shard_bytes,
     )
-    return Output(output, chosen, added, dict(classes), _sources(chosen, parts))
+    return Output(output, chosen, added, dict(classes), _sources(chosen, parts), division.warning)
 
 
 def _sources(chosen: Chosen, parts: Sequence[Part]) -> list[dict[str, object]]:

@@ -8,13 +8,21 @@ import numpy.typing as npt
 
 from synthgen import shards, tars
 from synthgen.resharding.choosing import Chosen, Codes, Numbers
-from synthgen.resharding.splitting import by_hash, hash_keys, published, stratified
+from synthgen.resharding.splitting import by_hash, hash_keys, missed, published, stratified
 from synthgen.uids import uid_strings
 
 READERS = 32
 """Eight workers of a loader on each of four GPUs: each reads shards of its own."""
 LEAST_SAMPLES, MOST_SAMPLES = 100, 10_000
 """Of a shard, where the recipe does not say."""
+
+
+class Division(NamedTuple):
+    """The names of the splits, the number of each sample's, and what has to be said of it, "" for nothing."""
+
+    names: list[str]
+    splits: npt.NDArray[np.intp]
+    warning: str = ""
 
 
 class OutputShard(NamedTuple):
@@ -31,8 +39,7 @@ class OutputShard(NamedTuple):
 def cut(
     chosen: Chosen,
     sizes: Numbers,
-    names: Sequence[str],
-    splits: npt.NDArray[np.intp],
+    division: Division,
     *,
     repeat: Mapping[str, int],
     order: str,
@@ -44,16 +51,15 @@ def cut(
 
     Args:
         sizes: bytes of each sample in an archive, at most.
-        names: of the splits.
-        splits: the number of each sample's.
+        division: which split each sample is in.
         repeat: column -> count: in the first split, samples are repeated until each value has so many.
         order: "shuffle" by a hash of seed and uid, "blocks" as they lie in the pool.
         shard_size: samples a shard; None is `default_sizes`, or as `shard_bytes` has it.
         shard_bytes: bytes that a shard may have; one sample may have more.
     """
     found = []
-    for number, name in enumerate(names):
-        mine = np.flatnonzero(splits == number)
+    for number, name in enumerate(division.names):
+        mine = np.flatnonzero(division.splits == number)
         rows = np.repeat(mine, chosen.counts[mine])
         for column, count in repeat.items() if number == 0 else ():
             again = repeats(rows, chosen.uids, chosen.columns[column], count, seed)
@@ -70,11 +76,9 @@ def cut(
     return found
 
 
-def divide(
-    chosen: Chosen, split: str | Mapping[str, float], stratify: Sequence[str] | None
-) -> tuple[list[str], npt.NDArray[np.intp]]:
-    """The names of the splits and the number of each sample's. With parts, samples of one group are in one;
-    without a group, a sample is its own.
+def divide(chosen: Chosen, split: str | Mapping[str, float], stratify: Sequence[str] | None) -> Division:
+    """Which split each sample is in. With parts, samples of one group are in one; without a group, a sample
+    is its own.
 
     Args:
         split: name -> part of 1, or count of each cell (an int), for which `stratify` is there; or a column
@@ -86,19 +90,29 @@ def divide(
         RecipeError: a sample has no name of a split in that column.
     """
     if isinstance(split, str):
-        return published(split, *chosen.columns[split])
+        return Division(*published(split, *chosen.columns[split]))
     names = list(split)
     if len(split) == 1:
-        return names, np.zeros(len(chosen.uids), np.intp)
+        return Division(names, np.zeros(len(chosen.uids), np.intp))
     own = chosen.columns["group"]
     groups, lonely = own.numbers.copy(), np.isin(own.numbers, [k for k, v in enumerate(own.values) if not v])
     groups[lonely] = len(own.values) + np.arange(int(lonely.sum()))
     used, groups = np.unique(groups, return_inverse=True)
     keys = [str(own.values[k]) for k in used[used < len(own.values)].tolist()]
     hashes = hash_keys([*keys, *uid_strings(chosen.uids[lonely])])
-    if stratify is None:
-        return names, by_hash(hashes, split)[groups]
-    return names, stratified(cells_of(chosen, stratify), groups, hashes, split)[groups]
+    cells = cells_of(chosen, stratify or ())
+    of_group = by_hash(hashes, split) if stratify is None else stratified(cells, groups, hashes, split)
+    miss = missed(cells, groups, of_group[groups], split)
+    if miss is None:
+        return Division(names, of_group[groups])
+    size = int((groups == miss.group).sum())
+    nearer = "set reshard.stratify = [] to come as near as whole groups can, or " if stratify is None else ""
+    warning = (
+        f"reshard.split: {miss.split} has {miss.got} of {len(groups)} samples, {miss.wanted} were wanted: "
+        f'groups stay whole, and "{keys[miss.group]}" has {size}; {nearer}make groups '
+        "smaller: import without --group or with another column, ask for more prompts"
+    )
+    return Division(names, of_group[groups], warning)
 
 
 def cells_of(chosen: Chosen, names: Sequence[str]) -> npt.NDArray[np.intp]:

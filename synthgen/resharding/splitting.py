@@ -6,6 +6,7 @@ published with.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,15 @@ from synthgen.importing.tables import split_name
 
 Whole = npt.NDArray[np.intp]
 Hashes = npt.NDArray[np.uint64]
+
+
+class Missed(NamedTuple):
+    """A split that has fewer or more samples than it should, and the number of a group that is too large."""
+
+    split: str
+    got: int
+    wanted: int
+    group: int
 
 
 def parts_of(split: Mapping[str, float]) -> dict[str, float]:
@@ -96,6 +106,30 @@ def stratified(cells: Whole, groups: Whole, hashes: Hashes, split: Mapping[str, 
             empty[cell_of[k]].discard(chosen)
         found[group] = chosen
     return np.array(found, dtype=np.intp)
+
+
+def missed(cells: Whole, groups: Whole, found: Whole, split: Mapping[str, float]) -> Missed | None:
+    """The split that misses most what it should have, by more than a tenth and more than one sample, where a
+    group is larger than what a split should have of its cell. None where there is none.
+
+    Args:
+        cells: of each sample, shape (n,).
+        groups: of each sample, shape (n,).
+        found: the number of each sample's split.
+        split: as `stratified` has it.
+    """
+    needs = np.array(_needs(np.bincount(cells), split)).reshape(-1, len(split))
+    wanted, got = needs.sum(axis=0), np.bincount(found, minlength=len(split))
+    off = np.abs(got - wanted)
+    if not (off > np.maximum(1, wanted / 10)).any():
+        return None
+    n_cells = len(needs)
+    pairs, sizes = np.unique(groups * n_cells + cells, return_counts=True)
+    blame = np.where((sizes > 1) & (sizes > needs.min(axis=1)[pairs % n_cells]), sizes, 0)
+    if not blame.any():
+        return None
+    group, worst = int(pairs[blame.argmax()]) // n_cells, int((off / np.maximum(wanted, 1)).argmax())
+    return Missed(list(split)[worst], int(got[worst]), round(float(wanted[worst])), group)
 
 
 def published(column: str, numbers: Whole, values: Sequence[object]) -> tuple[list[str], Whole]:
