@@ -6,6 +6,7 @@ rooms and makes none of their work itself.
 """
 
 import json
+import logging
 import os
 import re
 import uuid
@@ -22,7 +23,7 @@ from synthgen.claims import Claim
 from synthgen.engine import Unit, Worker
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.importing import ENDINGS, settling
-from synthgen.importing.forms import Form, Keys, Piece, open_form
+from synthgen.importing.forms import Form, Keys, open_form, passed_over, spell
 from synthgen.importing.scanning import MEMBERS, metadata_files, scan
 from synthgen.workers import local
 from synthgen.workers.place import find_command, find_parent, find_place, is_launched, say_made
@@ -124,6 +125,8 @@ def bring(
     for source in opened:
         for scanned in storage.names(source.scans):
             storage.remove(source.scans / scanned)
+        if source.form.loose and not find_parent():
+            logging.getLogger(__name__).warning("%s", passed_over(source.form, root))
     return root
 
 
@@ -210,7 +213,7 @@ def _open(
         "--copy": is_copied,
         "--decode": is_decoded,
         "classes.txt": form.classes,
-        "pieces": [_spell(piece) for piece in form.pieces],
+        "pieces": [spell(piece) for piece in form.pieces],
     }
     if form.kind == "tars":
         beside = [form.folder / piece.first for piece in form.pieces]
@@ -219,24 +222,6 @@ def _open(
         inputs["parquet"] = [[file.name, storage.size(file)] for file in told]
     terms = licenses.folder_license(path)
     return Source(root, own, form, inputs, renamed, terms, is_copied, is_decoded)
-
-
-def _spell(piece: Piece) -> list[object]:
-    """A piece as records hold it; of images their paths, sizes and columns are in a hash."""
-    listed = [[entry.place, entry.members, entry.data, entry.error] for entry in piece.entries]
-    told = shards.digest(_plain(listed))[:16] if listed else ""
-    return [piece.first, piece.last, piece.images, piece.size, told]
-
-
-def _plain(value: object) -> object:
-    """A value of a table as JSON can say it."""
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, float):
-        return repr(value)
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _check(source: Source) -> None:

@@ -269,6 +269,33 @@ def test_hidden_copies_are_no_samples(tmp_path: Path) -> None:
     assert [row["file"] for row in rows(bring([source], tmp_path / "out", workers=1))] == ["owl/a.jpg"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_beside_tars_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: int) -> None:
+    apart = images(webdataset(tmp_path / "apart"), "more/cat/b.jpg", "more/dog/a.png", "more/dog/c.JPG")
+    among = images(webdataset(tmp_path / "among"), "x.webp", "more/a.jpg")
+    for source, told in (
+        (
+            apart,
+            "3 images that lie beside its tars were passed over (2 jpg, 1 png; first more/cat/b.jpg); "
+            f"`synthgen import {apart}/more -o {tmp_path}/out` brings them in",
+        ),
+        (
+            among,
+            "2 images that lie beside its tars were passed over (1 jpg, 1 webp; first x.webp); "
+            "move them into a folder without tars, and import that by itself",
+        ),
+    ):
+        caplog.clear()
+        with caplog.at_level("WARNING", "synthgen"):
+            root = bring([source], tmp_path / "out", workers=workers)
+        assert caplog.messages == [f"{source}: {told}"]
+    assert len(rows(root)) == 16
+    caplog.clear()
+    bring([apart / "more"], root, workers=1)
+    assert [row["class_name"] for row in rows(root)[16:]] == ["cat", "dog", "dog"]
+    assert caplog.messages == []
+
+
 def test_what_was_downloaded_and_is_not_in_the_tar(tmp_path: Path) -> None:
     source = img2dataset(tmp_path / "web", shards_=1)
     tar = source / "00000000.tar"

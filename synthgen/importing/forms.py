@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from synthgen import storage
+from synthgen import shards, storage
 from synthgen.errors import RecipeError, WorkError
 from synthgen.importing import ENDINGS, Found, archives, coco, tables
 
@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 
 class Form(NamedTuple):
     """A source opened: how it is laid out, the folder that its paths are below, its pieces, the names of its
-    classes where it has a list of them.
+    classes where it has a list of them; images that lie beside its tars, and are not brought in.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class Form(NamedTuple):
     pieces: list[Piece]
     classes: list[str]
     ids: dict[str, int]
+    loose: Sequence[str] = ()
 
 
 class Keys(NamedTuple):
@@ -84,7 +85,8 @@ def open_form(path: Path, keys: Keys = Keys()) -> Form:  # noqa: B008
         names = [file.relative_to(folder).as_posix() for file in packed]
         sizes = [storage.size(file) for file in packed]
         pieces = [Piece(name, name, 0, size) for name, size in zip(names, sizes, strict=True)]
-        return Form("tars", folder, pieces, read_classes(folder), {})
+        loose = [file.relative_to(folder).as_posix() for file in files if file.suffix[1:].lower() in ENDINGS]
+        return Form("tars", folder, pieces, read_classes(folder), {}, loose)
     entries = _in_folders(files, folder)
     if not entries:
         wrong = "no images there" if storage.exists(path) else "is not there"
@@ -113,6 +115,23 @@ def samples_of(form: Form, piece: Piece, *, images: bool = True) -> Iterator[Fou
             yield entry._replace(error="cannot be read")
             continue
         yield entry._replace(stored=data, members=[(entry.members[0][0], 0, len(data))])
+
+
+def passed_over(form: Form, output: Path) -> str:
+    """What is to be said of a source's loose images: how many of which kinds, where, and how they are brought
+    in.
+    """
+    kinds = Counter(name.rpartition(".")[2].lower() for name in form.loose)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    own = posixpath.commonpath([posixpath.dirname(name) for name in form.loose])
+    is_apart = own and not any(piece.first.startswith(f"{own}/") for piece in form.pieces)
+    then = "move them into a folder without tars, and import that by itself"
+    if is_apart:
+        then = f"`synthgen import {form.folder / own} -o {output}` brings them in"
+    return (
+        f"{form.folder}: {len(form.loose)} images that lie beside its tars were passed over "
+        f"({counted}; first {form.loose[0]}); {then}"
+    )
 
 
 def split_of(file: str) -> str:
@@ -205,3 +224,21 @@ def _with_size(entry: Found, folder: Path) -> Found:
     except (OSError, ValueError):
         return entry._replace(members=[], error="no such file")
     return entry._replace(members=[(entry.members[0][0], 0, size)])
+
+
+def spell(piece: Piece) -> list[object]:
+    """A piece as records hold it; of images their paths, sizes and columns are in a hash."""
+    listed = [[entry.place, entry.members, entry.data, entry.error] for entry in piece.entries]
+    told = shards.digest(_plain(listed))[:16] if listed else ""
+    return [piece.first, piece.last, piece.images, piece.size, told]
+
+
+def _plain(value: object) -> object:
+    """A value of a table as JSON can say it."""
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, float):
+        return repr(value)
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
