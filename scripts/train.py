@@ -1,42 +1,30 @@
-"""Trains a small classifier on shards, through Accelerate, and evaluates it on others.
+"""Trains a classifier on shards, through Accelerate, and evaluates it on others.
 
 python scripts/train.py shards/emoji/final/main/train --evaluate shards/emoji-real/validation
-accelerate launch scripts/train.py TRAIN [TRAIN ...] --evaluate SPLIT [SPLIT ...]
+python scripts/train.py real=shards/emoji-real/train synth=shards/emoji/final/main/train --weights real=3 synth=1
+accelerate launch scripts/train.py TRAIN [TRAIN ...] --evaluate SPLIT [SPLIT ...] -o OUTPUT --save-every 100
+
+Prints a line of JSON for each split. With -o, OUTPUT/log.jsonl has the course of the training, and the same
+command goes on where it was stopped.
 """
 
-import argparse
 import json
 import sys
 
 from accelerate import Accelerator
 
 import synthgen
-from synthgen.training import evaluate, train
+from synthgen.training import table, train
+from synthgen.training.options import parser, training_keys
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("train", nargs="+", help="splits to train on")
-    parser.add_argument("--evaluate", nargs="+", default=[], help="splits to evaluate on")
-    parser.add_argument("--steps", type=int, default=250)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    accelerator = Accelerator()
+    options = parser(__doc__).parse_args()
+    accelerator = Accelerator(mixed_precision="bf16" if options.bf16 else "no")
     try:
-        model = train(
-            options.train,
-            accelerator=accelerator,
-            steps=options.steps,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            seed=options.seed,
-        )
-        for split in options.evaluate:
-            accelerator.print(json.dumps(evaluate(model, split, accelerator=accelerator)))
+        model = train(dict(options.train), accelerator=accelerator, **training_keys(options))
+        for found in table(model, dict(options.evaluate), accelerator=accelerator, groups=options.groups):
+            accelerator.print(json.dumps(found))
     except synthgen.SynthgenError as error:
         sys.exit(f"train.py: {error}")
 

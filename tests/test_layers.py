@@ -55,7 +55,7 @@ HEAVY_HOMES = {
     "inflect": ("prompts", "wording"),
     "py3langid": ("annotators", "prompts"),
     "fasttext": ("annotators",),
-    "timm": ("annotators",),
+    "timm": ("annotators", "training"),
 }
 
 

@@ -127,8 +127,7 @@ def test_the_last_step_is_kept_made_equal_or_dropped(
         except FolderError as error:
             assert total < size * ranks, error  # noqa: PT017
             return
-        loader.set_epoch(epoch)
-        own = list(loader.planned())
+        own = list(loader.plan.batches(epoch))
         assert len(own) == len(loader)
         places.append([int(place) for batch in own for place in batch[:, 1]])
     every = Counter(place for own in places for place in own)
@@ -521,7 +520,7 @@ def test_a_loader_can_be_sent_to_another_process(split: Path) -> None:
     list(loader)
     assert flat(numbers(pickle.loads(pickle.dumps(loader.reader)).__class__ and loader)) == list(range(50))
     copy = pickle.loads(pickle.dumps(loader.reader))
-    assert copy.__getitems__(next(only(split, batch_size=3).planned())).fields[0].tolist() == [0, 1, 2]
+    assert copy.__getitems__(next(only(split, batch_size=3).plan.batches(0))).fields[0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from synthgen.errors import FolderError
-from synthgen.training import class_names, join_classes
+from synthgen.loader import class_names, join_classes
 
 REAL = ROOT / "shards" / "emoji-real"
 

@@ -14,6 +14,7 @@ from synthgen.loader.classes import class_names, join_classes, joined
 from synthgen.loader.indexing import Indexes
 from synthgen.loader.locating import Source, locate
 from synthgen.loader.ordering import group_order, shares
+from synthgen.loader.plan import Plan
 from synthgen.reinforcement import How, Reinforcement
 
 if TYPE_CHECKING:
@@ -143,22 +144,21 @@ def open_loader(
         soft,
         is_refilled=last != "keep",
     )
-    return Loader(
-        reader,
+    plan = Plan(
         rows,
-        units,
         ties,
+        units,
         _per_epoch([source.name for source in found], units, weights, repeat, samples_per_epoch, positives),
         batch_size=batch_size,
         positives=positives,
+        seed=seed,
         window=WINDOW if shuffle is True else int(shuffle),
         is_mixed=len(found) > 1 and bool(shuffle or weights),
-        workers=workers,
         rank=rank,
         world_size=world_size,
         last=last,
-        pin_memory=pin_memory,
     )
+    return Loader(reader, plan, workers, pin_memory)
 
 
 def _named(sources: Paths | Mapping[str, Paths]) -> dict[str, list[str | Path]]:

@@ -1,6 +1,6 @@
 """The loader: which samples a rank's next batch has, read and put together by worker processes.
 
-A batch is planned by numbers alone (`ordering`), so order and augmentation are functions of seed and epoch;
+A batch is planned by numbers alone (`plan`), so order and augmentation are functions of seed and epoch;
 the workers of a DataLoader read what is planned.
 """
 
@@ -9,16 +9,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.loader.indexing import Indexes
 from synthgen.loader.locating import Source
-from synthgen.loader.ordering import group_order, interleaved, part_of_rank, pass_order
+from synthgen.loader.plan import Places, Plan
 from synthgen.loader.samples import Sample, read_fields
 from synthgen.reinforcement import How, Reinforcement, densify
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     pass
 
 log = logging.getLogger(__name__)
-Places = npt.NDArray[np.int64]
-"""Samples of a batch, a row each: epoch, place in the epoch, source, shard, row, group."""
 MOST_NAMED = 20
 """Skipped samples that are logged one by one."""
 
@@ -173,23 +169,8 @@ class Loader:
     """
 
     reader: Reader
-    rows: list[list[npt.NDArray[np.int64]]]
-    """Of each source, of each shard: the rows that are loaded."""
-    per_pass: list[int]
-    """Of each source, units: samples, or sets of `positives`."""
-    ties: list[npt.NDArray[np.int64]]
-    """Of each source, the group of each of its positions; used with `positives`."""
-    per_epoch: list[int]
-    """Of each source, units an epoch."""
-    batch_size: int
-    positives: int
-    window: int
-    """Samples that are shuffled among one another; 0 keeps the order."""
-    is_mixed: bool
+    plan: Plan
     workers: int
-    rank: int
-    world_size: int
-    last: str
     pin_memory: bool
     counts: Counter[str] = field(default_factory=Counter)
     """Samples that came, by source, over all epochs."""
@@ -200,14 +181,13 @@ class Loader:
 
     def __post_init__(self) -> None:
         self._consumed, self._is_started = 0, False
-        self._units = sum(self.per_epoch)
-        self._step = self.batch_size // self.positives * self.world_size
+        self._planned = _Planned(self.plan)
         self._torch: Any = None
         if not len(self):
-            have = self._units * self.positives
+            have = self.plan.units * self.plan.positives
             raise FolderError(
-                f"{', '.join(self.sources)}: {have} samples make no batch of {self.batch_size} on each of "
-                f'{self.world_size} ranks; use a smaller batch_size, or last="keep"'
+                f"{', '.join(self.sources)}: {have} samples make no batch of {self.plan.batch_size} on each of "
+                f'{self.plan.world_size} ranks; use a smaller batch_size, or last="keep"'
             )
 
     @property
@@ -221,19 +201,12 @@ class Loader:
         return self.reader.classes
 
     def __len__(self) -> int:
-        whole, rest = divmod(self._units, self._step)
-        return whole + (len(self._last(rest)) > 0)
-
-    def _last(self, rest: int) -> range:
-        """This rank's part of the places, from 0, of the last step of an epoch, which is not whole."""
-        if self.last == "drop" or not rest:
-            return range(0)
-        if self.last == "equal":
-            rest += -rest % self.world_size
-        return range(*part_of_rank(0, rest, self.rank, self.world_size))
+        return len(self.plan)
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is this epoch, from its beginning."""
+        """The next iteration is this epoch: the rest of it, if its state has just been loaded."""
+        if epoch == self.epoch and not self._is_started:
+            return
         self.epoch, self._consumed, self._is_started = epoch, 0, False
 
     def state_dict(self) -> dict[str, Any]:
@@ -242,7 +215,7 @@ class Loader:
         """
         return {
             "epoch": self.epoch,
-            "consumed": min(self._consumed, self._units) * self.positives,
+            "consumed": min(self._consumed, self.plan.units) * self.plan.positives,
             "counts": dict(self.counts),
             **self._settings(),
         }
@@ -250,12 +223,12 @@ class Loader:
     def _settings(self) -> dict[str, Any]:
         """What decides the order."""
         return {
-            "seed": self.reader.seed,
-            "shuffle": self.window,
-            "positives": self.positives,
+            "seed": self.plan.seed,
+            "shuffle": self.plan.window,
+            "positives": self.plan.positives,
             "samples": {
-                name: [int(sum(map(len, rows))), units * self.positives]
-                for name, rows, units in zip(self.sources, self.rows, self.per_epoch, strict=True)
+                name: [int(sum(map(len, rows))), units * self.plan.positives]
+                for name, rows, units in zip(self.sources, self.plan.rows, self.plan.per_epoch, strict=True)
             },
         }
 
@@ -272,17 +245,18 @@ class Loader:
                     f"the loader's state: {name} was {state.get(name)}, and is {now}; open the loader as it "
                     "was, or begin anew"
                 )
-        self.epoch, self._consumed = int(state["epoch"]), int(state["consumed"]) // self.positives
+        self.epoch, self._consumed = int(state["epoch"]), int(state["consumed"]) // self.plan.positives
         self.counts, self._is_started = Counter(state["counts"]), False
-        if self._consumed >= self._units:
+        if self._consumed >= self.plan.units:
             self.set_epoch(self.epoch + 1)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         if self._is_started:
             self.set_epoch(self.epoch + 1)
         self._is_started = True
+        self._planned.start = self.epoch, self._consumed
         for read in self._reads():
-            self._consumed += self._step
+            self._consumed += self.plan.step
             self._note(read.skipped)
             if read.error is not None:
                 raise read.error
@@ -296,7 +270,7 @@ class Loader:
         if self._torch is None:
             self._torch = torch.utils.data.DataLoader(
                 self.reader,  # type: ignore[arg-type]
-                batch_sampler=_Planned(self),  # type: ignore[arg-type]
+                batch_sampler=self._planned,  # type: ignore[arg-type]
                 num_workers=self.workers,
                 collate_fn=_as_it_is,  # type: ignore[arg-type]
                 persistent_workers=self.workers > 0,
@@ -313,78 +287,17 @@ class Loader:
             elif self.skipped[one] == 1 and len(self.skipped) == MOST_NAMED + 1:
                 log.warning("more samples are skipped; `loader.skipped` has all of them")
 
-    def planned(self) -> Iterator[Places]:
-        """The rest of the epoch for this rank, a batch each time."""
-        epoch, start = self.epoch, self._consumed
-        source, positions = self._epoch(epoch)
-        for first in range(start, self._units, self._step):
-            rest = min(self._step, self._units - first)
-            if rest == self._step:
-                units = np.arange(*part_of_rank(first, first + rest, self.rank, self.world_size))
-            else:
-                units = (first + np.array(self._last(rest), np.int64)) % self._units
-            if len(units):
-                yield self._located(epoch, units, source[units], positions[units])
-
-    def _epoch(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The source of each unit of an epoch, shape (n,), and its positions in it, shape (n, positives)."""
-        taken = [self._take(number, epoch * count, count) for number, count in enumerate(self.per_epoch)]
-        whole = np.concatenate(taken)
-        if not self.is_mixed:
-            return np.repeat(np.arange(len(taken)), self.per_epoch), whole
-        source = interleaved(self.per_epoch)
-        positions = np.empty_like(whole)
-        for number, own in enumerate(taken):
-            positions[source == number] = own
-        return source, positions
-
-    def _take(self, number: int, start: int, count: int) -> npt.NDArray[np.int64]:
-        """`count` units of a source from `start` on, of its passes one after another."""
-        turn, skip = divmod(start, self.per_pass[number])
-        parts, have = [np.empty((0, self.positives), np.int64)], 0
-        while have < count + skip:
-            parts.append(self._pass(number, turn + len(parts) - 1))
-            have += self.per_pass[number]
-        return np.concatenate(parts)[skip : skip + count]
-
-    def _pass(self, number: int, turn: int) -> npt.NDArray[np.int64]:
-        rng = np.random.default_rng([self.reader.seed, number, turn]) if self.window else None
-        if self.positives > 1:
-            return group_order(self.ties[number], self.positives, rng)
-        return pass_order([len(own) for own in self.rows[number]], rng, self.window)[:, None]
-
-    def _located(
-        self, epoch: int, units: npt.NDArray[np.int64], source: npt.NDArray[np.int64], positions: Places
-    ) -> Places:
-        """Where the samples of a batch lie."""
-        places = np.empty((positions.size, 6), np.int64)
-        places[:, 0] = epoch
-        places[:, 1] = (units[:, None] * self.positives + np.arange(self.positives)).ravel()
-        places[:, 2] = np.repeat(source, self.positives)
-        flat, offset = positions.ravel(), 0
-        for number, (ends, rows) in enumerate(self._places):
-            own = places[:, 2] == number
-            at = flat[own]
-            places[own, 3] = np.searchsorted(ends, at, side="right")
-            places[own, 4] = rows[at]
-            places[own, 5] = offset + (self.ties[number][at] if self.positives > 1 else at)
-            offset += len(rows)
-        return places
-
-    @cached_property
-    def _places(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Of each source, where each shard ends and the row of each position."""
-        return [(np.cumsum([len(own) for own in rows]), np.concatenate(rows)) for rows in self.rows]
-
 
 class _Planned:
-    """What the DataLoader asks for batches: each time the rest of the loader's epoch."""
+    """What a DataLoader asks for batches. (It knows no Loader: of a circle, the workers would be ended by
+    whichever process collects it.)
+    """
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.start = plan, (0, 0)
 
     def __iter__(self) -> Iterator[Places]:
-        return self.loader.planned()
+        return self.plan.batches(*self.start)
 
 
 def _as_it_is(read: Read) -> Read:
