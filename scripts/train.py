@@ -1,7 +1,7 @@
 """Trains a classifier on shards, through Accelerate, and evaluates it on others.
 
 python scripts/train.py shards/emoji/final/main/train --evaluate shards/emoji-real/validation
-python scripts/train.py real=shards/emoji-real/train synth=shards/emoji/final/main/train --weights real=3 synth=1
+python scripts/train.py real=DIR synth=DIR --weights real=3 synth=1 --evaluate real=DIR style=DIR
 accelerate launch scripts/train.py TRAIN [TRAIN ...] --evaluate SPLIT [SPLIT ...] -o OUTPUT --save-every 100
 
 Prints a line of JSON for each split. With -o, OUTPUT/log.jsonl has the course of the training, and the same

@@ -1,8 +1,8 @@
 """What the experiments here share: options, data, and a table's cells.
 
-An experiment has a generated set, which a recipe makes, and real ones by name: `real` to train on, `validation`
-of the same style, `style` of another. `--recipe` and `--set` name others: `--set sources.real.path=DIR`, where
-DIR is whatever `synthgen.open_loader` reads; any other `--set` is the recipe's.
+An experiment has a generated set, which a recipe makes, and real ones by name: `real` to train on,
+`validation` of the same style, `style` of another. `--recipe` and `--set` name others: with
+`--set sources.real.path=DIR`, DIR is what `synthgen.open_loader` reads; any other `--set` is the recipe's.
 """
 
 import argparse

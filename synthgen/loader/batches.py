@@ -186,8 +186,8 @@ class Loader:
         if not len(self):
             have = self.plan.units * self.plan.positives
             raise FolderError(
-                f"{', '.join(self.sources)}: {have} samples make no batch of {self.plan.batch_size} on each of "
-                f'{self.plan.world_size} ranks; use a smaller batch_size, or last="keep"'
+                f"{', '.join(self.sources)}: {have} samples make no batch of {self.plan.batch_size} "
+                f'on each of {self.plan.world_size} ranks; use a smaller batch_size, or last="keep"'
             )
 
     @property

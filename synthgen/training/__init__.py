@@ -44,6 +44,7 @@ def train(
     augment: str = "standard",
     mix: str = "",
     smoothing: float = 0.1,
+    soft_labels: bool = True,
     workers: int = 0,
     output: str | Path | None = None,
     save_every: int = 0,
@@ -64,6 +65,8 @@ def train(
         augment: one of `AUGMENTATIONS`.
         mix: one of `MIXES`; "" for none.
         smoothing: of labels.
+        soft_labels: whether the views of a reinforcement are trained on with the teacher's probabilities, not
+            with their labels.
         workers: processes that read.
         output: a folder for log.jsonl and the checkpoint, from which the same call goes on: to the same
             weights, on one process of a CPU bit by bit.
@@ -79,7 +82,7 @@ def train(
     for what, name, known in (("augment", augment, AUGMENTATIONS), ("mix", mix, {"": None, **MIXES})):
         if name not in known:
             raise FolderError(f'{what}: "{name}" is unknown{nearest(name, [*known])}')
-    is_soft = bool(loading.get("reinforcement"))
+    is_soft = bool(loading.get("reinforcement")) and soft_labels
     ways = AUGMENTATIONS[augment](side)
     keys = {"batch_size": batch_size, "shuffle": True, "seed": seed, "workers": workers, "last": "equal"}
     fields = ("image", "probabilities" if is_soft else "class_id")
