@@ -311,6 +311,7 @@ def test_every_command_has_help_that_ends_in_an_example() -> None:
         "init",
         "plan",
         "prompts",
+        "reinforce",
         "report",
         "reshard",
         "run",

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_networks
 import torch
@@ -116,6 +117,27 @@ def test_a_folder_of_other_weights_is_refused_with_the_command_that_converts_it(
     run_told(str(error.value), monkeypatch, str(tmp_path / "safe"))
     assert weights.fingerprint(load_file(tmp_path / "safe/model.safetensors")) == weights.fingerprint(tensors)
     assert networks.load_classifier("safe", folder=tmp_path, device="cpu").outputs == 3
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_the_whole_of_an_image_is_looked_at_on_request(library: str, tmp_path: Path) -> None:
+    """Their own preprocessing takes the middle: what is at the rim is not seen."""
+    keys: dict[str, object] = {"folder": tmp_path, "device": "cpu"}
+    if library == "timm":
+        tiny_networks.timm_classifier(tmp_path / "net", ["a", "b", "c"])
+        keys["model"] = "net"
+    else:
+        tiny_networks.shufflenet(tmp_path / "net.safetensors")
+        keys |= {"model": "torchvision/shufflenet_v2_x0_5", "weights": "net.safetensors", "outputs": 3}
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[:6] = image[-6:] = 255
+    middle, whole = (
+        networks.load_classifier(**keys, whole=whole).preprocess(image)[0] for whole in (False, True)
+    )
+    assert middle.shape == whole.shape
+    assert middle.unique().tolist() == [float(whole.min())]
+    for rim in (whole[0], whole[-1]):
+        assert float(rim.min()) > float(whole.min())
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
