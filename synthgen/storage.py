@@ -272,9 +272,13 @@ def give_name(staged: Path, path: Path) -> bool:
     return True
 
 
-def replace(root: Path, path: Path, data: bytes) -> None:
-    """Writes a view (subset, report): the old file or the new one is there at any moment, never a part."""
-    with staging(root) as folder:
+def replace(root: Path, path: Path, data: bytes, unit: str = "view") -> None:
+    """Writes a view (subset, report): the old file or the new one is there at any moment, never a part.
+
+    Args:
+        unit: as of `staging`.
+    """
+    with staging(root, unit) as folder:
         staged = folder / path.name
         with create(staged) as file:
             file.write(data)

@@ -183,7 +183,7 @@ class Loader:
         self._consumed, self._is_started = 0, False
         self._planned = _Planned(self.plan)
         self._torch: Any = None
-        if not len(self):
+        if self.plan.last == "drop" and not len(self):
             have = self.plan.units * self.plan.positives
             raise FolderError(
                 f"{', '.join(self.sources)}: {have} samples make no batch of {self.plan.batch_size} "

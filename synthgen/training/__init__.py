@@ -4,34 +4,33 @@ Labels are joined by class name: a class id that means two names is an error, an
 trained on counts as wrong wherever it is evaluated.
 """
 
-import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from synthgen import storage
 from synthgen.errors import FolderError, nearest
-from synthgen.loader import Loader, open_loader
-from synthgen.training import checkpoints
+from synthgen.loader import Paths, open_loader
 from synthgen.training.augmenting import AUGMENTATIONS, MIXES, OnBatch
-from synthgen.training.evaluating import Classifier, evaluate, table
+from synthgen.training.checkpoints import Learner
+from synthgen.training.evaluating import Classifier, evaluate, markdown, table
 from synthgen.training.networks import SMALL, build
+from synthgen.training.processes import require_all, settled
+from synthgen.training.recording import Recording
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Classifier", "evaluate", "table", "train"]
+__all__ = ["Classifier", "evaluate", "markdown", "table", "train"]
 
 SIDE = 48
-LOG = "log.jsonl"
 
 
 def train(
-    sources: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
+    sources: Paths | Mapping[str, Paths],
     *,
     accelerator: "Accelerator",
     steps: int,
@@ -51,7 +50,7 @@ def train(
     log_every: int = 50,
     **loading: Any,
 ) -> Classifier:
-    """Trains on all sources together, mixed as `loading` says.
+    """Trains on all sources together, mixed as `loading` says; gives the same to each process.
 
     Args:
         sources: as of `synthgen.open_loader`.
@@ -68,17 +67,24 @@ def train(
         soft_labels: whether the views of a reinforcement are trained on with the teacher's probabilities, not
             with their labels.
         workers: processes that read.
-        output: a folder for log.jsonl and the checkpoint, from which the same call goes on: to the same
-            weights, on one process of a CPU bit by bit.
+        output: a folder, seen by all processes, for log.jsonl and the checkpoint, from which the same call
+            goes on: to the same weights, on one process of a CPU bit by bit.
         save_every: steps between checkpoints; 0 has one at the end.
         log_every: steps between lines of the log.
         loading: more arguments of `open_loader`: weights, repeat, subset, reinforcement, soft.
 
     Raises:
-        FolderError: a source has no shards or no classes, class ids disagree, or the output is of another
-            training.
+        FolderError: a source has no shards or no classes, class ids disagree, the output is of another
+            training, or a number is too small.
         ModelError: there is no such model.
+        WorkError: the loss is no number any more.
     """
+    require_all(accelerator)
+    for what, number, least in (
+        ("steps", steps, 1), ("seed", seed, 0), ("save_every", save_every, 0), ("log_every", log_every, 1),
+    ):  # fmt: skip
+        if number < least:
+            raise FolderError(f"{what}: got {number}; a whole number from {least} is wanted")
     for what, name, known in (("augment", augment, AUGMENTATIONS), ("mix", mix, {"": None, **MIXES})):
         if name not in known:
             raise FolderError(f'{what}: "{name}" is unknown{nearest(name, [*known])}')
@@ -96,25 +102,28 @@ def train(
     if ways.batch or mixing:
         loader.reader.batch_transform = OnBatch(ways.batch, mixing)
     torch.manual_seed(seed)
-    network: Any = build(model, n_outputs, pretrained=pretrained).to(memory_format=torch.channels_last)
-    optimizer: Any = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+    bare = build(model, n_outputs, side=side, pretrained=pretrained).to(memory_format=torch.channels_last)
+    adam = torch.optim.AdamW(bare.parameters(), lr=lr, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=lr, total_steps=steps)
     settings = {
-        "sources": loader.sources, "steps": steps, "batch_size": batch_size * accelerator.num_processes,
-        "lr": lr, "seed": seed, "model": model, "side": side, "augment": augment, "mix": mix,
-        "smoothing": smoothing, "precision": accelerator.mixed_precision,
+        "sources": loader.sources, "classes": sorted(loader.class_names.items()), "steps": steps,
+        "batch_size x processes": batch_size * accelerator.num_processes, "lr": lr, "seed": seed,
+        "model": model, "pretrained": pretrained, "side": side, "augment": augment, "mix": mix,
+        "smoothing": smoothing, "soft_labels": is_soft, "precision": accelerator.mixed_precision,
+        **{name: dict(own) if isinstance(own, Mapping) else str(own) for name, own in loading.items() if own},
     }  # fmt: skip
-    folder = None if output is None else Path(output)
-    found = None if folder is None else checkpoints.load(folder, settings)
-    if found is not None:
-        checkpoints.restore(found, network, optimizer, schedule)
-        loader.load_state_dict(found.told["loader"])
-    network, optimizer = accelerator.prepare(network, optimizer)
-    log = _Log(folder if accelerator.is_main_process else None, found.step if found else 0)
+    learner = Learner(bare, adam, schedule)
+    recording = Recording(accelerator, loader, settings, None if output is None else Path(output))
+    start = recording.begin(learner)
+    network, optimizer = accelerator.prepare(bare, adam)
     network.train()
-    batches = _endless(loader)
-    for step in range(found.step if found else 0, steps):
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    for step in range(start, steps):
         images, labels = next(batches)
+        if labels.ndim == 1 and int(labels.max()) >= n_outputs:
+            raise FolderError(
+                f"class id {int(labels.max())} of a sample: classes.txt ends at {n_outputs - 1}"
+            )
         torch.manual_seed(hash((seed, step, accelerator.process_index)))  # of dropout
         images = images.to(accelerator.device, memory_format=torch.channels_last)
         with accelerator.autocast():
@@ -125,45 +134,11 @@ def train(
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
+        recording.add(loss, float(schedule.get_last_lr()[0]))
         schedule.step()
         done = step + 1
         if done % log_every == 0 or done == steps:
-            log.write(done, loss.item(), float(schedule.get_last_lr()[0]), loader)
-        is_due = done == steps or (save_every > 0 and done % save_every == 0)
-        if folder is not None and is_due and accelerator.is_main_process:
-            bare = accelerator.unwrap_model(network)
-            state = loader.state_dict()
-            checkpoints.save(folder, done, bare, optimizer, schedule, loader=state, settings=settings)
-    accelerator.wait_for_everyone()
-    return Classifier(network.eval(), loader.class_names, side)
-
-
-def _endless(loader: Loader) -> Iterator[Any]:
-    """Batches of one epoch after another."""
-    while True:
-        yield from loader
-
-
-class _Log:
-    """log.jsonl: a line of JSON now and then. What was logged after the checkpoint is trained again."""
-
-    def __init__(self, folder: Path | None, step: int) -> None:
-        self.path = None if folder is None else folder / LOG
-        self.start, self.first = time.perf_counter(), step
-        if self.path is not None and storage.exists(self.path):
-            lines = storage.read(self.path).decode().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            storage.write(self.path, "".join(f"{line}\n" for line in kept).encode())
-
-    def write(self, step: int, loss: float, lr: float, loader: Loader) -> None:
-        """Where the training is after so many steps; samples and skipped ones are of the first process."""
-        if self.path is None:
-            return
-        seconds = time.perf_counter() - self.start
-        told = {
-            "step": step, "epoch": loader.epoch, "loss": round(loss, 5), "lr": lr,
-            "samples": dict(loader.counts), "skipped": sum(loader.skipped.values()),
-            "steps_per_second": round((step - self.first) / seconds, 3),
-        }  # fmt: skip
-        storage.make_folder(self.path.parent)
-        storage.append(self.path, json.dumps(told).encode() + b"\n")
+            recording.write(done)
+        if done == steps or (save_every > 0 and done % save_every == 0):
+            recording.save(done, learner)
+    return Classifier(settled(accelerator.unwrap_model(network)), loader.class_names, side)

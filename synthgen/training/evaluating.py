@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from synthgen.errors import FolderError
-from synthgen.loader import open_loader
+from synthgen.loader import Paths, open_loader
 from synthgen.training.augmenting import plain
+from synthgen.training.processes import require_all
+from synthgen.training.recording import note
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,7 +30,7 @@ class Classifier(NamedTuple):
 
 def evaluate(
     classifier: Classifier,
-    split: str | Path,
+    split: Paths,
     *,
     accelerator: "Accelerator",
     groups: Sequence[str] = (),
@@ -46,6 +48,7 @@ def evaluate(
         FolderError: there are no shards, the class ids disagree with those of the training, or no sample has
             such keys.
     """
+    require_all(accelerator)
     loader = open_loader(
         split,
         batch_size=batch_size,
@@ -53,11 +56,11 @@ def evaluate(
         transform=plain(classifier.side),
         workers=workers,
     )
-    join = loader.class_names
+    join, where = loader.class_names, ", ".join(loader.sources)
     for k in set(join) & set(classifier.class_names):
         if join[k] != classifier.class_names[k]:
             raise FolderError(
-                f'{split}: class id {k} is "{join[k]}", in training it was "{classifier.class_names[k]}"'
+                f'{where}: class id {k} is "{join[k]}", in training it was "{classifier.class_names[k]}"'
             )
     hits: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])  # class and values: right, all
     with torch.inference_mode(), accelerator.autocast():
@@ -72,9 +75,9 @@ def evaluate(
     skipped = sum(_over_ranks({("skipped",): (0, sum(loader.skipped.values()))}, accelerator)[("skipped",)])
     if not counted:
         reason = next(iter(loader.skipped), None)
-        raise FolderError(f"{split}: no sample can be evaluated{f': {reason.reason}' if reason else ''}")
+        raise FolderError(f"{where}: no sample can be evaluated{f': {reason.reason}' if reason else ''}")
     found = {
-        "split": str(split),
+        "split": where,
         "samples": sum(count for _, count in counted.values()),
         "classes": len(join),
         "accuracy": _accuracy(counted.values()),
@@ -113,7 +116,8 @@ def _mean_by_class(counted: Mapping[tuple[Any, ...], tuple[int, int]]) -> float:
     by_class = defaultdict[Any, list[tuple[int, int]]](list)
     for (k, *_), pair in counted.items():
         by_class[k].append(pair)
-    return round(sum(_accuracy(pairs) or 0.0 for pairs in by_class.values()) / len(by_class), 4)
+    exact = [sum(right for right, _ in own) / sum(n for _, n in own) for own in by_class.values()]
+    return round(sum(exact) / len(exact), 4)
 
 
 def _by_group(counted: Mapping[tuple[Any, ...], tuple[int, int]], names: Mapping[int, str]) -> dict[str, Any]:
@@ -125,23 +129,38 @@ def _by_group(counted: Mapping[tuple[Any, ...], tuple[int, int]], names: Mapping
         for (k, *values), pair in sorted(counted.items(), key=str)
         for count in [pair[1]]
     }
-    worst = min(groups, key=lambda name: float(groups[name]["accuracy"] or 0.0))
+    worst = min(sorted(groups), key=lambda name: float(groups[name]["accuracy"] or 0.0))
     return {"groups": groups, "worst_group": worst, "worst_group_accuracy": groups[worst]["accuracy"]}
 
 
 def table(
     classifier: Classifier,
-    splits: Mapping[str, str | Path],
+    splits: Mapping[str, Paths],
     *,
     accelerator: "Accelerator",
     groups: Sequence[str] = (),
+    output: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """`evaluate` of a validation split of each source, by the source's name (`source`): whether mixing helps
-    each of them, or dilutes one, is a matter of measurement.
+    each of them, or dilutes one, is a matter of measurement. With `output`, the folder of the training, each
+    is a line of its log.
 
     Source: Nguyen et al., Quality Not Quantity (arXiv 2208.05516).
     """
-    return [
-        {"source": name, **evaluate(classifier, split, accelerator=accelerator, groups=groups)}
-        for name, split in splits.items()
-    ]
+    rows = []
+    for name, split in splits.items():
+        found = evaluate(classifier, split, accelerator=accelerator, groups=groups)
+        rows.append({"source": name, **found})
+        if output is not None and accelerator.is_main_process:
+            note(Path(output), rows[-1])
+    return rows
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `table` gave as a table in Markdown, accuracies in %."""
+    lines = ["| source | samples | accuracy | mean of classes | worst group |", "|---|---|---|---|---|"]
+    for row in rows:
+        top, mean = (f"{100 * row[key]:.1f}" for key in ("accuracy", "class_accuracy"))
+        worst = f"{100 * row['worst_group_accuracy']:.1f}, {row['worst_group']}" if "groups" in row else ""
+        lines.append(f"| {row['source']} | {row['samples']} | {top} | {mean} | {worst} |")
+    return "\n".join(lines)
