@@ -26,6 +26,7 @@ from synthgen.cli import main
 from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
 from synthgen.errors import FolderError, ModelError, RecipeError, SynthgenError
+from synthgen.loader import open_loader
 from synthgen.pools import read_images
 from synthgen.reinforcement import Reinforcement, densify
 from synthgen.wording import fill
@@ -499,3 +500,49 @@ def test_another_setting_on_the_same_folder_is_an_error(made: Path, folder: Path
             synthgen.run(
                 folder, root, stages=("annotate",), settings=[*SMALL, setting], workers=1, only=["dr"]
             )
+
+
+@pytest.mark.parametrize("soft", ["smooth", "zeros"])
+def test_a_loader_replays_views_with_what_was_said_of_them(made: Path, soft: str) -> None:
+    folder, stored = made / "annotations" / "dr", images(made)
+    views, fields = Reinforcement(folder), ("image", "probabilities", "uid", "class_id")
+
+    def epochs(workers: int) -> list[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        loader = open_loader(
+            made, batch_size=10, fields=fields, transform=lambda image: image, shuffle=True, soft=soft,
+            reinforcement=folder, workers=workers,
+        )  # fmt: skip
+        return [
+            {uid: (image, dense) for batch in loader for image, dense, uid, _ in zip(*batch, strict=True)}
+            for _ in range(2)
+        ]
+
+    first, second = epochs(workers=0)
+    assert len(first) == len(second) == 48
+    for uid, (image, dense) in first.items():
+        found = views.lookup(uid)
+        replays = [views.settings.apply(stored[uid], own) for own in found.params]
+        place = next(k for k, replay in enumerate(replays) if torch.equal(replay, image))
+        assert torch.equal(dense, torch.from_numpy(densify(found.probs[place], found.ids[place], 48, soft)))
+        assert dense.sum() == pytest.approx(1, abs=1e-5)
+    assert any(not torch.equal(first[uid][0], second[uid][0]) for uid in first), "another view, another time"
+    for own, other in zip(epochs(workers=1), (first, second), strict=True):
+        assert all(torch.equal(own[uid][k], other[uid][k]) for uid in other for k in (0, 1))
+
+
+def test_a_sample_without_views_is_skipped_and_labels_stand_in_for_a_source_without(made: Path) -> None:
+    real = ROOT / "shards" / "emoji-real" / "validation"
+    lacking = open_loader(real, batch_size=100, reinforcement=made / "annotations" / "dr")
+    assert list(lacking) == []
+    assert {one.reason for one in lacking.skipped} == {f"no views of it in {made / 'annotations' / 'dr'}"}
+    mixed = open_loader(
+        {"real": real, "made": made}, batch_size=64, fields=("probabilities", "class_id", "source"),
+        reinforcement={"made": made / "annotations" / "dr"}, shuffle=True,
+    )  # fmt: skip
+    for dense, labels, source in mixed:
+        assert dense.sum(1).allclose(torch.ones(len(dense)))
+        assert (dense[source == 0].argmax(1) == labels[source == 0]).all()
+        assert set(dense[source == 0].unique().tolist()) == {0.0, 1.0}
+    assert mixed.counts == {"real": 480, "made": 48}
+    with pytest.raises(FolderError, match="no annotation is there"):
+        open_loader(made, batch_size=2, reinforcement=made / "annotations" / "none")
