@@ -536,6 +536,10 @@ def test_a_loader_can_be_sent_to_another_process(split: Path) -> None:
         ({"batch_size": 4, "weights": {"real": 1, "synth": 1}, "repeat": {"real": 2}}, r"weights and repeat"),
         ({"batch_size": 4, "repeat": {"real": 0}}, r'repeat: "real" is 0'),
         ({"batch_size": 4, "samples_per_epoch": 9}, r"samples_per_epoch: goes with weights"),
+        (
+            {"batch_size": 4, "batch_transform": max},
+            r"batch_transform: takes image and class_id, and fields are",
+        ),
         ({"batch_size": 99, "last": "drop"}, r"20 samples make no batch of 99 on each of 1 ranks"),
     ],
 )
@@ -583,3 +587,33 @@ def test_ranks_come_from_the_environment(split: Path) -> None:
         seen.append(json.loads(done.stdout))
     assert flat(seen[0][:2]) == [*range(10), *range(20, 30)]
     assert sorted(flat(seen[0]) + flat(seen[1])) == list(range(50))
+
+
+def test_more_samples_than_sizes_json_says_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = write_split(tmp_path / "train", [9])
+    (made / "sizes.json").write_text('{"00000000.tar": 6}')
+    with caplog.at_level(logging.WARNING):
+        assert flat(numbers(only(made, batch_size=4))) == list(range(6))
+    assert "9 samples, though sizes.json or its record says 6; the others are not read" in caplog.text
+
+
+def test_damaged_members_skip_their_sample(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("ant\n")
+    (tmp_path / "train").mkdir()
+    told = {"boxes": [[0, 0, 1]], "box_objects": ["ant"]}
+    with open(tmp_path / "train" / "0.tar", "wb") as file:
+        members = {"png": picture(1), "f.npy": b"no array", "cls": b"7", "json": json.dumps(told).encode()}
+        tars.add_sample(file, uid(1), members)
+        tars.finish(file)
+    for field, reason in (
+        ("f.npy", "f.npy: "), ("target", "boxes: lists of"), ("mask", "no mask"),
+        ("probabilities", "class id 7 is none of the 1 classes"), ("text", "no caption"),
+    ):  # fmt: skip
+        loader = open_loader(tmp_path / "train", batch_size=1, fields=(field,))
+        assert list(loader) == []
+        assert next(iter(loader.skipped)).reason.startswith(reason)
+    (tmp_path / "classes.txt").unlink()
+    with pytest.raises(FolderError, match=r"probabilities: no source has a classes\.txt"):
+        open_loader(tmp_path / "train", batch_size=1, fields=("probabilities",))

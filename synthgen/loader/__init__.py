@@ -111,6 +111,9 @@ def open_loader(
     for source, own in zip(found, rows, strict=True):
         if not sum(map(len, own)):
             raise FolderError(f"{', '.join(map(str, named[source.name]))}: no samples there")
+    labels = {"class_id", "probabilities"} & {*fields}
+    if batch_transform is not None and not ("image" in fields and labels):
+        raise FolderError(f"batch_transform: takes image and class_id, and fields are {', '.join(fields)}")
     positives = max(1, positives)
     if batch_size < 1 or batch_size % positives:
         raise FolderError(
@@ -131,6 +134,9 @@ def open_loader(
     rank, world_size = _place(rank, world_size)
     views = [Reinforcement(path) if (path := folders.get(source.name)) else None for source in found]
     classes = {source.name: source.classes for source in found}
+    every = joined(classes | {str(one.folder): one.classes for one in views if one})
+    if "probabilities" in fields and not every:
+        raise FolderError("probabilities: no source has a classes.txt, which says how many classes there are")
     reader = Reader(
         found,
         indexes,
@@ -138,7 +144,7 @@ def open_loader(
         transform,
         batch_transform,
         tokenizer,
-        joined(classes | {str(one.folder): one.classes for one in views if one}),
+        every,
         seed,
         views,
         soft,

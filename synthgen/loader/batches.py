@@ -105,6 +105,8 @@ class Reader:
         if views is None:
             values = read_fields(sample, self.fields, self.transform)
             if "probabilities" in self.fields:
+                if not 0 <= sample.class_id < self.n_classes:
+                    raise WorkError(f"class id {sample.class_id} is none of the {self.n_classes} classes")
                 values["probabilities"] = torch.eye(self.n_classes)[sample.class_id]
             return values
         found = views.lookup(sample.uid)

@@ -6,6 +6,7 @@ cut off or damaged have an error.
 """
 
 import json
+import logging
 import mmap
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from synthgen.loader.locating import ShardFile
 from synthgen.pools import source_paths
 from synthgen.tars import BLOCK, Member
 
+log = logging.getLogger(__name__)
 MANY = 2**20
 """Bytes between the first and the last member of a sample that are read in one piece."""
 PLAIN = b"ustar\x0000"
@@ -219,6 +221,12 @@ class Indexes:
                 self._indexes[number] = open_index(self.shards[number])
             except WorkError as error:
                 raise FolderError(str(error)) from None
+            found, told = self._indexes[number].found, self.shards[number].samples
+            if 0 <= told < found:
+                log.warning(
+                    "%s: %d samples, though sizes.json or its record says %d; the others are not read",
+                    self.shards[number].path, found, told,
+                )  # fmt: skip
         return self._indexes[number]
 
     @cached_property

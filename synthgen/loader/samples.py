@@ -98,12 +98,15 @@ class Sample:
 
         size = tuple(self.image.shape[1:])
         if "boxes" in self.json:
-            boxes, names = self.json["boxes"], self.json.get("box_objects", [])
-            own = [
-                ([x, y, x + width, y + height], self._classes[name])
-                for (x, y, width, height), name in zip(boxes, names, strict=True)
-                if name in self._classes and width > 0 and height > 0
-            ]
+            try:
+                named = zip(self.json["boxes"], self.json["box_objects"], strict=True)
+                own = [
+                    ([x, y, x + width, y + height], self._classes[name])
+                    for (x, y, width, height), name in named
+                    if name in self._classes and width > 0 and height > 0
+                ]
+            except (KeyError, TypeError, ValueError):
+                raise WorkError("boxes: lists of x, y, width, height and box_objects are wanted") from None
             corners = torch.tensor([box for box, _ in own], dtype=torch.float32).reshape(-1, 4)
             labels = torch.tensor([label for _, label in own], dtype=torch.int64)
             found = {"labels": labels}
@@ -128,10 +131,13 @@ class Sample:
                 raise WorkError(f'no "{field}": neither a member nor a key of its json')
             return self.json[field]
         ending = field.rpartition(".")[2]
-        if ending == "npy":
-            return np.load(io.BytesIO(data), allow_pickle=False)
-        if ending == "json":
-            return json.loads(data)
+        try:
+            if ending == "npy":
+                return np.load(io.BytesIO(data), allow_pickle=False)
+            if ending == "json":
+                return json.loads(data)
+        except (ValueError, EOFError) as error:
+            raise WorkError(f"{field}: {error}") from None
         return data.decode("utf-8", "replace") if ending in ("txt", "cls") else data
 
 
