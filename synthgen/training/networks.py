@@ -2,6 +2,7 @@
 
 from itertools import chain, pairwise
 
+import torch
 from torch import nn
 from torchvision.transforms.v2 import functional
 
@@ -50,9 +51,11 @@ def build(model: str, n_outputs: int, *, side: int, pretrained: bool = False) ->
         told = timm.get_pretrained_cfg(model)
         sized = {"img_size": side} if told.fixed_input_size else {}
         network: nn.Module = timm.create_model(model, pretrained=pretrained, num_classes=n_outputs, **sized)
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, side, side))
     except Exception as error:  # of the hub, of the checkpoint, of the side
         raise ModelError(f"model {model} at {side} pixels: {str(error).splitlines()[0]}") from None
     mean, std = list(told.mean), list(told.std)
     # a hook, so that the weights keep timm's names
     network.register_forward_pre_hook(lambda _, inputs: (functional.normalize(inputs[0], mean, std),))
-    return network
+    return network.train()

@@ -74,7 +74,6 @@ class Recording:
         if found:
             checkpoints.restore(found, learner)
             self._loader.load_state_dict(found.told["loader"])
-            self._loader.counts.clear()  # of one process; `counts` are of all
             self._before = found.told["counts"]
         if self._is_writer:
             storage.make_folder(self._folder)
@@ -119,7 +118,8 @@ class Recording:
         if self._folder is None:
             return
         self._mean_loss(step)
-        told = {"loader": self._loader.state_dict(), "counts": self._counts(), "settings": self._settings}
+        place = {**self._loader.state_dict(), "counts": {}}  # of one process; `counts` are of all
+        told = {"loader": place, "counts": self._counts(), "settings": self._settings}
         if self._is_writer:
             checkpoints.save(self._folder, step, learner, told)
 
