@@ -175,12 +175,14 @@ def test_one_call_compares_sources(reddest: Classifier, alone: Accelerator, tmp_
 
 
 def test_two_processes_train_on_unequal_shards_and_count_as_one(tmp_path: Path, alone: Accelerator) -> None:
-    """By both launchers. What one process finds in the checkpoint, it evaluates to the same figures."""
+    """By both launchers. What one process finds in the checkpoint, it evaluates to the same figures. Of the
+    first split one process has nothing, so that none may wait for the other there.
+    """
     big = write_split(tmp_path / "big" / "train", [13, 2, 30])
     small = write_split(tmp_path / "small" / "train", [5])
     single = write_split(tmp_path / "single" / "test", [1])
     common = [
-        f"big={big}", f"small={small}", "--repeat", "small=3", "--evaluate", big, single, "--groups", "place",
+        f"big={big}", f"small={small}", "--repeat", "small=3", "--evaluate", single, big, "--groups", "place",
         "--steps", "9", "--side", "16", "--log-every", "4", "--save-every", "4", "--lr", "1e-2",
     ]  # fmt: skip
     found = {}
@@ -188,7 +190,7 @@ def test_two_processes_train_on_unequal_shards_and_count_as_one(tmp_path: Path, 
         done = script(*common, "--batch-size", 4, "-o", tmp_path / launcher, launcher=launcher)
         assert done.returncode == 0, done.stderr
         found[launcher] = [json.loads(line) for line in done.stdout.splitlines()]
-        assert [row["samples"] for row in found[launcher]] == [45, 1]
+        assert [row["samples"] for row in found[launcher]] == [1, 45]
         log = lines(tmp_path / launcher / "log.jsonl")
         assert [row["step"] for row in log[:3]] == [4, 8, 9]
         assert log[3:] == found[launcher]
@@ -202,7 +204,7 @@ def test_two_processes_train_on_unequal_shards_and_count_as_one(tmp_path: Path, 
         {"big": big, "small": small}, repeat={"small": 3}, accelerator=alone, steps=9, batch_size=8, lr=1e-2,
         side=16, output=tmp_path / "torchrun",
     )  # fmt: skip
-    splits = {str(split): split for split in (big, single)}
+    splits = {str(split): split for split in (single, big)}
     assert table(trained, splits, accelerator=alone, groups=["place"]) == found["torchrun"]
     assert (tmp_path / "torchrun" / "checkpoint.safetensors").stat().st_mtime_ns == before
 

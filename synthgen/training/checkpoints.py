@@ -104,7 +104,7 @@ def restore(found: Checkpoint, learner: Learner) -> None:
         number, _, key = rest.partition(".")
         if room == "optimizer":
             weight = weights[int(number)]
-            if value.shape == weight.shape:  # with the strides of the weight, as it had them
+            if value.shape == weight.shape:  # in its strides, or torch steps tensor by tensor
                 value = torch.empty_like(weight, dtype=value.dtype, device="cpu").copy_(value)
             state.setdefault(int(number), {})[key] = value
     learner.optimizer.load_state_dict({"state": state, "param_groups": found.told["groups"]})
