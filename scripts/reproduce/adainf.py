@@ -48,7 +48,7 @@ def contrast(features: torch.Tensor) -> torch.Tensor:
 
 def pretrain(options: Any, on: dict[str, str], weights: dict[str, float], weak: bool, seed: int) -> nn.Module:
     """The encoder, whose features are what comes before its last layer."""
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = Accelerator(mixed_precision="bf16" if options.bf16 else "no")
     loader = open_loader(
         on, batch_size=options.batch_size, fields=("image",), shuffle=True, seed=seed, weights=weights,
         transform=TwoViews(adainf_augmentation(SIDE, inflated=weak)), last="drop", workers=options.workers,
@@ -109,6 +109,7 @@ def main() -> None:
     made.add_argument("--lr", type=float, default=3e-3)
     made.add_argument("--shares", type=float, nargs="+", default=[1.0, 2 / 3, 1 / 3, 0.0],
                       help="parts of a batch that are real images")  # fmt: skip
+    made.add_argument("--bf16", action="store_true", help="mixed precision")
     made.add_argument("--workers", type=int, default=1)
     options = made.parse_args()
     sources = real_sources(options)

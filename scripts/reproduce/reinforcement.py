@@ -34,7 +34,7 @@ magnitude = {magnitude}
 def main() -> None:
     made = parser(__doc__, "reinforcement", steps=400)
     made.add_argument("--lr", type=float, default=2e-3)
-    made.add_argument("--samples", type=int, default=16, help="views of each image")
+    made.add_argument("--samples", type=int, default=8, help="views of each image")
     made.add_argument(
         "--scale", type=float, default=0.35, help="the least part of an image that a view shows"
     )
