@@ -168,8 +168,8 @@ def test_one_call_compares_sources(reddest: Classifier, alone: Accelerator, tmp_
     ]  # fmt: skip
     assert lines(tmp_path / "log.jsonl") == [{"step": 2}, *rows]
     assert markdown(rows).splitlines()[2:] == [
-        "| all | 27 | 77.8 | 77.8 | 0.0, bee / sea |",
-        "| land | 6 | 100.0 | 100.0 | 100.0, ant / land |",
+        "| all | 27 | 77.8 | 77.8 | 0.0, bee / sea (3) |",
+        "| land | 6 | 100.0 | 100.0 | 100.0, ant / land (2) |",
     ]
     assert markdown(table(reddest, sources, accelerator=alone)).endswith("| land | 6 | 100.0 | 100.0 |  |")
 
@@ -278,6 +278,9 @@ def test_timm_s_models_train_and_keep_their_names(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples"] == 12
+    can = torch.cpu.get_capabilities()
+    is_fast = torch.accelerator.is_available() or can["avx512_bf16"] or can["amx_bf16"]
+    assert ("bf16: this CPU has no instructions for it" in done.stderr) != is_fast
     with safe_open(tmp_path / "run" / "checkpoint.safetensors", "pt") as file:
         names = {name.removeprefix("network.") for name in file.keys() if name.startswith("network.")}  # noqa: SIM118
     assert names == set(timm.create_model("test_vit", num_classes=3, img_size=32).state_dict())

@@ -5,6 +5,7 @@ trained on counts as wrong wherever it is evaluated.
 """
 
 import itertools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from synthgen.training.augmenting import AUGMENTATIONS, MIXES, OnBatch
 from synthgen.training.checkpoints import Learner
 from synthgen.training.evaluating import Classifier, evaluate, markdown, table
 from synthgen.training.networks import SMALL, build
-from synthgen.training.processes import require_all, settled
+from synthgen.training.processes import is_slow, require_all, settled
 from synthgen.training.recording import Recording
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "evaluate", "markdown", "table", "train"]
 
+log = logging.getLogger(__name__)
 SIDE = 48
 
 
@@ -80,6 +82,8 @@ def train(
         WorkError: the loss is no number any more.
     """
     require_all(accelerator)
+    if is_slow(accelerator) and accelerator.is_main_process:
+        log.warning("bf16: this CPU has no instructions for it; without, it is several times as fast")
     for what, number, least in (
         ("steps", steps, 1), ("seed", seed, 0), ("save_every", save_every, 0), ("log_every", log_every, 1),
     ):  # fmt: skip

@@ -157,10 +157,13 @@ def table(
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What `table` gave as a table in Markdown, accuracies in %."""
+    """What `table` gave as a table in Markdown, accuracies in %; with the samples of the worst group."""
     lines = ["| source | samples | accuracy | mean of classes | worst group |", "|---|---|---|---|---|"]
     for row in rows:
         top, mean = (f"{100 * row[key]:.1f}" for key in ("accuracy", "class_accuracy"))
-        worst = f"{100 * row['worst_group_accuracy']:.1f}, {row['worst_group']}" if "groups" in row else ""
+        worst = ""
+        if "groups" in row:
+            name = row["worst_group"]
+            worst = f"{100 * row['worst_group_accuracy']:.1f}, {name} ({row['groups'][name]['samples']})"
         lines.append(f"| {row['source']} | {row['samples']} | {top} | {mean} | {worst} |")
     return "\n".join(lines)
