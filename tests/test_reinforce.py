@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -15,6 +16,7 @@ import pytest
 import timm
 import tiny_networks
 import torch
+from accelerate import Accelerator
 from conftest import ROOT, SMALL, data_digests, killed_until_done
 from PIL import Image
 
@@ -29,6 +31,7 @@ from synthgen.errors import FolderError, ModelError, RecipeError, SynthgenError
 from synthgen.loader import open_loader
 from synthgen.pools import read_images
 from synthgen.reinforcement import Reinforcement, densify
+from synthgen.training import train
 from synthgen.wording import fill
 from synthgen.workers.place import Place
 
@@ -546,3 +549,27 @@ def test_a_sample_without_views_is_skipped_and_labels_stand_in_for_a_source_with
     assert mixed.counts == {"real": 480, "made": 48}
     with pytest.raises(FolderError, match="no annotation is there"):
         open_loader(made, batch_size=2, reinforcement=made / "annotations" / "none")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_training_takes_the_teacher_s_probabilities(made: Path, tmp_path: Path) -> None:
+    """Or the labels of the same views; and it goes on only with what it was begun with."""
+    keys: dict[str, Any] = {"steps": 3, "batch_size": 8, "lr": 1e-3, "side": 48, "augment": "none"}
+    alone, folders = Accelerator(cpu=True), {"made": made / "annotations" / "dr"}
+
+    def weights(output: Path | None = None, **more: object) -> torch.Tensor:
+        on = {"reinforcement": folders, **keys, **more}
+        network = train({"made": made}, accelerator=alone, output=output, **on).network
+        return torch.cat([weight.detach().flatten() for weight in network.parameters()])
+
+    soft = weights(tmp_path / "run")
+    assert torch.equal(soft, weights())
+    others = [weights(soft_labels=False), weights(soft="zeros"), weights(reinforcement=None)]
+    assert not any(torch.equal(soft, other) for other in others)
+    assert torch.equal(soft, weights(tmp_path / "run"))
+    with pytest.raises(FolderError, match="was trained with soft_labels = True, and now it is False"):
+        weights(tmp_path / "run", soft_labels=False)
+    with pytest.raises(FolderError, match="was trained with soft = None, and now it is zeros"):
+        weights(tmp_path / "run", soft="zeros")
+    with pytest.raises(FolderError, match="mix: a reinforcement's views are not mixed"):
+        weights(mix="mixup")

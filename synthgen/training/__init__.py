@@ -5,6 +5,7 @@ trained on counts as wrong wherever it is evaluated.
 """
 
 import itertools
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,7 +115,7 @@ def train(
         "batch_size x processes": batch_size * accelerator.num_processes, "lr": lr, "seed": seed,
         "model": model, "pretrained": pretrained, "side": side, "augment": augment, "mix": mix,
         "smoothing": smoothing, "soft_labels": is_soft, "precision": accelerator.mixed_precision,
-        **{name: dict(own) if isinstance(own, Mapping) else str(own) for name, own in loading.items() if own},
+        **json.loads(json.dumps({name: own for name, own in loading.items() if own}, default=str)),
     }  # fmt: skip
     learner = Learner(bare, adam, schedule)
     recording = Recording(accelerator, loader, settings, None if output is None else Path(output))
