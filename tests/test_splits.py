@@ -92,7 +92,7 @@ def test_groups_that_are_larger_than_a_split_are_told(
         worst = (
             f"val has {len(got.get('val', []))} of 40 samples, {wanted} were wanted: groups stay whole, and "
         )
-        (said,) = [text for text in caplog.messages if "reshard.split" in text]  # a busy machine says more
+        (said,) = caplog.messages
         assert said.startswith(f"{root / 'final' / 'main'}: reshard.split: {worst}")
         assert '" has 20; ' in said
         assert ("set reshard.stratify = [] to come as near" in said) == has_next
@@ -111,7 +111,7 @@ def test_groups_that_are_small_are_not(
     own = plain(tmp_path / "recipe", f"[reshard]\nsplit = {{ train = 0.8, val = 0.2 }}\n{reshard}\n")
     with caplog.at_level(logging.WARNING, "synthgen"):
         synthgen.run(own, root, stages=("select", "reshard"), workers=1)
-    assert not [text for text in caplog.messages if "reshard.split" in text]
+    assert caplog.messages == []
     got = splits_of(root / "final" / "main")
     assert all(k ^ 1 in found for found in got.values() for k in found)  # both of each pair
 
