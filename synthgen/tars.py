@@ -29,13 +29,22 @@ class Member(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The sample's key: the name up to its first dot (webdataset's rule)."""
-        return self.name.partition(".")[0]
+        """The sample's key, by `split_name`."""
+        return split_name(self.name)[0]
 
     @property
     def suffix(self) -> str:
-        """What follows the first dot: "jpg", "cls", "mask.png"."""
-        return self.name.partition(".")[2]
+        """What the member is of its sample: "jpg", "cls", "mask.png"."""
+        return split_name(self.name)[1]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and suffix of a member: up to the first dot of the last part of its name, and what follows
+    (webdataset's rule).
+    """
+    folder, slash, last = name.removeprefix("./").rpartition("/")
+    stem, _, suffix = last.partition(".")
+    return folder + slash + stem, suffix.lower()
 
 
 def header(name: str, size: int) -> bytes:
@@ -202,18 +211,33 @@ def _extended(records: bytes, at: int) -> tuple[str, int]:
 
 
 def samples(data: bytes) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The samples of an archive, or of a piece of one: (key, suffix -> data), adjacent members of one key
-    together.
+    """The samples of an archive, or of a piece of one: (key, suffix -> data)."""
+    for key, members in grouped(index(data)):
+        yield key, {suffix: data[one.offset : one.offset + one.size] for suffix, one in members.items()}
+
+
+def grouped(members: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """The samples that members make: (key, suffix -> member), adjacent ones of one key together. A member
+    that is there twice begins another sample, so that no byte of it is mixed in.
+
+    Raises:
+        WorkError: as `members` does, after the last sample, which may then lack some.
     """
-    key, members = "", dict[str, bytes]()
-    for member in index(data):
-        if member.key != key and members:
-            yield key, members
-            members = {}
-        key = member.key
-        members[member.suffix] = data[member.offset : member.offset + member.size]
-    if members:
-        yield key, members
+    key, own = "", dict[str, Member]()
+    try:
+        for member in members:
+            name, suffix = split_name(member.name)
+            if own and (name != key or suffix in own):
+                yield key, own
+                own = {}
+            key = name
+            own[suffix] = member
+    except WorkError:
+        if own:
+            yield key, own
+        raise
+    if own:
+        yield key, own
 
 
 def write(file: BinaryIO, all_samples: Iterable[tuple[str, dict[str, bytes]]]) -> int:

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tarfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -617,3 +618,20 @@ def test_damaged_members_skip_their_sample(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(FolderError, match=r"probabilities: no source has a classes\.txt"):
         open_loader(tmp_path / "train", batch_size=1, fields=("probabilities",))
+
+
+def test_keys_are_named_as_webdataset_names_them(tmp_path: Path) -> None:
+    names = ["./a.png", "./a.cls", "v1.0/b.PNG", "v1.0/b.cls", "v1.0/c.png", "v1.0/c.cls", "v1.0/c.cls"]
+    (tmp_path / "train").mkdir()
+    with tarfile.open(tmp_path / "train" / "0.tar", "w") as tar:
+        for k, name in enumerate(names):
+            data = picture(k) if name.lower().endswith("png") else b"%d" % k
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    loader = open_loader(tmp_path / "train", batch_size=9, fields=("uid", "class_id", "image"))
+    ((uids, labels, _),) = list(loader)
+    assert (uids, labels.tolist()) == (["a", "v1.0/b", "v1.0/c"], [1, 3, 5])
+    assert {one.key: one.reason for one in loader.skipped} == {
+        "v1.0/c": "no image: a member jpg, jpeg, png, webp is wanted"
+    }, "a member that is there twice begins another sample"

@@ -34,7 +34,7 @@ def samples(path: Path, file: str, classes: Sequence[str], *, images: bool) -> I
                 member = next(walk, None)
             except WorkError as error:
                 member, stopped = None, str(error)
-            own, suffix = split_name(member.name) if member else ("", "")
+            own, suffix = tars.split_name(member.name) if member else ("", "")
             # a member that is there twice begins another sample, so that no byte of it is mixed in
             if members and (member is None or own != key or any(suffix == each[0] for each in members)):
                 yield _found(key, file, members, read, classes)
@@ -48,15 +48,6 @@ def samples(path: Path, file: str, classes: Sequence[str], *, images: bool) -> I
                 read[suffix] = tar.read(member.size)
         if stopped:
             yield Found("", file, [], None, {}, stopped)
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Key and suffix of a member: up to the first dot of the last part of its name, and what follows
-    (webdataset's rule).
-    """
-    folder, slash, last = name.removeprefix("./").rpartition("/")
-    stem, _, suffix = last.partition(".")
-    return folder + slash + stem, suffix.lower()
 
 
 def _found(
