@@ -4,7 +4,7 @@ the view and gets the teacher's probabilities without the teacher.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,6 @@ from synthgen.annotators.clip import LABEL_TEMPLATES, check_clip, clip_classifie
 from synthgen.augmentations.recorded import Recorded
 from synthgen.data import Category, Sample
 from synthgen.errors import RecipeError
-
-if TYPE_CHECKING:
-    pass
 
 REINFORCE_COLUMNS = {"confidence": "float32", "agreement": "float32", "mass": "float32"}
 PLAIN = Recorded()

@@ -9,7 +9,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +20,6 @@ from synthgen.loader.locating import Source
 from synthgen.loader.plan import Places, Plan
 from synthgen.loader.samples import Sample, read_fields
 from synthgen.reinforcement import How, Reinforcement, densify
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 MOST_NAMED = 20
@@ -73,14 +71,13 @@ class Reader:
     def _read(self, places: Places) -> Read:
         import torch
 
-        labels = {name: k for k, name in self.classes.items()}
         samples, skipped, counts = list[dict[str, Any]](), list[Skipped](), Counter[str]()
         with torch.random.fork_rng(devices=[]):
             for epoch, place, number, shard, row, group in places.tolist():
                 source = self.sources[number]
                 key = self.indexes[number][shard].key(row) or f"row {row}"
                 try:
-                    sample = Sample(key, self.indexes[number].read(shard, row), labels)
+                    sample = Sample(key, self.indexes[number].read(shard, row), self.labels)
                     seed_torch(self.seed, epoch, place)
                     values = self._values(sample, self.views[number])
                 except WorkError as reason:
@@ -107,7 +104,8 @@ class Reader:
             if "probabilities" in self.fields:
                 if not 0 <= sample.class_id < self.n_classes:
                     raise WorkError(f"class id {sample.class_id} is none of the {self.n_classes} classes")
-                values["probabilities"] = torch.eye(self.n_classes)[sample.class_id]
+                label = torch.tensor(sample.class_id)
+                values["probabilities"] = torch.nn.functional.one_hot(label, self.n_classes).float()
             return values
         found = views.lookup(sample.uid)
         if found is None:
@@ -118,7 +116,12 @@ class Reader:
         values = read_fields(sample, self.fields, self.transform, pixels)
         return values | {"probabilities": torch.from_numpy(dense)}
 
-    @property
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """The classes' ids by name."""
+        return {name: k for k, name in self.classes.items()}
+
+    @cached_property
     def n_classes(self) -> int:
         """Outputs that a network needs: the greatest class id and one."""
         return max(self.classes, default=-1) + 1
