@@ -115,8 +115,9 @@ def train(
         "batch_size x processes": batch_size * accelerator.num_processes, "lr": lr, "seed": seed,
         "model": model, "pretrained": pretrained, "side": side, "augment": augment, "mix": mix,
         "smoothing": smoothing, "soft_labels": is_soft, "precision": accelerator.mixed_precision,
-        **json.loads(json.dumps({name: own for name, own in loading.items() if own}, default=str)),
+        **{name: own for name, own in loading.items() if own},
     }  # fmt: skip
+    settings = json.loads(json.dumps(settings, default=str))  # as a checkpoint has them
     learner = Learner(bare, adam, schedule)
     recording = Recording(accelerator, loader, settings, None if output is None else Path(output))
     start = recording.begin(learner)

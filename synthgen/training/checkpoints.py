@@ -61,6 +61,7 @@ def load(folder: Path, settings: Mapping[str, object], others: Sequence[str] = (
     """The checkpoint of a folder; None where there is none.
 
     Args:
+        settings: of the training, as JSON has them.
         others: names of files that are ours only beside a checkpoint.
 
     Raises:
@@ -82,7 +83,6 @@ def load(folder: Path, settings: Mapping[str, object], others: Sequence[str] = (
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors' own, KeyError
         raise FolderError(f"{path}: is no checkpoint of synthgen's ({error}); use another folder") from None
-    settings = json.loads(json.dumps(settings))
     for key in {**settings, **told["settings"]}:
         was, now = told["settings"].get(key), settings.get(key)
         if was != now:
