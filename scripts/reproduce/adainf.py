@@ -43,7 +43,7 @@ def contrast(features: torch.Tensor) -> torch.Tensor:
     unit = nn.functional.normalize(features.float(), dim=1)
     scores = unit @ unit.T / TEMPERATURE
     scores.fill_diagonal_(float("-inf"))
-    return nn.functional.cross_entropy(scores, torch.arange(len(unit)) ^ 1)
+    return nn.functional.cross_entropy(scores, torch.arange(len(unit), device=unit.device) ^ 1)
 
 
 def pretrain(options: Any, on: dict[str, str], weights: dict[str, float], weak: bool, seed: int) -> nn.Module:
@@ -56,14 +56,15 @@ def pretrain(options: Any, on: dict[str, str], weights: dict[str, float], weak: 
     torch.manual_seed(seed)
     encoder: Any = small_cnn(WIDTH)
     encoder[-1] = nn.Sequential(encoder[-1], nn.ReLU(), nn.Linear(WIDTH, WIDTH))
-    encoder = encoder.to(memory_format=torch.channels_last)
+    encoder = encoder.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=options.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=options.steps)
     step = 0
     while step < options.steps:
         for (views,) in loader:
+            pairs = views.flatten(0, 1).to(accelerator.device, memory_format=torch.channels_last)
             with accelerator.autocast():
-                features = encoder(views.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+                features = encoder(pairs)
             contrast(features).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -72,7 +73,7 @@ def pretrain(options: Any, on: dict[str, str], weights: dict[str, float], weak: 
             if step == options.steps:
                 break
     encoder[-1] = nn.Identity()
-    return encoder.eval()
+    return encoder.eval().cpu()
 
 
 def features_of(encoder: nn.Module, split: str) -> tuple[torch.Tensor, torch.Tensor]:
