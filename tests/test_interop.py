@@ -29,6 +29,7 @@ from conftest import ROOT
 from PIL import Image
 
 import synthgen
+from synthgen import tars
 from synthgen.embedded import clip_folder
 
 README = (ROOT / "README.md").read_text()
@@ -198,7 +199,14 @@ def test_hugging_face_datasets_open_the_folder(root: Path, streaming: bool) -> N
         for row in rows:
             assert (row["__key__"], row["txt"]) == (row["json"]["uid"], row["json"]["text"])
             assert row["cls"] == row["json"]["class_id"]
+            assert row["json"]["seed"] == seeds[row["__key__"]]
             yield [row.get("webp") or row["jpg"]], [row["cls"]]
+
+    seeds = {
+        key: json.loads(members["json"])["seed"]
+        for path in root.glob("*/*.tar")
+        for key, members in tars.samples(path.read_bytes())
+    }
 
     loaded = datasets.load_dataset(str(root), streaming=streaming)
     assert sorted(name.replace("_", "-") for name in loaded) == splits(root)
