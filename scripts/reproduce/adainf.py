@@ -23,7 +23,7 @@ from synthgen.loader import open_loader
 from synthgen.training.augmenting import plain
 from synthgen.training.networks import small_cnn
 
-SIDE, WIDTH, TEMPERATURE = 48, 128, 0.5
+SIDE, WIDTH, TEMPERATURE = 32, 128, 0.5
 
 
 class TwoViews:
@@ -105,13 +105,11 @@ def probe(encoder: nn.Module, train: str, validation: str) -> float:
 
 
 def main() -> None:
-    made = parser(__doc__, "adainf", steps=500)
-    made.set_defaults(batch_size=128)
+    made = parser(__doc__, steps=250)
     made.add_argument("--lr", type=float, default=3e-3)
-    made.add_argument("--shares", type=float, nargs="+", default=[1.0, 2 / 3, 1 / 3, 0.0],
+    made.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.5, 0.0],
                       help="parts of a batch that are real images")  # fmt: skip
     made.add_argument("--bf16", action="store_true", help="mixed precision")
-    made.add_argument("--workers", type=int, default=1)
     options = made.parse_args()
     sources = real_sources(options)
     both = {"real": sources["real"], "generated": str(generated(options))}

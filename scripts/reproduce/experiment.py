@@ -20,15 +20,17 @@ REAL = ROOT / "shards" / "emoji-real"
 SOURCES = {"real": REAL / "train", "validation": REAL / "validation", "style": REAL / "heldout-style"}
 
 
-def parser(document: str | None, output: str, steps: int) -> argparse.ArgumentParser:
+def parser(document: str | None, steps: int) -> argparse.ArgumentParser:
     """The options that all of them take."""
     made = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--recipe", type=Path, default=ROOT / "prompts" / "emoji", help="of the generated set")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                       help="sources.{real,validation,style}.path, or a key of the recipe")  # fmt: skip
-    made.add_argument("-o", "--output", type=Path, default=ROOT / "shards" / output)
+    made.add_argument("-o", "--output", type=Path, default=ROOT / "shards" / "experiments",
+                      help="whose generated set all of them share")  # fmt: skip
     made.add_argument("--steps", type=int, default=steps, help="of each training")
     made.add_argument("--batch-size", type=int, default=64)
+    made.add_argument("--workers", type=int, default=1, help="processes that read")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     return made
 

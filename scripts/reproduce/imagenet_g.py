@@ -23,7 +23,7 @@ from synthgen.loader import open_loader
 from synthgen.training import evaluate, train
 from synthgen.uids import sort_uids, uid_array
 
-PARTS = (0.25, 0.5, 0.75)
+PARTS = (0.25, 0.5)
 """Of the real set, for the line."""
 
 
@@ -44,7 +44,7 @@ def parts_of(real: str, folder: Path, seed: int) -> dict[float, Path]:
 
 
 def main() -> None:
-    made = parser(__doc__, "imagenet_g", steps=400)
+    made = parser(__doc__, steps=250)
     made.add_argument("--lr", type=float, default=2e-3)
     options = made.parse_args()
     sources, accelerator = real_sources(options), Accelerator()
@@ -54,7 +54,7 @@ def main() -> None:
         """On both real sets, of a classifier that is trained on these."""
         model = train(
             on, accelerator=accelerator, steps=options.steps, batch_size=options.batch_size, lr=options.lr,
-            seed=seed, **more,
+            seed=seed, workers=options.workers, **more,
         )  # fmt: skip
         first, second = (
             float(evaluate(model, sources[name], accelerator=accelerator)["accuracy"])

@@ -32,7 +32,7 @@ magnitude = {magnitude}
 
 
 def main() -> None:
-    made = parser(__doc__, "reinforcement", steps=400)
+    made = parser(__doc__, steps=250)
     made.add_argument("--lr", type=float, default=2e-3)
     made.add_argument("--samples", type=int, default=8, help="views of each image")
     made.add_argument(
@@ -42,10 +42,9 @@ def main() -> None:
     options = made.parse_args()
     sources, accelerator = real_sources(options), Accelerator()
     recipe = options.output / "recipe"
-    if not recipe.exists():
-        shutil.copytree(options.recipe, recipe)
-        with open(recipe / "recipe.toml", "a") as file:
-            file.write(ANNOTATION.format(side=SIDE, **vars(options)))
+    shutil.copytree(options.recipe, recipe, dirs_exist_ok=True)
+    with open(recipe / "recipe.toml", "a") as file:
+        file.write(ANNOTATION.format(side=SIDE, **vars(options)))
     options.recipe = recipe
     split = generated(options)
     teacher = split.parents[2] / "annotations" / "teacher"
@@ -67,7 +66,7 @@ def main() -> None:
         for seed in options.seeds:
             model = train(
                 {"generated": split}, accelerator=accelerator, steps=options.steps, side=SIDE, seed=seed,
-                batch_size=options.batch_size, lr=options.lr, **keys,
+                batch_size=options.batch_size, lr=options.lr, workers=options.workers, **keys,
             )  # fmt: skip
             for name, own in found.items():
                 own.append(float(evaluate(model, sources[name], accelerator=accelerator)["accuracy"]))
