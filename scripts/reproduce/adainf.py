@@ -10,6 +10,7 @@ augmentation, it helps. Mean and 95 % interval over the seeds.
 Source: Wang et al., Do Generated Data Always Help Contrastive Learning? (AdaInf, arXiv 2403.12448).
 """
 
+import os
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from synthgen.loader import open_loader
 from synthgen.training.augmenting import plain
 from synthgen.training.networks import small_cnn
 
-SIDE, WIDTH, TEMPERATURE = 32, 128, 0.5
+SIDE, WIDTH, TEMPERATURE = 32, 128, 0.2
 
 
 class TwoViews:
@@ -106,12 +107,13 @@ def probe(encoder: nn.Module, train: str, validation: str) -> float:
 
 def main() -> None:
     made = parser(__doc__, steps=250)
-    made.add_argument("--lr", type=float, default=3e-3)
+    made.add_argument("--lr", type=float, default=1e-3)
     made.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.5, 0.0],
                       help="parts of a batch that are real images")  # fmt: skip
     made.add_argument("--bf16", action="store_true", help="mixed precision")
     options = made.parse_args()
     sources = real_sources(options)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - options.workers))  # more wait for one another
     both = {"real": sources["real"], "generated": str(generated(options))}
     print(f"{options.steps} steps of {options.batch_size}, seeds {options.seeds}\n")
     row("real images in a batch", "strong augmentation", "weak augmentation")
