@@ -117,7 +117,8 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(drawings: Path, t
     run("clip.py", *options(tmp_path / "whole"))
     checkpoint = tmp_path / "cut" / "clip.safetensors"
     process = subprocess.Popen(command("clip.py", *options(tmp_path / "cut")), start_new_session=True)
-    while not checkpoint.exists():
+    deadline = time.monotonic() + 600
+    while not checkpoint.exists() and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)

@@ -10,7 +10,6 @@ augmentation, it helps. Mean and 95 % interval over the seeds.
 Source: Wang et al., Do Generated Data Always Help Contrastive Learning? (AdaInf, arXiv 2403.12448).
 """
 
-import os
 from typing import Any
 
 import torch
@@ -113,7 +112,7 @@ def main() -> None:
     made.add_argument("--bf16", action="store_true", help="mixed precision")
     options = made.parse_args()
     sources = real_sources(options)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) - options.workers))  # more wait for one another
+    torch.set_num_threads(max(1, torch.get_num_threads() - options.workers))  # more wait for one another
     both = {"real": sources["real"], "generated": str(generated(options))}
     print(f"{options.steps} steps of {options.batch_size}, seeds {options.seeds}\n")
     row("real images in a batch", "strong augmentation", "weak augmentation")
