@@ -49,12 +49,12 @@ def check(job: Job, *, joins: bool = False) -> None:
     check_records(job, None if job.strict else SPOT_CHECKS)
     if not job.replace:
         check_final(job, joins=joins)
-    job.new_requests()  # what is wrong with the prompts, or a model, is said before anything is made
+    job.requests.new()  # what is wrong with the prompts, or a model, is said before anything is made
 
 
 def check_growth(job: Job) -> None:
     """Raises FolderError where the quota asks for more than `final/<subset>` was chosen from."""
-    if not job.replace and _final_units(job) and job.new_requests():
+    if not job.replace and _final_units(job) and job.requests.new():
         raise FolderError(
             f"{job.final}: was chosen from {shards.planned_requests(job.root)} requests, and quota.accepted "
             "asks for more now; add --subset NEW to make another beside it, or --replace to make it anew"
@@ -102,7 +102,7 @@ def _pool_columns(job: Job) -> dict[str, str]:
 def planned_and_new(job: Job) -> dict[str, costs.Planned]:
     """What the recipe wants of each model, planned yet or not, and what of it is left to make."""
     found = costs.count_planned(job.root)
-    for model, number in Counter(request.model for request in job.new_requests()).items():
+    for model, number in Counter(request.model for request in job.requests.new()).items():
         before = found.get(model, costs.Planned(0, 0))
         found[model] = costs.Planned(before.requests + number, before.left + number)
     return found
@@ -113,7 +113,7 @@ def final_part(job: Job, requests: int) -> float:
     there keeps; 1 where neither says it.
     """
     if job.quota:
-        return min(1.0, job.quota.accepted * len(job.wanted()) / max(1, requests))
+        return min(1.0, job.quota.accepted * len(job.requests.wanted()) / max(1, requests))
     path = job.root / shards.SUBSETS / f"{job.subset}.json"
     funnel = storage.read_json(path) if storage.exists(path) else {}
     return float(funnel["kept"] / funnel["requested"]) if funnel.get("requested") else 1.0
@@ -147,9 +147,9 @@ def check_plan(job: Job) -> None:
     wanted.
     """
     folder = job.root / shards.PLAN
-    if not shards.records(folder) or job.is_planned():
+    if not shards.records(folder) or job.requests.is_planned():
         return
-    planned = job.planned
+    planned = job.requests.planned_uids()
     if job.limit is not None and len(planned) > job.limit:
         raise FolderError(
             f"{job.root}: --limit {job.limit}: {len(planned)} requests are planned already; "
@@ -167,7 +167,7 @@ def check_plan(job: Job) -> None:
         folder / stem, pinned, wanted, "put the real images back, or use another folder with -o DIR"
     )
     try:
-        labels = {request.uid: request.class_id for request in job.still_wanted()}
+        labels = {request.uid: request.class_id for request in job.requests.still_wanted()}
     except UnansweredError:
         raise FolderError(
             f"{job.root}: was planned with a language model's answers that are not there any more; put "

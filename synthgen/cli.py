@@ -58,14 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> int:
     from synthgen import pipeline
     from synthgen.inspection import status
+    from synthgen.opening import open_job, reinforcing
     from synthgen.stages import STAGES
 
     _recipe_not_run(options.recipe, options.command)
     if "dry_run" in options and options.dry_run:
         return _dry_run(options)
     stages = MAKE[options.command][1] or options.stages or tuple(STAGES)
-    job = pipeline.open_job(options.recipe, options.output, settings=options.set, subset=options.subset)
-    reinforced = pipeline.reinforcing(job) if options.command == "reinforce" else []
+    job = open_job(options.recipe, options.output, settings=options.set, subset=options.subset)
+    reinforced = reinforcing(job) if options.command == "reinforce" else []
     with progress.progress(job.root, stages, quiet=_is_quiet()):
         root = pipeline.run(
             options.recipe,
@@ -135,11 +136,11 @@ def _explain(job: "Job", options: argparse.Namespace) -> int:
 
 
 def _dry_run(options: argparse.Namespace) -> int:
-    from synthgen import pipeline
     from synthgen.costs import plain
+    from synthgen.opening import open_job, require_making
     from synthgen.preview import cost
 
-    job = pipeline.open_job(
+    job = open_job(
         options.recipe,
         options.output,
         settings=options.set,
@@ -148,7 +149,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         replace=True,  # what is in final/ keeps nobody from looking
         fetch=False,
     )
-    pipeline.require_making(job)
+    require_making(job)
     found = cost(job)
     if options.json:
         print(json.dumps(plain(found), indent=1))
@@ -172,14 +173,14 @@ def _recipe_not_run(name: str, command: str) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from synthgen import pipeline
     from synthgen.diversity import unmet
+    from synthgen.opening import open_job
     from synthgen.preview import preview
 
     _recipe_not_run(options.recipe, "check")
     if options.licenses:
         return _check_licenses(options)
-    job = pipeline.open_job(
+    job = open_job(
         options.recipe,
         options.output,
         settings=options.set,
@@ -203,18 +204,18 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from synthgen import pipeline
     from synthgen.doctor import examine, lines_to_paste
+    from synthgen.opening import open_job, require_making
 
     _recipe_not_run(options.recipe, "doctor")
-    job = pipeline.open_job(
+    job = open_job(
         options.recipe,
         options.output,
         settings=options.set,
         threads=options.threads,
         offload=options.offload,
     )
-    pipeline.require_making(job)
+    require_making(job)
     findings = examine(job, most=options.most, on_trial=progress.say_trial)
     lines = lines_to_paste(job, findings)
     if options.json:
@@ -225,10 +226,10 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _check_licenses(options: argparse.Namespace) -> int:
-    from synthgen import pipeline
+    from synthgen.opening import open_job
     from synthgen.preview import terms
 
-    job = pipeline.open_job(options.recipe, options.output, settings=options.set, fetch=False)
+    job = open_job(options.recipe, options.output, settings=options.set, fetch=False)
     found = terms(job)
     if options.json:
         print(json.dumps([one._asdict() for one in found], indent=1))
@@ -242,6 +243,7 @@ def _check_licenses(options: argparse.Namespace) -> int:
 
 def _prompts(options: argparse.Namespace) -> int:
     from synthgen import pipeline
+    from synthgen.opening import open_job, require_making
     from synthgen.preview import sheets
 
     _recipe_not_run(options.recipe, "prompts")
@@ -250,10 +252,8 @@ def _prompts(options: argparse.Namespace) -> int:
             f"--save: {options.recipe} is a recipe that ships; `synthgen init DIR --from {options.recipe}` "
             "makes one of yours, which can keep answers"
         )
-    job = pipeline.open_job(
-        options.recipe, options.output, settings=options.set, limit=options.limit, fetch=False
-    )
-    pipeline.require_making(job)
+    job = open_job(options.recipe, options.output, settings=options.set, limit=options.limit, fetch=False)
+    require_making(job)
     counts = None
     if not options.show:
         with progress.asking(str(job.recipe_path), options.local) as (on_questions, on_progress):

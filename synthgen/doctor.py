@@ -55,7 +55,7 @@ def examine(
         SynthgenError: the recipe is wrong, or no model can be tried.
     """
     own: dict[str, list[Request]] = {table.id: [] for table in job.recipe.models}
-    for request in job.requests:
+    for request in job.requests.all():
         own[request.model].append(request)
     return [_examine(job, table, own[table.id], most, on_trial) for table in job.recipe.models]
 

@@ -81,7 +81,7 @@ def annotation_inputs(job: "Job", table: AnnotateTable) -> dict[str, object]:
 
 def fit_inputs(job: "Job", table: AnnotateTable) -> dict[str, object]:
     """What decides what an annotation is fitted to: its keys, and how large the pool is."""
-    requests = shards.planned_requests(job.root) + len(job.new_requests())
+    requests = shards.planned_requests(job.root) + len(job.requests.new())
     return annotation_inputs(job, table) | {"requests": requests}
 
 
@@ -112,7 +112,7 @@ def selection_inputs(job: "Job", subset: str) -> dict[str, object]:
     planned, quota = shards.planned_requests(job.root), job.quota_of(subset)
     if quota:
         return {"requests": planned, "select": rules, **flat("quota", quota._asdict())}
-    return {"requests": planned + len(job.new_requests()), "select": rules}
+    return {"requests": planned + len(job.requests.new()), "select": rules}
 
 
 def keys_by_content(job: "Job", rule: selection.Rule) -> dict[str, object]:

@@ -4,15 +4,12 @@ holds, what is loaded. Like `pipeline`, it sees the Recipe; the stages get plain
 
 import functools
 import gc
-import json
 import os
 import platform
-from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -22,14 +19,11 @@ from synthgen.data import Category
 from synthgen.errors import ModelError, RecipeError
 from synthgen.generators import Generator
 from synthgen.importing.coco import image_folder
-from synthgen.inputs import plan_inputs
-from synthgen.prompts import SOURCES
-from synthgen.prompts.templates import cells
 from synthgen.recipe import where
+from synthgen.requests import Requests
 from synthgen.selection.columns import cell_columns
 from synthgen.tables import Recipe
 from synthgen.tables.curation import AnnotateTable
-from synthgen.tables.prompts import PromptsTable
 from synthgen.texts import Texts
 from synthgen.workers.place import Place
 
@@ -70,9 +64,9 @@ class Job:
         self.generators = {
             table.id: Generator(table, recipe_path, fetch=fetch, offload=offload) for table in recipe.models
         }
+        self.requests = Requests(self)
         self.annotations = Annotations(self)
         self._pipelines: dict[str, DiffusionPipeline] = {}
-        self._new: tuple[object, list[Request]] = (None, [])
         self._output: tuple[object, resharding.Output | None] = (None, None)
 
     @functools.cached_property
@@ -147,119 +141,10 @@ class Job:
         return sources.decode(self.read_real_image(request.model, request.source_uid, request.source_sha256))
 
     @property
-    def requests(self) -> "list[Request]":
-        """The requests that are planned and still wanted, then those that the recipe wants next.
-
-        Raises:
-            UnansweredError: a language model has to be asked first.
-        """
-        return self.still_wanted() + self.new_requests()
-
-    def still_wanted(self) -> "list[Request]":
-        """Those of the planned requests that the recipe wants."""
-        planned = self._planned_cells()
-        if not planned:
-            return []
-        wanted = self.wanted()
-        return self._make_requests({cell: min(n, wanted.get(cell, 0)) for cell, n in planned.items()})
-
-    def new_requests(self) -> "list[Request]":
-        """The requests that the recipe wants and that are not in the plan, in order of their turns.
-
-        Raises:
-            UnansweredError: a language model has to be asked first.
-        """
-        known = shards.records(self.root / shards.PLAN), self.quota is not None and self.is_made()
-        if known != self._new[0]:
-            self._new = known, self._list_new()
-        return self._new[1]
-
-    def _list_new(self) -> "list[Request]":
-        if self.is_planned() and not (self.quota and self.is_made()):
-            return []
-        planned, wanted = self._planned_cells(), self.wanted()
-        quota = self.recipe.quota
-        bounds = [most for most in (self.limit, quota.max_requests) if most is not None]
-        room = max(0, min(bounds) - planned.total()) if bounds else None
-        if room == 0 or all(number <= planned[cell] for cell, number in wanted.items()):
-            return []
-        return self._make_requests(wanted, skip=planned, limit=room)
-
-    def _make_requests(self, wanted: dict[planning.Cell, int], **keys: Any) -> "list[Request]":
-        texts = self._sources()
-        real = {
-            table.id: planning.RealImages(own.by_class, partial(sources.sha256_of, own))
-            for table in self.recipe.models
-            for own in [self.real_images.get(table.source)]
-            if own
-        }
-        calls = list(self.models.values())
-        with where(self.recipe_path, ""):
-            return planning.make_requests(
-                texts,
-                self.classes,
-                calls,
-                seed=self.recipe.seed,
-                requests=wanted,
-                per=self.recipe.quota.cell,
-                real=real,
-                **keys,
-            )
-
-    def _sources(self) -> list[planning.Source]:
-        found = []
-        for number, table in enumerate(self.recipe.prompts):
-            with where(self.recipe_path, f"prompts.{number}"):
-                keys = self._source_keys(table)
-                prompts = SOURCES[table.use](table.categories, seed=self.recipe.seed, **keys)
-                found.append(planning.Source(prompts, self._cells(table)))
-        return found
-
-    @property
     def quota(self) -> selection.Quota | None:
         """How many samples are to be accepted, where that is what the recipe wants."""
         quota = self.recipe.quota
         return selection.Quota(quota.accepted, quota.cell) if quota.accepted else None
-
-    def wanted(self) -> dict[planning.Cell, int]:
-        """How many requests each cell should have: with a quota of accepted samples, what it has, and where
-        all of that is made and scored, what it asks for next.
-        """
-        quota = self.quota
-        every = planning.cells_of(map(self._cells, self.recipe.prompts), self.recipe.quota.cell)
-        if not quota:
-            return dict.fromkeys(every, self.recipe.quota.requests or 0)
-        if (self.recipe.quota.max_requests or 0) < quota.accepted * len(every):
-            raise RecipeError(
-                f"{self.recipe_path}: quota.max_requests: {self.recipe.quota.max_requests}; "
-                f"{len(every)} cells with accepted = {quota.accepted} need {quota.accepted * len(every)}"
-            )
-        stems = self.pool_stems()
-        if stems and (self.is_given(self.subset) or not self.is_made(stems)):
-            return self._planned_cells()
-        if not stems and not self.rules_of(self.subset):  # nothing rejects
-            return dict.fromkeys(every, quota.accepted)
-        made, kept = Counter[planning.Cell](), Counter[planning.Cell]()
-        if stems:
-            columns = self.columns(stems)
-            made, kept = selection.count_cells(columns, self.selected(columns, self.subset).kept, quota.per)
-        ask = partial(planning.next_ask, quota.accepted)
-        return {cell: made[cell] + ask(kept=kept[cell], made=made[cell]) for cell in every}
-
-    def _planned_cells(self) -> Counter[planning.Cell]:
-        """How many requests of each cell are in the plan."""
-        names, found = cell_columns(self.recipe.quota.cell), Counter[planning.Cell]()
-        folder = self.root / shards.PLAN
-        for stem in shards.records(folder):
-            axes = {f"axis_{axis}" for axis in shards.read_record(folder, stem)["inputs"]["axes"]}
-            has = ["uid", *({"class_name", *axes} & set(names))]
-            table = shards.read_table(folder / f"{stem}.parquet", has)
-            # an axis that the plan does not have is no cell that the recipe wants
-            columns = [
-                table[name].to_pylist() if name in table.column_names else [""] * len(table) for name in names
-            ]
-            found.update(zip(*columns, strict=True) if names else [()] * len(table))
-        return found
 
     @property
     def annotated(self) -> list[AnnotateTable]:
@@ -313,10 +198,6 @@ class Job:
         """What the recipe's language model was asked."""
         return Texts(self.recipe, [self.recipe_path.parent, self.root])
 
-    def _source_keys(self, table: PromptsTable) -> dict[str, Any]:
-        keys = self.texts.source_keys(table)
-        return keys | {"count_tokens": self.count_tokens} if table.use == "language" else keys
-
     @functools.cached_property
     def count_tokens(self) -> Callable[[str], dict[str, tuple[int, int]]]:
         """Counts the tokens of a text for each model that is here."""
@@ -330,12 +211,6 @@ class Job:
                 if self.fetch:
                     raise
         return token_counter(folders, {table.id: table.call for table in self.recipe.models})
-
-    def _cells(self, table: PromptsTable) -> dict[str, list[dict[str, str]]]:
-        """The cells that the quota of each class is cut into."""
-        if set(self.recipe.quota.cell) - {"class"}:
-            return cells(table.categories, **self.texts.source_keys(table))
-        return {category.name: [{}] for category in table.categories}
 
     @functools.cached_property
     def listings(self) -> dict[str, str]:
@@ -378,29 +253,6 @@ class Job:
             "device": device_name(self.device),
             "threads": self.threads,
         }
-
-    @property
-    def planned(self) -> dict[str, int]:
-        """The uids in the plan so far, with their class ids."""
-        folder = self.root / shards.PLAN
-        tables = [
-            shards.read_table(folder / f"{stem}.parquet", ["uid", "class_id"])
-            for stem in shards.records(folder)
-        ]
-        return {
-            uid: class_id
-            for table in tables
-            for uid, class_id in zip(table["uid"].to_pylist(), table["class_id"].to_pylist(), strict=True)
-        }
-
-    def is_planned(self) -> bool:
-        """Whether the plan was made from this very recipe: then no request has to be compared."""
-        folder = self.root / shards.PLAN
-        for stem in shards.records(folder)[-1:]:
-            record = shards.read_record(folder, stem)
-            inputs: dict[str, object] = json.loads(shards.canonical(plan_inputs(self)))
-            return bool(record["inputs"] == inputs and record["limit"] == self.limit)
-        return False
 
     @functools.cached_property
     def classes(self) -> list[Category]:

@@ -4,26 +4,25 @@ worker goes through the stages.
 
 import logging
 import os
-import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthgen import asking, checks, recipe, selection, shards, storage, subsets
+from synthgen import asking, checks, shards, storage, subsets
 from synthgen.asking import Counts
 from synthgen.engine import Worker
-from synthgen.errors import FolderError, RecipeError, SynthgenError, WorkError, nearest
+from synthgen.errors import FolderError, SynthgenError, WorkError, nearest
 from synthgen.job import Job
 from synthgen.language_models import open_local, open_server
+from synthgen.opening import open_job, require_making
 from synthgen.stages import STAGES, Listings, final_warning, phases, plan_units, write_report
 from synthgen.workers import local, ray
 from synthgen.workers.place import (
     default_workers,
     find_command,
     find_parent,
-    find_place,
     is_launched,
     say_made,
 )
@@ -32,7 +31,6 @@ MAKING = ("plan", "generate", "annotate")
 """Stages that are gone through again while a quota of accepted samples is not met."""
 SLOW = {"generate", "annotate"}
 """Stages worth starting processes for."""
-OFFLOADS = ("", "model", "sequential")
 ENGINES = {"local": local.run_workers, "ray": ray.run_workers}
 
 
@@ -56,7 +54,7 @@ def work(job: Job, stages: Sequence[str], *, deadline: float | None = None) -> N
     while True:
         for listings in phases(making):
             _work(worker, job, listings)
-        if not _makes_rounds(job, making) or (not job.new_requests() and job.is_made()):
+        if not _makes_rounds(job, making) or (not job.requests.new() and job.is_made()):
             break
     for listings in phases([stage for stage in stages if stage not in MAKING]):
         _work(worker, job, listings)
@@ -66,7 +64,7 @@ def work(job: Job, stages: Sequence[str], *, deadline: float | None = None) -> N
 
 def _work(worker: Worker, job: Job, listings: Listings) -> None:
     checks.check_plan(job)  # another command may have planned meanwhile
-    while listings == STAGES["plan"] and job.new_requests():  # or less than this one wants
+    while listings == STAGES["plan"] and job.requests.new():  # or less than this one wants
         worker.work(plan_units(job))
         checks.check_plan(job)
         if job.quota:  # what is asked for next is known when these are made
@@ -80,111 +78,6 @@ def _makes_rounds(job: Job, stages: Sequence[str]) -> bool:
         return False
     needed = MAKING if job.recipe.annotate else MAKING[:2]
     return job.quota is not None and set(needed) <= set(stages)
-
-
-def open_job(
-    recipe_name: str | Path,
-    output: str | Path | None = None,
-    *,
-    settings: Sequence[str] = (),
-    limit: int | None = None,
-    subset: str = "main",
-    replace: bool = False,
-    share: str = "",
-    threads: int = 1,
-    strict: bool = False,
-    fetch: bool = True,
-    offload: str = "",
-    add: Sequence[str] = (),
-    only: Sequence[str] = (),
-) -> Job:
-    """A recipe with its folder (`output`, default shards/<name>), validated; nothing is written. Without
-    `fetch` no model is downloaded either.
-
-    Raises:
-        SynthgenError: the recipe is wrong, or another argument.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", subset):
-        raise SynthgenError(f'--subset "{subset}": letters, digits, - and _ are allowed')
-    if offload not in OFFLOADS:
-        raise SynthgenError(f'--offload "{offload}": model or sequential is wanted')
-    if limit is not None and limit < 1:
-        raise SynthgenError(f"--limit {limit}: a whole number from 1 is wanted")
-    path = recipe.find(recipe_name)
-    loaded = recipe.load(path, settings)
-    known = [table.name for table in loaded.annotate]
-    for name in only:
-        if name not in known:
-            raise SynthgenError(f'--only: {path} has no annotation "{name}"{nearest(name, known)}')
-    root = Path(output) if output else Path(shards.DEFAULT_ROOT) / loaded.name
-    job = Job(
-        path,
-        loaded,
-        root,
-        limit=limit,
-        subset=subset,
-        replace=replace,
-        place=find_place(share),
-        threads=threads,
-        strict=strict,
-        fetch=fetch,
-        offload=offload,
-        add=_find_added(add, root, subset),
-        only=only,
-    )
-    if job.quota:
-        with recipe.where(path, ""):
-            selection.check_quota(job.rules_of(subset), job.quota)
-    return job
-
-
-def require_making(job: Job) -> None:
-    """Raises RecipeError where a recipe makes no images, for commands that are about making them."""
-    if job.recipe.curates:
-        raise RecipeError(
-            f"{job.recipe_path}: makes no images, as it has no [[prompts]], [[models]] and [quota]; "
-            "`synthgen run` curates with it what was imported"
-        )
-
-
-def reinforcing(job: Job) -> list[str]:
-    """The annotations that write down what a teacher says, by name.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    found = [table.name for table in job.recipe.annotate if table.use == "reinforce"]
-    if not found:
-        raise RecipeError(
-            f'{job.recipe_path}: no annotation has use = "reinforce"; add [[annotate]] with name = "dr", '
-            'use = "reinforce", and teacher = "clip" or "classifier" with its model'
-        )
-    return found
-
-
-def _find_added(add: Sequence[str], root: Path, subset: str) -> list[tuple[Path, str]]:
-    """Other runs and their subsets, of arguments RUN[:SUBSET].
-
-    Raises:
-        FolderError: there is no such run or subset, or two have one name.
-    """
-    found: list[tuple[Path, str]] = []
-    for text in add:
-        folder, colon, name = text.rpartition(":")
-        if not colon or storage.is_folder(Path(text)):
-            folder, name = text, "main"
-        other = Path(folder)
-        known = subsets.names(other)
-        if name not in known:
-            what = f"no subset {name}; known: {', '.join(known)}" if known else "no run there with a subset"
-            raise FolderError(f"--add {text}: {what}; RUN[:SUBSET] is wanted, such as shards/birds:strict")
-        names = [f"{one.resolve().name}:{own}" for one, own in [(root, subset), *found]]
-        if f"{other.resolve().name}:{name}" in names:
-            raise FolderError(
-                f"--add {text}: {other.resolve().name}:{name} is there twice; each needs its own name"
-            )
-        found.append((other, name))
-    return found
 
 
 def run(
@@ -296,7 +189,7 @@ def run(
     arguments += ["--offload", offload] if offload else []
     ended = ENGINES[engine](workers, arguments, job.place, uuid.uuid4().hex)
     failures = [log.strip() for status, log in ended if status]
-    is_short = _makes_rounds(job, stages) and bool(job.new_requests())
+    is_short = _makes_rounds(job, stages) and bool(job.requests.new())
     if failures and (is_short or any(_missing(job, stage) for stage in stages)):
         for log in {log for log in failures if "Traceback" in log}:
             logging.getLogger(__name__).error("a worker failed:\n%s", log)

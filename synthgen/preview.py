@@ -50,7 +50,7 @@ def preview(job: Job, embed: str = "") -> Preview:
         raise RecipeError(f"--embed {embed}: measures prompts, and {job.recipe_path} has none")
     try:
         check(job)
-        requests = job.requests
+        requests = job.requests.all()
     except UnansweredError as error:
         requests, unanswered = [], str(error)
     texts, names = [request.text for request in requests], [request.class_name for request in requests]
@@ -72,7 +72,7 @@ def preview(job: Job, embed: str = "") -> Preview:
         extra=sum(len(table.extra) for table in recipe.prompts),
         axes=recipe.axes,
         requests=shards.planned_requests(job.root) if recipe.curates else len(requests),
-        not_planned=len(job.new_requests()) if requests else 0,
+        not_planned=len(job.requests.new()) if requests else 0,
         texts=len(set(zip(names, texts, strict=True))),
         groups=_groups(job, requests) if requests else "",
         models=models,
@@ -95,7 +95,7 @@ def cost(job: Job) -> costs.Cost:
         SynthgenError: something is wrong with the recipe or the folder; one line says what.
     """
     check(job)
-    per, cells, requests = job.recipe.quota.cell or ["class"], dict[str, Counter[str]](), job.requests
+    per, cells, requests = job.recipe.quota.cell or ["class"], dict[str, Counter[str]](), job.requests.all()
     for request in requests:
         words = {**request.axes, "class": request.class_name}
         cells.setdefault(" | ".join(words[axis] for axis in per), Counter())[request.model] += 1
@@ -197,7 +197,7 @@ def sheets(job: Job) -> tuple[list[Sheet], str]:
     rejected: dict[str, dict[str, list[str]]] = {category.name: {} for category in job.recipe.classes}
     problem = ""
     try:
-        for request in job.requests:
+        for request in job.requests.all():
             accepted[request.class_name][request.text] = None
     except RecipeError as error:
         if not job.recipe.language:

@@ -35,7 +35,7 @@ def _shard_unit(name: str, folder: Path, stem: str, make: Callable[[Claim], None
 def plan_units(job: Job) -> list[Unit]:
     # the name first: if another worker plans meanwhile, this name is taken and its requests are not added
     rounds, folder = shards.records(job.root / shards.PLAN), job.root / shards.PLAN
-    new = job.new_requests()
+    new = job.requests.new()
 
     def make(claim: Claim) -> None:
         cut = planning.cut_shards(new, job.recipe.images.shard_size)
@@ -196,9 +196,9 @@ def selection_units(job: Job) -> list[Unit]:
             checks.check_records(job)
             chosen = job.selected(columns(), subset)
             rules, quota = job.rules_of(subset), job.quota_of(subset)
-            short = (
-                selection.short_cells(columns(), chosen, rules, quota, list(job.wanted())) if quota else []
-            )
+            short = []
+            if quota:
+                short = selection.short_cells(columns(), chosen, rules, quota, list(job.requests.wanted()))
             subsets.publish(
                 job.root,
                 subset,

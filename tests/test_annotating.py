@@ -18,6 +18,7 @@ from synthgen import annotators, pipeline, pools, recipe
 from synthgen.clustering import assign
 from synthgen.data import Sample
 from synthgen.errors import FolderError, RecipeError
+from synthgen.opening import open_job
 from synthgen.workers.place import Place
 
 LUMA = 'column = "image_luma"\nmaximum = 0.7'
@@ -133,7 +134,7 @@ def test_what_others_read_is_made_again_where_its_record_has_gone(
 def test_the_order_of_shards_changes_nothing(more: Path, annotated: Path, tmp_path: Path) -> None:
     """The second of two workers begins in the middle; what a prompt was encoded with must not matter."""
     root = Path(shutil.copytree(annotated, tmp_path / "run", ignore=shutil.ignore_patterns("annotations")))
-    job = pipeline.open_job(more, root, settings=list(SMALL))
+    job = open_job(more, root, settings=list(SMALL))
     job.place = Place(1, 2)
     pipeline.work(job, ["annotate"])
     assert data_digests(root) == data_digests(annotated)

@@ -29,7 +29,7 @@ from synthgen.errors import ModelError, RecipeError, SynthgenError
 from synthgen.generation import checkpoints, conditioning, locating, models
 from synthgen.generation.sampling import Sampled, picture, sample
 from synthgen.inspection import verify
-from synthgen.pipeline import open_job
+from synthgen.opening import open_job
 from synthgen.preview import terms
 from synthgen.resharding import split_of
 

@@ -19,6 +19,7 @@ from PIL import Image
 import synthgen
 from synthgen import recipe
 from synthgen.embedded import pipeline_folder
+from synthgen.opening import open_job
 from synthgen.uids import uid_strings
 
 pytestmark = pytest.mark.filterwarnings(
@@ -216,7 +217,7 @@ def test_oversampled_uids_get_keys_of_their_own(run_copy: Path) -> None:
     funnel = storage.read_json(run_copy / "subsets" / "main.json")
     funnel["files"]["main.npy"] = storage.checksum(path)
     storage.replace(run_copy, run_copy / "subsets" / "main.json", storage.to_json(funnel))
-    job = pipeline.open_job("emoji", run_copy, settings=["quota.requests=2"])
+    job = open_job("emoji", run_copy, settings=["quota.requests=2"])
     for file in [*run_copy.glob("final/main/*/*.*"), run_copy / "final" / "main" / "_stats.json"]:
         storage.remove(file)
     pipeline.work(job, ["reshard"])

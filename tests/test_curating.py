@@ -12,12 +12,13 @@ from PIL import Image
 from test_import import HEX, coco, datacomp, images, img2dataset, picture, tree, webdataset
 
 import synthgen
-from synthgen import pipeline, recipe, shards
+from synthgen import recipe, shards
 from synthgen.cli import main
 from synthgen.errors import FolderError, RecipeError
 from synthgen.importing.forms import Keys
 from synthgen.inspection import verify
 from synthgen.intake import bring
+from synthgen.opening import open_job
 
 CURATES = """
 name = "chosen"
@@ -280,10 +281,10 @@ count = 3
 
 def test_classes_of_the_recipe_are_joined_by_name(tmp_path: Path) -> None:
     root = bring([images(tmp_path / "birds", "owl/a.jpg", "cat/b.jpg")], tmp_path / "out", workers=1)
-    job = pipeline.open_job(write(tmp_path / "recipe"), root)
+    job = open_job(write(tmp_path / "recipe"), root)
     assert [(one.id, one.name) for one in job.classes] == [(0, "cat"), (1, "owl")]
     own = write(tmp_path / "named", more='classes = ["cat", "owl", "ant"]\n')
-    assert [one.name for one in pipeline.open_job(own, root).classes] == ["cat", "owl", "ant"]
+    assert [one.name for one in open_job(own, root).classes] == ["cat", "owl", "ant"]
     synthgen.run(own, root, workers=1)
     own = write(tmp_path / "other", more='classes = ["owl", "cat"]\n')
     with pytest.raises(

@@ -11,7 +11,7 @@ from synthgen import cli, doctor
 from synthgen.doctor import best_batch_size, examine, lines_to_paste
 from synthgen.generation import sampling
 from synthgen.generation.trials import Trial, try_batch
-from synthgen.pipeline import open_job
+from synthgen.opening import open_job
 
 FAST = ["models.0.steps=1", "quota.requests=1"]
 
@@ -194,5 +194,5 @@ def test_what_a_cache_holds_is_not_counted_as_speed(tmp_path: Path) -> None:
     pipeline = job.pipeline("tiny")
     calls = []
     pipeline.text_encoder.register_forward_hook(lambda module, given, output: calls.append(1))
-    try_batch(pipeline, job.requests[:2], 2, "cpu")
+    try_batch(pipeline, job.requests.all()[:2], 2, "cpu")
     assert len(calls) >= 2 * 3

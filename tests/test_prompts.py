@@ -16,7 +16,8 @@ from synthgen import recipe
 from synthgen.cli import main
 from synthgen.diversity import cramers_v
 from synthgen.errors import RecipeError
-from synthgen.pipeline import open_job, run
+from synthgen.opening import open_job
+from synthgen.pipeline import run
 from synthgen.pools import PoolColumns
 from synthgen.preview import preview
 from synthgen.shards import load_plan, read_plan_shard
@@ -316,12 +317,12 @@ def test_shipped_recipes_can_be_checked_offline_and_are_balanced(name: str, tmp_
     balance = {key: value for key, value in found.figures.items() if key.startswith("cramers_v_")}
     assert all(not value >= 0.05 for value in balance.values())  # NaN: too few to say
     if name in ("waterbirds", "emoji"):
-        counts = Counter((request.class_name, *request.axes.values()) for request in job.requests)
+        counts = Counter((request.class_name, *request.axes.values()) for request in job.requests.all())
         assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_all_of_lvis_is_balanced(tmp_path: Path) -> None:
-    requests = open_job("lvis", tmp_path / "run", fetch=False).requests
+    requests = open_job("lvis", tmp_path / "run", fetch=False).requests.all()
     assert len(requests) == 1453 * 128
     assert cramers_v([(request.class_name, request.model) for request in requests]) < 0.05
     seen = [(one.class_name, one.axes["viewpoint"]) for one in requests if "viewpoint" in one.axes]

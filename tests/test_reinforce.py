@@ -29,6 +29,7 @@ from synthgen.data import Category, Sample
 from synthgen.embedded import clip_folder
 from synthgen.errors import FolderError, ModelError, RecipeError, SynthgenError
 from synthgen.loader import open_loader
+from synthgen.opening import open_job
 from synthgen.pools import read_images
 from synthgen.reinforcement import Reinforcement, densify
 from synthgen.training import train
@@ -245,7 +246,7 @@ def test_views_are_a_matter_of_seed_and_uid_alone(made: Path) -> None:
 def test_another_place_makes_the_same_bytes(made: Path, folder: Path, tmp_path: Path) -> None:
     """The second of two workers, which begins in the middle."""
     root = copy_of(made, tmp_path / "run", "dr", "net")
-    job = pipeline.open_job(folder, root, settings=list(SMALL), only=["dr", "net"])
+    job = open_job(folder, root, settings=list(SMALL), only=["dr", "net"])
     job.place = Place(1, 2)
     pipeline.work(job, ["annotate"])
     assert data_digests(root) == data_digests(made)

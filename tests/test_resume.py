@@ -18,7 +18,8 @@ from synthgen import checks, claims, shards, storage
 from synthgen.data import Sample
 from synthgen.inspection import verify
 from synthgen.job import Job
-from synthgen.pipeline import open_job, work
+from synthgen.opening import open_job
+from synthgen.pipeline import work
 
 START = {"start_new_session": True, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
 
@@ -280,15 +281,15 @@ def test_two_commands_that_plan_at_once_both_get_what_they_want(tmp_path: Path) 
     root = tmp_path / "run"
     larger = open_job("emoji", root, settings=SMALL)
     checks.check(larger)
-    list_new = larger.new_requests
+    list_new = larger.requests.new
 
     def then_another_plans() -> object:
         found = list_new()
-        larger.new_requests = list_new  # type: ignore[method-assign]
+        larger.requests.new = list_new  # type: ignore[method-assign]
         synthgen.run("emoji", root, settings=SMALL, stages=("plan",), limit=7)
         return found
 
-    larger.new_requests = then_another_plans  # type: ignore[method-assign,assignment]
+    larger.requests.new = then_another_plans  # type: ignore[method-assign,assignment]
     work(larger, ["plan"])
     assert shards.planned_requests(root) == 48
     assert len(shards.records(root / "plan")) == 2

@@ -27,7 +27,7 @@ from synthgen import shards
 from synthgen.data import Request
 from synthgen.engine import Worker
 from synthgen.job import ALONE, Job
-from synthgen.pipeline import open_job
+from synthgen.opening import open_job
 from synthgen.stages import pool_units
 from synthgen.workers.place import Place, device_name
 
