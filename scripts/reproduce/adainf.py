@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from experiment import cell, generated, parser, real_sources, row
+from experiment import cell, generated, leave_cores, parser, real_sources, row
 from torch import nn
 from torchvision.transforms import v2
 
@@ -23,7 +23,7 @@ from synthgen.loader import open_loader
 from synthgen.training.augmenting import plain
 from synthgen.training.networks import small_cnn
 
-SIDE, WIDTH, TEMPERATURE = 32, 128, 0.2
+SIDE, WIDTH, TEMPERATURE = 32, 128, 0.1
 
 
 class TwoViews:
@@ -51,6 +51,7 @@ def pretrain(options: Any, on: dict[str, str], weights: dict[str, float], weak: 
     accelerator = Accelerator(mixed_precision="bf16" if options.bf16 else "no")
     loader = open_loader(
         on, batch_size=options.batch_size, fields=("image",), shuffle=True, seed=seed, weights=weights,
+        samples_per_epoch=options.steps * options.batch_size,
         transform=TwoViews(adainf_augmentation(SIDE, inflated=weak)), last="drop", workers=options.workers,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -59,19 +60,14 @@ def pretrain(options: Any, on: dict[str, str], weights: dict[str, float], weak: 
     encoder = encoder.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=options.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=options.steps)
-    step = 0
-    while step < options.steps:
-        for (views,) in loader:
-            pairs = views.flatten(0, 1).to(accelerator.device, memory_format=torch.channels_last)
-            with accelerator.autocast():
-                features = encoder(pairs)
-            contrast(features).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            step += 1
-            if step == options.steps:
-                break
+    for (views,) in loader:
+        pairs = views.flatten(0, 1).to(accelerator.device, memory_format=torch.channels_last)
+        with accelerator.autocast():
+            features = encoder(pairs)
+        contrast(features).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
     encoder[-1] = nn.Identity()
     return encoder.eval().cpu()
 
@@ -85,8 +81,19 @@ def features_of(encoder: nn.Module, split: str) -> tuple[torch.Tensor, torch.Ten
     return features, labels
 
 
+def settle(encoder: nn.Module, split: str) -> None:
+    """Batch norm's statistics become those of these images, for the untrained network, too."""
+    for layer in encoder.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over the batches
+    features_of(encoder.train(), split)
+    encoder.eval()
+
+
 def probe(encoder: nn.Module, train: str, validation: str) -> float:
     """The accuracy of a logistic regression of the features."""
+    settle(encoder, train)
     (x, y), (seen, truth) = features_of(encoder, train), features_of(encoder, validation)
     mean, scale = x.mean(0), x.std(0) + 1e-6
     x, seen = (x - mean) / scale, (seen - mean) / scale
@@ -105,15 +112,16 @@ def probe(encoder: nn.Module, train: str, validation: str) -> float:
 
 
 def main() -> None:
-    made = parser(__doc__, steps=250)
+    made = parser(__doc__, steps=200)
+    made.set_defaults(workers=2)  # two augmented views take longer than a step
     made.add_argument("--lr", type=float, default=1e-3)
     made.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.5, 0.0],
                       help="parts of a batch that are real images")  # fmt: skip
     made.add_argument("--bf16", action="store_true", help="mixed precision")
     options = made.parse_args()
     sources = real_sources(options)
-    torch.set_num_threads(max(1, torch.get_num_threads() - options.workers))  # more wait for one another
     both = {"real": sources["real"], "generated": str(generated(options))}
+    leave_cores(options)
     print(f"{options.steps} steps of {options.batch_size}, seeds {options.seeds}\n")
     row("real images in a batch", "strong augmentation", "weak augmentation")
     row("---", "---", "---")
@@ -135,7 +143,7 @@ def main() -> None:
         torch.manual_seed(seed)
         network: Any = small_cnn(WIDTH)
         network[-1] = nn.Identity()
-        untrained.append(probe(network.eval(), sources["real"], sources["validation"]))
+        untrained.append(probe(network, sources["real"], sources["validation"]))
     row("(the network untrained)", cell(untrained), cell(untrained))
 
 

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from scipy.stats import t as student
 
 import synthgen
@@ -49,12 +50,17 @@ def real_sources(options: argparse.Namespace) -> dict[str, str]:
     return found
 
 
-def generated(options: argparse.Namespace, *more: str) -> Path:
+def generated(options: argparse.Namespace) -> Path:
     """The generated set, made where it is not there yet: a split of a run's final shards."""
     own = [setting for setting in options.set if not setting.startswith("sources.")]
-    settings = ["quota.requests=30", "images.shard_size=128", "reshard.split={ train = 1.0 }", *more, *own]
+    settings = ["quota.requests=20", "images.shard_size=128", "reshard.split={ train = 1.0 }", *own]
     root = synthgen.run(options.recipe, options.output / "generated", settings=settings)
     return root / "final" / "main" / "train"
+
+
+def leave_cores(options: argparse.Namespace) -> None:
+    """Torch's threads leave a core to each process that reads: more of them wait for one another."""
+    torch.set_num_threads(max(1, torch.get_num_threads() - options.workers))
 
 
 def cell(values: Sequence[float]) -> str:

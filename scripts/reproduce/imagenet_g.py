@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from experiment import cell, generated, parser, real_sources, row
+from experiment import cell, generated, leave_cores, parser, real_sources, row
 
 from synthgen.loader import open_loader
 from synthgen.training import evaluate, train
@@ -49,6 +49,7 @@ def main() -> None:
     options = made.parse_args()
     sources, accelerator = real_sources(options), Accelerator()
     synth = str(generated(options))
+    leave_cores(options)
 
     def accuracies(seed: int, on: Any, **more: Any) -> tuple[float, float]:
         """On both real sets, of a classifier that is trained on these."""

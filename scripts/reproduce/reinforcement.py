@@ -15,7 +15,7 @@ import shutil
 from typing import Any
 
 from accelerate import Accelerator
-from experiment import cell, generated, parser, real_sources, row
+from experiment import cell, generated, leave_cores, parser, real_sources, row
 
 from synthgen.training import evaluate, train
 
@@ -47,6 +47,7 @@ def main() -> None:
         file.write(ANNOTATION.format(side=SIDE, **vars(options)))
     options.recipe = recipe
     split = generated(options)
+    leave_cores(options)
     teacher = split.parents[2] / "annotations" / "teacher"
     ways: dict[str, dict[str, Any]] = {
         "images, standard augmentation": {},
