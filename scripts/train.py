@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 import synthgen
+from synthgen.loader import open_loader
 from synthgen.training import markdown, table, train
 from synthgen.training.options import named, parser, training_keys
 
@@ -27,6 +28,8 @@ def main() -> None:
     precision = "bf16" if options.bf16 else None
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
     try:
+        for paths in named(options.evaluate).values():  # before an hour of training
+            open_loader(paths, batch_size=1)
         model = train(named(options.train), accelerator=accelerator, **training_keys(options))
         found = table(
             model,

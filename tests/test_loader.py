@@ -16,6 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ROOT
@@ -281,6 +282,52 @@ def test_an_imported_pool_is_read_where_it_lies(split: Path, tmp_path: Path) -> 
     assert sorted(seen) == list(range(50))
 
 
+def test_an_imported_pool_says_what_importing_has_settled(tmp_path: Path) -> None:
+    """Not what its sources' own members say: another column is label, or caption; they have uids."""
+    (tmp_path / "web").mkdir()
+    with open(tmp_path / "web" / "0.tar", "wb") as file:
+        for k in range(6):
+            told = {"coarse": k % 2, "caption": f"better {k}", "uid": f"img-{k}", "number": k}
+            members = {"bmp": picture(k), "cls": b"%d" % (10 + k), "txt": b"alt text",
+                       "json": json.dumps(told).encode()}  # fmt: skip
+            tars.add_sample(file, f"{k:06d}", members)
+        tars.finish(file)
+    columns = ["class_id=coarse", "text=caption"]
+    root = synthgen.bring([tmp_path / "web"], tmp_path / "pool", columns=columns, workers=1)
+    rows = pq.read_table(root / "pool" / "00000000.parquet").to_pylist()
+    fields = ("number", "class_id", "text", "uid", "image", "caption")
+    ((found, labels, texts, uids, images, captions),) = open_loader(root, batch_size=6, fields=fields)
+    by_number = {row["number"]: row for row in rows}
+    assert sorted(found.tolist()) == list(range(6))
+    for k, label, text, own, caption in zip(found.tolist(), labels, texts, uids, captions, strict=True):
+        assert (int(label), text, own) == (k % 2, f"better {k}", by_number[k]["uid"])
+        assert caption == text
+    assert images.shape == (6, 3, 8, 8)
+    copied = synthgen.bring([tmp_path / "web"], tmp_path / "copied", columns=columns, copy=True, workers=1)
+    (tmp_path / "curate.toml").write_text('name = "web"\n[reshard]\nsplit = { train = 1.0 }\n')
+    final = synthgen.run(tmp_path / "curate.toml", root, workers=1) / "final" / "main" / "train"
+    for again in (copied, final):
+        loader = open_loader(again, batch_size=6, fields=("number", "cls", "txt", "class_id", "caption"))
+        ((found, numbers, texts, labels, captions),) = loader
+        assert labels.tolist() == [int(text) for text in numbers] == [k % 2 for k in found.tolist()]
+        assert texts == captions
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_labels_that_are_names_are_read(tmp_path: Path, copy: bool) -> None:
+    (tmp_path / "web").mkdir()
+    with open(tmp_path / "web" / "0.tar", "wb") as file:
+        for k in range(4):
+            tars.add_sample(file, f"{k:06d}", {"png": picture(k), "cls": [b"dog", b"cat"][k % 2]})
+        tars.finish(file)
+    root = synthgen.bring([tmp_path / "web"], tmp_path / "pool", copy=copy, workers=1)
+    loader = open_loader(root, batch_size=4)
+    ((images, labels),) = loader
+    for image, label in zip(images, labels.tolist(), strict=True):
+        number = round(float(image[0, 0, 0]) * 255)
+        assert loader.class_names[label] == ["dog", "cat"][number % 2]
+
+
 def test_globs_braces_and_tars_are_sources(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert flat(numbers(only(str(split / "*.tar"), batch_size=8))) == list(range(50))
     assert flat(numbers(only(str(split / "0000000{2..3}.tar"), batch_size=8))) == list(range(37, 50))
@@ -358,6 +405,38 @@ def test_what_is_damaged_is_skipped_counted_and_named(
     equal = only(made, batch_size=10, fields=("number", "image", "class_id"), last="drop")
     assert [len(batch) for batch in numbers(equal)] == [10, 10, 10], "whole batches stay whole"
     assert sum(equal.skipped.values()) > 0
+
+
+def test_a_damaged_shard_that_nobody_has_counted_is_named(tmp_path: Path) -> None:
+    made = write_split(tmp_path / "train", [30, 7])
+    damage(made)
+    (made / "sizes.json").unlink()
+    (made / "00000002.tar").write_bytes(b"<html>no such file</html>" * 40)
+    loader = only(made, batch_size=10)
+    assert sorted(flat(numbers(loader))) == [*range(28), *range(30, 37)]
+    assert {(Path(one.shard).name, one.key) for one in loader.skipped} == {
+        ("00000000.tar", "row 28"), ("00000002.tar", "row 0"),
+    }  # fmt: skip
+
+
+def test_one_of_the_same_prompt_takes_the_place_of_a_skipped_sample(tmp_path: Path) -> None:
+    made = write_split(tmp_path / "train", [32])
+    path = made / "00000000.tar"
+    data = bytearray(path.read_bytes())
+    image = {member.name: member for member in tars.index(bytes(data))}[f"{uid(1)}.png"]
+    data[image.offset : image.offset + image.size] = b"\0" * image.size
+    path.write_bytes(data)
+    loader = only(made, batch_size=8, positives=4, last="drop", fields=("number", "positive", "image"))
+    for found, positive, _ in loader:
+        assert 1 not in found
+        assert [len(set(own.tolist())) for own in positive.reshape(-1, 4)] == [1, 1]
+        assert (found // 4 == positive).all()
+    assert loader.skipped.total() == 1
+
+
+def test_samples_of_one_prompt_share_a_number_wherever_they_are(split: Path) -> None:
+    for found, positive in only(split, batch_size=10, shuffle=True, fields=("number", "positive")):
+        assert (found // 4 == positive).all()
 
 
 def test_no_readable_sample_is_an_error_where_batches_must_be_whole(tmp_path: Path) -> None:
@@ -541,14 +620,42 @@ def test_a_loader_can_be_sent_to_another_process(split: Path) -> None:
             {"batch_size": 4, "batch_transform": max},
             r"batch_transform: takes image and class_id, and fields are",
         ),
+        ({"batch_size": 4, "workers": -1}, r"workers: got -1; a whole number from 0"),
+        ({"batch_size": 4, "seed": -1}, r"seed: got -1"),
+        ({"batch_size": 4, "shuffle": -5}, r"shuffle: got -5"),
+        ({"batch_size": 4, "last": "foo"}, r'last: got "foo"; one of keep, equal, drop'),
+        ({"batch_size": 4, "weights": {"real": 1, "synth": float("inf")}}, r"weights: synth has none"),
+        (
+            {"batch_size": 4, "weights": {"real": 300, "synth": 1}, "samples_per_epoch": 100},
+            r"an epoch of 100 samples has none of synth; 301 samples_per_epoch have each",
+        ),
+        (
+            {"batch_size": 4, "fields": ("image", "mask"), "reinforcement": "x"},
+            r"reinforcement: its views are crops",
+        ),
         ({"batch_size": 99, "last": "drop"}, r"20 samples make no batch of 99 on each of 1 ranks"),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path: Path, keys: dict[str, object], message: str) -> None:
     made = {name: write_split(tmp_path / name / "train", [10]) for name in ("real", "synth")}
     with pytest.raises(FolderError, match=message) as raised:
-        only(made, **keys)  # type: ignore[arg-type]
+        open_loader(made, **{"fields": ("number",)} | keys)  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
+
+
+def test_wrong_sources_are_one_line(tmp_path: Path, split: Path) -> None:
+    for sources, message in (
+        ([], r"sources: none is named"),
+        ([split, split], r"is there twice; `repeat` says how often"),
+        (str(split.parent / "*"), r"train is a folder; a pattern of \.tar files is wanted"),
+        ("http://127.0.0.1:1/a b.tar", r"cannot be fetched"),
+    ):
+        with pytest.raises(FolderError, match=message):
+            list(only(sources, batch_size=2))
+    other = write_split(tmp_path / "other" / "train", [3])
+    (other.parent / "classes.txt").write_bytes(b"ant\nb\xe9e\n")
+    with pytest.raises(FolderError, match="byte 5 is not UTF-8"):
+        only(other, batch_size=2)
 
 
 def test_images_of_several_sizes_are_one_line(tmp_path: Path) -> None:
@@ -571,6 +678,10 @@ def test_classes_of_sources_must_agree(tmp_path: Path, split: Path) -> None:
     (other.parent / "classes.txt").write_text("bee\nant\n")
     with pytest.raises(FolderError, match='class id 0 is "bee", elsewhere 1 is "bee"'):
         only([split, other], batch_size=2)
+    with pytest.raises(FolderError, match='class id 0 is "bee", elsewhere 1 is "bee"'):
+        only({"one": [split, other]}, batch_size=2)
+    with pytest.raises(FolderError, match='class id 0 is "bee", elsewhere 1 is "bee"'):
+        only([f"{{{split},{other}}}/*.tar"], batch_size=2)
     assert join_classes([split, split]) == {0: "ant", 1: "bee", 2: "cat"}
 
 
@@ -633,5 +744,5 @@ def test_keys_are_named_as_webdataset_names_them(tmp_path: Path) -> None:
     ((uids, labels, _),) = list(loader)
     assert (uids, labels.tolist()) == (["a", "v1.0/b", "v1.0/c"], [1, 3, 5])
     assert {one.key: one.reason for one in loader.skipped} == {
-        "v1.0/c": "no image: a member jpg, jpeg, png, webp is wanted"
+        "v1.0/c": "no image: a member jpg, jpeg, png, webp, bmp, gif, tif, tiff is wanted"
     }, "a member that is there twice begins another sample"

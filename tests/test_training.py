@@ -145,6 +145,8 @@ def test_a_class_that_was_not_trained_on_is_wrong(
     assert (none["classes_trained_on"], none["accuracy_on_those"]) == (0, None)
     with pytest.raises(FolderError, match='test: class id 0 is "ant", in training it was "dog"'):
         evaluate(reddest._replace(class_names={0: "dog"}), split, accelerator=alone)
+    with pytest.raises(FolderError, match='test: "ant" has class id 0, in training it had 7'):
+        evaluate(reddest._replace(class_names={7: "ant"}), split, accelerator=alone)
 
 
 def test_samples_that_cannot_be_read_are_counted(
@@ -366,6 +368,7 @@ def test_processes_that_accelerate_does_not_see_are_an_error(
     ("keys", "message"),
     [
         ({"steps": 0}, r"steps: got 0; a whole number from 1 is wanted"),
+        ({"lr": -1.0}, r"lr: got -1.0; a number above 0"),
         ({"seed": -1}, r"seed: got -1; a whole number from 0"),
         ({"batch_size": 0}, r"batch_size: got 0"),
         ({"side": 8}, r"side: got 8; 16 pixels or more"),
@@ -408,6 +411,48 @@ def test_a_checkpoint_of_other_settings_is_one_line(
     assert (tmp_path / "run" / "checkpoint.safetensors").read_bytes() == before
 
 
+def test_a_checkpoint_of_other_data_under_the_same_name_is_one_line(
+    tmp_path: Path, alone: Accelerator
+) -> None:
+    split = write_split(tmp_path / "a" / "train", [8])
+    train({"real": split}, accelerator=alone, output=tmp_path / "run", **SHORT)
+    other = write_split(tmp_path / "b" / "train", [8])
+    data = (other / "00000000.tar").read_bytes()
+    (other / "00000000.tar").write_bytes(data.replace(b"0" * 31, b"f" * 31))  # other keys, as many bytes
+    with pytest.raises(FolderError, match=r"the loader's state: samples was .*; open the loader as it was"):
+        train({"real": other}, accelerator=alone, output=tmp_path / "run", **SHORT)
+    moved = (tmp_path / "a").rename(tmp_path / "moved") / "train"
+    train({"real": moved}, accelerator=alone, output=tmp_path / "run", **SHORT)
+
+
+def test_an_epoch_s_last_batch_of_one_is_left_out(tmp_path: Path, alone: Accelerator) -> None:
+    """On images whose last features are one pixel, batch norm cannot do with one."""
+    split = write_split(tmp_path / "a" / "train", [9])
+    train(split, accelerator=alone, **SHORT | {"steps": 5})
+
+
+@pytest.mark.parametrize("mix", ["", "mixup", "cutmix", "resizemix"])
+def test_labels_are_classes_with_any_mix(tmp_path: Path, alone: Accelerator, mix: str) -> None:
+    split = write_split(tmp_path / "a" / "train", [8])
+    (tmp_path / "a" / "classes.txt").write_text("ant\nbee\n")
+    with pytest.raises(FolderError, match=r"class id 2 of a sample: classes\.txt has 0 to 1"):
+        train(split, accelerator=alone, mix=mix, workers=1, **SHORT)
+
+
+def test_groups_may_be_lists(reddest: Classifier, alone: Accelerator) -> None:
+    unnamed = reddest._replace(class_names={})
+    found = evaluate(unnamed, REAL / "validation", accelerator=alone, groups=["json"])
+    assert sum(own["samples"] for own in found["groups"].values()) == 480
+
+
+def test_a_split_to_evaluate_that_is_not_there_is_said_before_training(tmp_path: Path) -> None:
+    split = write_split(tmp_path / "a" / "train", [8])
+    done = script(split, "--evaluate", tmp_path / "typo", "--steps", "2", "-o", tmp_path / "run")
+    assert done.returncode == 1
+    assert f"{tmp_path / 'typo'}: no .tar shards there" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -442,7 +487,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path: Path
 def test_a_class_id_beyond_classes_txt_is_one_line(tmp_path: Path, alone: Accelerator) -> None:
     split = write_split(tmp_path / "a" / "train", [8])
     (tmp_path / "a" / "classes.txt").write_text("ant\nbee\n")
-    with pytest.raises(FolderError, match=r"class id 2 of a sample: classes.txt ends at 1"):
+    with pytest.raises(FolderError, match=r"class id 2 of a sample: classes.txt has 0 to 1"):
         train(split, accelerator=alone, **SHORT)
     (tmp_path / "a" / "classes.txt").unlink()
     with pytest.raises(FolderError, match=r"no classes\.txt beside the split"):

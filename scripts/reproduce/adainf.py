@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from experiment import cell, generated, leave_cores, parser, real_sources, row
+from experiment import cell, generated, leave_cores, parser, real_sources, row, start
 from torch import nn
 from torchvision.transforms import v2
 
@@ -119,6 +119,9 @@ def main() -> None:
                       help="parts of a batch that are real images")  # fmt: skip
     made.add_argument("--bf16", action="store_true", help="mixed precision")
     options = made.parse_args()
+    wrong = next((share for share in options.shares if not 0 <= share <= 1), None)
+    if wrong is not None:
+        raise SystemExit(f"--shares {wrong:g}: parts from 0 to 1 are wanted")
     sources = real_sources(options)
     both = {"real": sources["real"], "generated": str(generated(options))}
     leave_cores(options)
@@ -148,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

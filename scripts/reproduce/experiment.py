@@ -8,7 +8,8 @@ An experiment has a generated set, which a recipe makes, and real ones by name: 
 import argparse
 import math
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -56,6 +57,14 @@ def generated(options: argparse.Namespace) -> Path:
     settings = ["quota.requests=20", "images.shard_size=128", "reshard.split={ train = 1.0 }", *own]
     root = synthgen.run(options.recipe, options.output / "generated", settings=settings)
     return root / "final" / "main" / "train"
+
+
+def start(main: Callable[[], None]) -> None:
+    """Runs an experiment; what is wrong with its data or options is one line."""
+    try:
+        main()
+    except synthgen.SynthgenError as error:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from None
 
 
 def leave_cores(options: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@
 The same classifier is trained, for as many steps, on real images, on generated ones, and on both. Effective
 robustness (Taori et al., arXiv 2007.00644) is the accuracy in the other style above what classifiers of real
 images alone have there at the same accuracy in the first style: a line through these, trained on parts of the
-real set, both accuracies as logits. Mean and 95 % interval over the seeds.
+real set, both accuracies as logits. Mean and 95 % interval over the seeds, which leaves out the line's own
+error; its points include the classifiers of all real images, so that these have about none.
 Source: Bansal and Grover, Leaving Reality to Imagination (ImageNet-G, arXiv 2302.02503).
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from experiment import cell, generated, leave_cores, parser, real_sources, row
+from experiment import cell, generated, leave_cores, parser, real_sources, row, start
 
 from synthgen.loader import open_loader
 from synthgen.training import evaluate, train
@@ -36,6 +37,13 @@ def parts_of(real: str, folder: Path, seed: int) -> dict[float, Path]:
     """Subsets of the real set, each within the next."""
     uids = [uid for (own,) in open_loader(real, batch_size=1024, fields=("uid",)) for uid in own]
     order = np.random.default_rng(seed).permutation(uids).tolist()
+    try:
+        uid_array(order[:1])
+    except ValueError:
+        raise SystemExit(
+            f"{real}: its samples have no uids of 32 hex digits, by which parts are listed; "
+            "`synthgen import` it, and name the pool"
+        ) from None
     found = {}
     for part in PARTS:
         found[part] = folder / f"real-{seed}-{part}.npy"
@@ -70,10 +78,11 @@ def main() -> None:
     }
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     line: list[tuple[float, float]] = []
+    parts = {seed: parts_of(sources["real"], options.output, seed) for seed in options.seeds}
     for seed in options.seeds:
         for kind, on in kinds.items():
             found[kind].append(accuracies(seed, on))
-        for path in parts_of(sources["real"], options.output, seed).values():
+        for path in parts[seed].values():
             line.append(accuracies(seed, kinds["real"], subset=path))
     line += found["real"]
     slope, start = np.polyfit([logit(a) for a, _ in line], [logit(b) for _, b in line], 1)
@@ -92,4 +101,4 @@ def print_table(
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -15,7 +15,7 @@ import shutil
 from typing import Any
 
 from accelerate import Accelerator
-from experiment import cell, generated, leave_cores, parser, real_sources, row
+from experiment import cell, generated, leave_cores, parser, real_sources, row, start
 
 from synthgen.training import evaluate, train
 
@@ -75,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -158,6 +158,7 @@ def rows(
     ]
     names = {number: name for name, number in settled.classes.items()}
     labels = [_label(*each, names) for each in zip(told("class_id"), told("class_name"), strict=True)]
+    ids = [settled.classes.get(name) if name else None for name in labels]
     sizes = {
         f"original_{side}": [
             _whole(own) or stored
@@ -171,7 +172,7 @@ def rows(
             for own, is_good, place in zip(part["own_uid"].to_pylist(), good, places, strict=True)
         ],
         "error": errors,
-        "class_id": [settled.classes.get(name) if name else None for name in labels],
+        "class_id": ids,
         "class_name": labels,
         "text": [_text(value) for value in told("text")],
         "group": [_text(value) for value in told("group")],
@@ -180,7 +181,8 @@ def rows(
         "key": part["key"],
         "license": [_text(value) or license for value in told("license")],
         **sizes,
-        **{name: if_good(name) for name in ("image_offset", "image_bytes", "sha256", "members")},
+        **{name: if_good(name) for name in ("image_offset", "image_bytes", "sha256")},
+        "members": _true_members(if_good("members"), part, ids, settled),
     }
     for name, raw in settled.columns.items():
         if name not in FIXED:
@@ -190,6 +192,27 @@ def rows(
             )
     arrays = [_as_array(found[field.name], field.type) for field in settled.schema]
     return pa.Table.from_arrays(arrays, schema=settled.schema)
+
+
+def _true_members(members: pa.Array, part: pa.Table, ids: Sequence[int | None], settled: Settled) -> pa.Array:
+    """The members of each row without a `cls` that says otherwise than the settled id (it is a name, or
+    another column is the label), and without `txt` where another column is the text: the columns' are given
+    in their place.
+    """
+    there = set(pc.unique(members.flatten().field("suffix")).to_pylist())
+    left_out = {"txt"} & there if settled.columns.get("text", "text") != "text" else set()
+    wrong = [False] * len(part)
+    if "cls" in there:
+        named = "data.class_id" in part.column_names
+        raw = part["data.class_id"].to_pylist() if named else [None] * len(part)
+        wrong = [own is not None and _whole(told) != own for own, told in zip(ids, raw, strict=True)]
+    if not left_out and not any(wrong):
+        return members
+    kept = [
+        own and [one for one in own if one["suffix"] not in (left_out | {"cls"} if is_wrong else left_out)]
+        for own, is_wrong in zip(members.to_pylist(), wrong, strict=True)
+    ]
+    return pa.array(kept, members.type)
 
 
 def _known(column: pa.ChunkedArray) -> int:

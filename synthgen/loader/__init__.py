@@ -1,5 +1,6 @@
 """Stage 7, feeding training: shards -> batches. Exact, mixed from several sources, and resumable."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["Loader", "Skipped", "class_names", "join_classes", "open_loader"]
 
 Paths = str | Path | Sequence[str | Path]
 WINDOW = 10_000
+LAST = ("keep", "equal", "drop")
 
 
 def open_loader(
@@ -87,8 +89,9 @@ def open_loader(
         rank: which of `world_size` processes this is; None asks torch.distributed, then RANK and WORLD_SIZE.
         last: what becomes of the last step of an epoch, if it is not whole. "keep": every sample exactly once
             over all ranks, whose numbers differ by one at most. "equal": the same number on each rank, for
-            which at most world_size - 1 samples come twice. "drop": left out. With the last two, a good
-            sample of the batch takes the place of one that is skipped.
+            which at most (world_size - 1) * positives samples come twice. "drop": left out. Where a sample is
+            skipped, "keep" has a shorter batch; else a good one of the batch takes its place, of the same
+            prompt if there is one.
         pin_memory: as of torch's DataLoader.
 
     Raises:
@@ -96,6 +99,14 @@ def open_loader(
             numbers do not fit together.
     """
     named = _named(sources)
+    for what, number, least in (
+        ("batch_size", batch_size, 1), ("samples_per_epoch", samples_per_epoch, 1), ("shuffle", shuffle, 0),
+        ("seed", seed, 0), ("workers", workers, 0),
+    ):  # fmt: skip
+        if number is not None and number < least:
+            raise FolderError(f"{what}: got {number}; a whole number from {least} is wanted")
+    if last not in LAST:
+        raise FolderError(f'last: got "{last}"; one of {", ".join(LAST)} is wanted')
     found = [locate(name, paths) for name, paths in named.items()]
     indexes = [Indexes(source.shards) for source in found]
     subsets = subset if isinstance(subset, Mapping) else dict.fromkeys(named, subset)
@@ -114,14 +125,16 @@ def open_loader(
     labels = {"class_id", "probabilities"} & {*fields}
     if batch_transform is not None and not ("image" in fields and labels):
         raise FolderError(f"batch_transform: takes image and class_id, and fields are {', '.join(fields)}")
+    if reinforcement and {"mask", "target"} & {*fields}:
+        raise FolderError("reinforcement: its views are crops, and have no mask or target; leave one out")
     positives = max(1, positives)
-    if batch_size < 1 or batch_size % positives:
+    if batch_size % positives:
         raise FolderError(
             f"batch_size: got {batch_size}; a multiple of positives, which is {positives}, is wanted"
         )
     ties = (
         [groups(*each) for each in zip(found, indexes, rows, strict=True)]
-        if positives > 1
+        if positives > 1 or "positive" in fields
         else [np.empty(0, np.int64) for _ in found]
     )
     units = [
@@ -169,8 +182,13 @@ def open_loader(
 
 def _named(sources: Paths | Mapping[str, Paths]) -> dict[str, list[str | Path]]:
     """The paths of each source by its name; without names the path is one, or all paths are one source."""
+    if not isinstance(sources, str | Path) and not sources:
+        raise FolderError("sources: none is named; a split such as shards/emoji/final/main/train is wanted")
     if not isinstance(sources, Mapping):
         paths = [sources] if isinstance(sources, str | Path) else list(sources)
+        twice = next((path for k, path in enumerate(paths) if path in paths[:k]), None)
+        if twice is not None:
+            raise FolderError(f"sources: {twice} is there twice; `repeat` says how often a source comes")
         return {str(path): [path] for path in paths}
     return {
         name: [paths] if isinstance(paths, str | Path) else list(paths) for name, paths in sources.items()
@@ -213,10 +231,17 @@ def _per_epoch(
         return [count * (repeat or {}).get(name, 1) for name, count in zip(names, units, strict=True)]
     if repeat:
         raise FolderError("weights and repeat: one of them says how the sources are mixed")
-    lacking = [name for name in names if not weights.get(name, 0) > 0]
+    lacking = [name for name in names if not 0 < weights.get(name, 0) < math.inf]
     if lacking:
         raise FolderError(f"weights: {', '.join(lacking)} has none; each source wants a number above 0")
-    return shares([weights[name] for name in names], (samples or sum(units) * positives) // positives)
+    own = [weights[name] for name in names]
+    found = shares(own, (samples or sum(units) * positives) // positives)
+    if 0 in found:
+        raise FolderError(
+            f"weights: an epoch of {sum(found) * positives} samples has none of {names[found.index(0)]}; "
+            f"{math.ceil(sum(own) / min(own)) * positives} samples_per_epoch have each"
+        )
+    return found
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from synthgen.errors import FolderError, SynthgenError, WorkError
 from synthgen.loader.indexing import Indexes
-from synthgen.loader.locating import Source
+from synthgen.loader.locating import ShardFile, Source, identity
 from synthgen.loader.plan import Places, Plan
 from synthgen.loader.samples import Sample, read_fields
 from synthgen.reinforcement import How, Reinforcement, densify
@@ -60,7 +61,9 @@ class Reader:
     """Of each source, the views that are replayed and what a teacher said of them."""
     soft: How
     is_refilled: bool
-    """Whether a good sample of the batch takes the place of one that is skipped."""
+    """Whether a good sample of the batch, of the same prompt if there is one, takes the place of one that is
+    skipped.
+    """
 
     def __getitems__(self, places: Places) -> Read:
         try:
@@ -71,22 +74,27 @@ class Reader:
     def _read(self, places: Places) -> Read:
         import torch
 
-        samples, skipped, counts = list[dict[str, Any]](), list[Skipped](), Counter[str]()
+        samples, holes = list[dict[str, Any]](), list[tuple[int, dict[str, Any]]]()
+        skipped, counts = list[Skipped](), Counter[str]()
         with torch.random.fork_rng(devices=[]):
             for epoch, place, number, shard, row, group in places.tolist():
-                source = self.sources[number]
+                source, of = self.sources[number], {"source": number, "positive": group}
                 key = self.indexes[number][shard].key(row) or f"row {row}"
                 try:
                     sample = Sample(key, self.indexes[number].read(shard, row), self.labels)
                     seed_torch(self.seed, epoch, place)
                     values = self._values(sample, self.views[number])
                 except WorkError as reason:
+                    holes.append((len(samples) + len(holes), of))
                     skipped.append(Skipped(source.name, source.shards[shard].path, key, str(reason)))
                     continue
                 counts[source.name] += 1
-                samples.append(values | {"source": number, "positive": group})
+                samples.append(values | of)
             if samples and self.is_refilled:
-                samples += samples[:1] * (len(places) - len(samples))
+                good = samples[:]
+                for place, of in holes:
+                    alike = (one for one in good if {name: one[name] for name in of} == of)
+                    samples.insert(place, next(alike, good[0]))
             if not samples:
                 error = WorkError(
                     f"no sample of a batch can be read: {skipped[0].shard}: {skipped[0].reason}"
@@ -165,6 +173,14 @@ def stacked(name: str, values: list[Any]) -> Any:
     return values
 
 
+def digest_of(shard_files: Sequence[ShardFile], rows: Sequence[npt.NDArray[np.int64]]) -> str:
+    """16 hex digits of which shards these are, and which rows of them are loaded."""
+    found = hashlib.blake2b(digest_size=8)
+    for shard, own in zip(shard_files, rows, strict=True):
+        found.update(identity(shard) + f"/{len(own)}/".encode() + own.astype("<i8").tobytes())
+    return found.hexdigest()
+
+
 @dataclass
 class Loader:
     """Iterates over batches; each iteration is the next epoch. `len` counts the batches of this rank.
@@ -232,10 +248,20 @@ class Loader:
             "shuffle": self.plan.window,
             "positives": self.plan.positives,
             "samples": {
-                name: [int(sum(map(len, rows))), units * self.plan.positives]
-                for name, rows, units in zip(self.sources, self.plan.rows, self.plan.per_epoch, strict=True)
+                name: [int(sum(map(len, rows))), units * self.plan.positives, digest]
+                for name, rows, units, digest in zip(
+                    self.sources, self.plan.rows, self.plan.per_epoch, self._digests, strict=True
+                )
             },
         }
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        """Tells the samples of each source from others."""
+        return [
+            digest_of(source.shards, rows)
+            for source, rows in zip(self.reader.sources, self.plan.rows, strict=True)
+        ]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on after the batch at which `state_dict` was called: the next iteration gives the rest of that

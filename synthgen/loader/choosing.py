@@ -3,7 +3,6 @@ and the prompts that samples share.
 """
 
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,11 @@ from synthgen import shards, storage
 from synthgen.errors import FolderError, WorkError
 from synthgen.loader.indexing import Indexes
 from synthgen.loader.locating import Source
-from synthgen.loader.samples import Sample
+from synthgen.loader.samples import KEY, Sample
 from synthgen.subsets import read_array
 from synthgen.uids import UID, rows_of, uid_array
 
 log = logging.getLogger(__name__)
-KEY = re.compile(r"([0-9a-f]{32})(-\d+)?")
 TIES = ("prompt_id", "group", "text", "caption")
 """Keys of a sample's json that say what it shares with others, the first that is there."""
 Rows = npt.NDArray[np.int64]

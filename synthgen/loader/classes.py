@@ -19,7 +19,10 @@ def class_names(split: str | Path) -> dict[int, str]:
         raise FolderError(
             f"{split}: no classes.txt in {path.parent}; a split such as final/main/train is wanted"
         )
-    return {k: name for k, name in enumerate(storage.read(path).decode().splitlines()) if name}
+    try:
+        return {k: name for k, name in enumerate(storage.read(path).decode().splitlines()) if name}
+    except UnicodeDecodeError as error:
+        raise FolderError(f"{path}: byte {error.start} is not UTF-8; a class a line is wanted") from None
 
 
 def join_classes(splits: Sequence[str | Path]) -> dict[int, str]:
@@ -37,10 +40,10 @@ def joined(named: dict[str, dict[int, str]]) -> dict[int, str]:
     Raises:
         FolderError: an id means two names, or a name has two ids.
     """
-    found: dict[int, str] = {}
+    found, ids = dict[int, str](), dict[str, int]()
     for where, names in named.items():
         for k, name in names.items():
-            other = next((i for i, known in found.items() if known == name), k)
+            other = ids.setdefault(name, k)
             if found.setdefault(k, name) != name or other != k:
                 raise FolderError(
                     f'{where}: class id {k} is "{name}", elsewhere {other} is "{found[other]}"; join them by '

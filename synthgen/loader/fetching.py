@@ -5,6 +5,7 @@ import os
 import shutil
 import urllib.request
 import uuid
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -54,5 +55,5 @@ def _copy(url: str, file: "shutil.SupportsWrite[bytes]") -> None:  # type: ignor
 
             with fsspec.open(url, "rb") as answer:
                 shutil.copyfileobj(answer, file, 2**20)
-    except (OSError, URLError, ImportError, ValueError) as error:
+    except (OSError, URLError, HTTPException, ImportError, ValueError) as error:
         raise WorkError(f"{url}: cannot be fetched ({error}); look at the address, or run again") from None

@@ -24,6 +24,8 @@ from synthgen.pools import source_paths
 log = logging.getLogger(__name__)
 MANY = 2**20
 """Bytes between the first and the last member of a sample that are read in one piece."""
+SETTLED = ("uid", "class_id", "class_name", "text")
+"""Columns of an imported pool that are right where its source says otherwise."""
 Samples = Sequence[tuple[str, Sequence[tuple[str, int, int]]]]
 
 
@@ -61,7 +63,8 @@ class ShardIndex:
         self._keys = np.array([key.encode() for key, _ in samples] or [b""], np.bytes_)
 
     def __len__(self) -> int:
-        return max(self.count, self.found)
+        """Samples, with those that are missing; of a damaged tar that nobody has counted they are one."""
+        return max(self.count, self.found + bool(self.error and self.count < 0))
 
     @property
     def found(self) -> int:
@@ -85,7 +88,7 @@ class ShardIndex:
         path = self._files[0 if self._file_of is None else self._file_of[row]]
         suffixes = [self._suffixes[kind] for kind in self._kinds[start:end].tolist()]
         whole = offsets[-1] + sizes[-1] - offsets[0]
-        members = {} if self._columns is None else _known(self._columns.slice(row, 1).to_pylist()[0])
+        members: dict[str, bytes] = {}
         if 0 <= whole <= max(MANY, 2 * sum(sizes)):
             data = memoryview(bytearray(whole))
             files.read_into(path, offsets[0], data)
@@ -98,6 +101,8 @@ class ShardIndex:
                 piece = bytearray(size)
                 files.read_into(path, at, memoryview(piece))
                 members[name] = bytes(piece)
+        if self._columns is not None:
+            members |= _settled(self._columns.slice(row, 1).to_pylist()[0], members.get("json", b""))
         return members
 
 
@@ -121,8 +126,8 @@ def open_index(shard: ShardFile) -> ShardIndex:
 
 
 def _index_imported(root: Path, shard: ShardFile) -> ShardIndex:
-    """The samples of a shard of an imported pool, whose members lie in its sources. The pool's columns stand
-    in for members that the source lacks.
+    """The samples of a shard of an imported pool, whose members lie in its sources. Label, caption and uid
+    are those of the pool's columns, which importing has settled, whatever the members say.
     """
     table = shards.read_table(root / shards.POOL / f"{shard.path}.parquet")
     rows = table.filter(table["error"].is_null())
@@ -136,15 +141,22 @@ def _index_imported(root: Path, shard: ShardFile) -> ShardIndex:
     return ShardIndex(samples, list(files), count=shard.samples, file_of=file_of, columns=columns)
 
 
-def _known(row: dict[str, Any]) -> dict[str, bytes]:
-    """What the columns of a row are as members."""
+def _settled(row: dict[str, Any], own: bytes) -> dict[str, bytes]:
+    """What the columns of a row are as members, with what its source's json says besides."""
     told = {name: value for name, value in row.items() if value is not None}
-    known = {"json": json.dumps(told, default=str).encode()}
+    settled = {"json": own}
+    try:
+        more = json.loads(own) if own else {}
+    except ValueError:  # whoever asks for it is told
+        more = None
+    if isinstance(more, dict):
+        told_last = {name: told[name] for name in SETTLED if name in told}
+        settled["json"] = json.dumps({**told, **more, **told_last}, default=str).encode()
     if "class_id" in told:
-        known["cls"] = b"%d" % told["class_id"]
+        settled["cls"] = b"%d" % told["class_id"]
     if "text" in told:
-        known["txt"] = str(told["text"]).encode()
-    return known
+        settled["txt"] = str(told["text"]).encode()
+    return settled
 
 
 class Indexes:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from synthgen import shards, storage
 from synthgen.errors import FolderError, WorkError
-from synthgen.loader.classes import class_names
+from synthgen.loader.classes import class_names, joined
 from synthgen.loader.fetching import fetch, is_url
 from synthgen.pools import is_in_place
 
@@ -33,21 +33,32 @@ class Source(NamedTuple):
     root: str = ""
 
 
+def identity(shard: ShardFile) -> bytes:
+    """What tells a shard from another one, wherever it lies: of its tar, or of its rows in an imported pool,
+    the name, the size and the first bytes, which have the first key.
+    """
+    if shard.root:
+        path = Path(shard.root) / shards.POOL / f"{shard.path}.parquet"
+    else:
+        path = fetch(shard.path) if is_url(shard.path) else Path(shard.path)
+    size = storage.size(path)
+    return f"{path.name}/{size}/".encode() + storage.read(path, 0, min(size, 4096))
+
+
 def locate(name: str, paths: Sequence[str | Path]) -> Source:
     """The shards of a source that is named by one or several paths.
 
     Raises:
-        FolderError: one of them has no shards.
+        FolderError: one of them has no shards, or their classes disagree.
     """
     found: list[ShardFile] = []
-    classes: dict[int, str] = {}
+    classes: dict[str, dict[int, str]] = {}
     roots = set()
     for path in paths:
-        files, own, root = _locate(str(path))
+        files, classes[str(path)], root = _locate(str(path))
         found += files
-        classes |= own
         roots.add(root)
-    return Source(name, found, classes, roots.pop() if len(roots) == 1 else "")
+    return Source(name, found, joined(classes), roots.pop() if len(roots) == 1 else "")
 
 
 def _locate(path: str) -> tuple[list[ShardFile], dict[int, str], str]:
@@ -58,7 +69,11 @@ def _locate(path: str) -> tuple[list[ShardFile], dict[int, str], str]:
         tars = _expand(path)
         if not tars:
             raise FolderError(f"{path}: no file is called so; a pattern of .tar files is wanted")
-        return _sized(tars), _classes(Path(tars[0]).parent), ""
+        folder = next((tar for tar in tars if storage.is_folder(Path(tar))), None)
+        if folder:
+            raise FolderError(f"{path}: {folder} is a folder; a pattern of .tar files is wanted")
+        folders = dict.fromkeys(Path(tar).parent for tar in tars)
+        return _sized(tars), joined({str(each): _classes(each) for each in folders}), ""
     root = Path(path)
     if root.suffix == ".tar" and storage.exists(root) and not storage.is_folder(root):
         return _sized([path]), _classes(root.parent), ""
@@ -88,10 +103,7 @@ def _expand(pattern: str) -> list[str]:
 
 def _classes(split: Path) -> dict[int, str]:
     """The classes above a split, where there are some."""
-    try:
-        return class_names(split)
-    except FolderError:
-        return {}
+    return class_names(split) if storage.exists(split.resolve().parent / "classes.txt") else {}
 
 
 def _sized(tars: Sequence[str]) -> list[ShardFile]:

@@ -66,11 +66,15 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
 
 
 def interleaved(counts: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Which source each place of an epoch is of, shape (sum(counts),): each evenly spread, so that a stretch
-    of any length has of each its part, give or take one.
+    """Which source each place of an epoch is of, shape (sum(counts),): each evenly spread, and each with a
+    start of its own, so that a stretch of any length has of each its part, give or take one (of many sources:
+    a few).
     """
     of = np.repeat(np.arange(len(counts)), counts)
-    at = np.concatenate([(np.arange(count) + 0.5) / max(count, 1) for count in counts])
+    starts = (np.arange(len(counts)) + 0.5) / len(counts)
+    at = np.concatenate(
+        [(np.arange(count) + start) / max(count, 1) for count, start in zip(counts, starts, strict=True)]
+    )
     return of[np.argsort(at, kind="stable")]
 
 

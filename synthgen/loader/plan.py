@@ -22,7 +22,7 @@ class Plan:
     rows: list[list[npt.NDArray[np.int64]]]
     """Of each source, of each shard: the rows that are loaded."""
     ties: list[npt.NDArray[np.int64]]
-    """Of each source, the group of each of its positions; used with `positives`."""
+    """Of each source, the group of each of its positions; empty where nobody asks for it."""
     per_pass: list[int]
     """Of each source, its units."""
     per_epoch: list[int]
@@ -112,7 +112,7 @@ class Plan:
             at = flat[own]
             places[own, 3] = np.searchsorted(ends, at, side="right")
             places[own, 4] = rows[at]
-            places[own, 5] = offset + (self.ties[number][at] if self.positives > 1 else at)
+            places[own, 5] = offset + (self.ties[number][at] if len(self.ties[number]) else at)
             offset += len(rows)
         return places
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,18 @@ import numpy as np
 from PIL import Image
 
 from synthgen.errors import WorkError
+from synthgen.importing import ENDINGS
 from synthgen.sources import open_picture
 
 if TYPE_CHECKING:
     import torch
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
 PICTURES = ("image", "mask", "target")
 """Fields that pixels are decoded for."""
 BATCHED = ("source", "positive", "probabilities")
 """Fields that do not come from the members."""
+KEY = re.compile(r"([0-9a-f]{32})(-\d+)?")
+"""What a key with a uid is: repeated samples have a number behind it."""
 
 
 class Sample:
@@ -43,14 +46,18 @@ class Sample:
 
     @property
     def uid(self) -> str:
-        """The json's uid, else the key."""
-        return str(self.json.get("uid") or self.key)
+        """The key's 32 hex digits, as in final/ and in a pool; else the json's uid, or the key."""
+        found = KEY.fullmatch(self.key.rpartition("/")[2])
+        return found[1] if found else str(self.json.get("uid", self.key))
 
     @property
     def class_id(self) -> int:
+        told = self.members["cls"].decode("utf-8", "replace") if "cls" in self.members else None
         try:
-            return int(self.members["cls"]) if "cls" in self.members else int(self.json["class_id"])
+            return int(self.json["class_id"] if told is None else told)
         except (ValueError, TypeError, KeyError):
+            if told is not None and told.strip() in self._classes:  # other people's may hold names
+                return self._classes[told.strip()]
             raise WorkError("no class id: a member .cls or class_id in its json is wanted") from None
 
     @property
@@ -67,9 +74,9 @@ class Sample:
         """The pixels, uint8 of shape (3, height, width); upright, transparent ones on white."""
         import torch
 
-        data = next((self.members[suffix] for suffix in IMAGES if suffix in self.members), None)
+        data = next((self.members[suffix] for suffix in ENDINGS if suffix in self.members), None)
         if data is None:
-            raise WorkError(f"no image: a member {', '.join(IMAGES)} is wanted")
+            raise WorkError(f"no image: a member {', '.join(ENDINGS)} is wanted")
         picture = open_picture(data)
         if picture is None:
             raise WorkError("image does not decode")

@@ -7,6 +7,7 @@ trained on counts as wrong wherever it is evaluated.
 import itertools
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from torch import nn
 
 from synthgen.errors import FolderError, nearest
 from synthgen.loader import Paths, open_loader
-from synthgen.training.augmenting import AUGMENTATIONS, MIXES, OnBatch
+from synthgen.training.augmenting import AUGMENTATIONS, MIXES, OnBatch, require_classes
 from synthgen.training.checkpoints import Learner
 from synthgen.training.evaluating import Classifier, evaluate, markdown, table
 from synthgen.training.networks import SMALL, build
@@ -90,6 +91,8 @@ def train(
     ):  # fmt: skip
         if number < least:
             raise FolderError(f"{what}: got {number}; a whole number from {least} is wanted")
+    if not 0 < lr < math.inf:
+        raise FolderError(f"lr: got {lr}; a number above 0 is wanted")
     for what, name, known in (("augment", augment, AUGMENTATIONS), ("mix", mix, {"": None, **MIXES})):
         if name not in known:
             raise FolderError(f'{what}: "{name}" is unknown{nearest(name, [*known])}')
@@ -105,7 +108,7 @@ def train(
         raise FolderError("mix: a reinforcement's views are not mixed; leave one of them out")
     mixing = MIXES[mix](n_outputs) if mix else None
     if ways.batch or mixing:
-        loader.reader.batch_transform = OnBatch(ways.batch, mixing)
+        loader.reader.batch_transform = OnBatch(ways.batch, mixing, n_outputs)
     torch.manual_seed(seed)
     bare = build(model, n_outputs, side=side, pretrained=pretrained).to(memory_format=torch.channels_last)
     adam = torch.optim.AdamW(bare.parameters(), lr=lr, weight_decay=0.05)
@@ -126,10 +129,9 @@ def train(
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     for step in range(start, steps):
         images, labels = next(batches)
-        if labels.ndim == 1 and int(labels.max()) >= n_outputs:
-            raise FolderError(
-                f"class id {int(labels.max())} of a sample: classes.txt ends at {n_outputs - 1}"
-            )
+        if len(images) == 1 < batch_size:  # what an epoch has left over, on all ranks: no batch norm of one
+            images, labels = next(batches)
+        require_classes(labels, n_outputs)
         torch.manual_seed(hash((seed, step, accelerator.process_index)))  # of dropout
         images = images.to(accelerator.device, memory_format=torch.channels_last)
         with accelerator.autocast():

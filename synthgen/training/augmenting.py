@@ -7,6 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from synthgen.augmentations import RandomFieldAffine, RandomFieldColor, ResizeMix, adainf_augmentation
+from synthgen.errors import FolderError
 
 Transform = Callable[[Any], Any]
 
@@ -75,15 +76,23 @@ MIXES: dict[str, Callable[[int], Transform]] = {
 """By number of classes; each takes and returns images and labels, which become soft."""
 
 
+def require_classes(labels: torch.Tensor, n_classes: int) -> None:
+    """Raises FolderError where a class id, of shape (n,), is none of the classes; soft labels have none."""
+    wrong = labels[(labels < 0) | (labels >= n_classes)] if labels.ndim == 1 else labels[:0]
+    if len(wrong):
+        raise FolderError(f"class id {int(wrong[0])} of a sample: classes.txt has 0 to {n_classes - 1}")
+
+
 class OnBatch:
     """The loader's `batch_transform` of an augmentation and a mix. (A class, as it is sent to workers.)"""
 
-    def __init__(self, change: Transform | None, mix: Callable[..., Any] | None) -> None:
-        self.change, self.mix = change, mix
+    def __init__(self, change: Transform | None, mix: Callable[..., Any] | None, n_classes: int) -> None:
+        self.change, self.mix, self.n_classes = change, mix, n_classes
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.change is not None:
             images = self.change(images)
         if self.mix is not None:
+            require_classes(labels, self.n_classes)
             images, labels = self.mix(images, labels)
         return images, labels

@@ -57,17 +57,20 @@ def evaluate(
         workers=workers,
     )
     join, where = loader.class_names, ", ".join(loader.sources)
-    for k in set(join) & set(classifier.class_names):
-        if join[k] != classifier.class_names[k]:
-            raise FolderError(
-                f'{where}: class id {k} is "{join[k]}", in training it was "{classifier.class_names[k]}"'
-            )
+    trained = classifier.class_names
+    ids = {name: k for k, name in trained.items()}
+    for k, name in join.items():
+        if trained.get(k, name) != name:
+            raise FolderError(f'{where}: class id {k} is "{name}", in training it was "{trained[k]}"')
+        if ids.get(name, k) != k:
+            raise FolderError(f'{where}: "{name}" has class id {k}, in training it had {ids[name]}')
     hits: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])  # class and values: right, all
     with torch.inference_mode(), accelerator.autocast():
         for images, labels, *values in loader:
             outputs = classifier.network(images.to(accelerator.device))
             right = (outputs.argmax(1).cpu() == labels).tolist()
             plain_values = [own.tolist() if isinstance(own, torch.Tensor) else own for own in values]
+            plain_values = [[str(value) for value in own] for own in plain_values]  # lists, too
             for hit, *group in zip(right, labels.tolist(), *plain_values, strict=True):
                 hits[tuple(group)][0] += hit
                 hits[tuple(group)][1] += 1
