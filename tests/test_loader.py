@@ -197,6 +197,17 @@ def test_shares_and_interleaving_add_up() -> None:
         assert Counter(mixed[start : start + 4].tolist()) == {0: 3, 1: 1}
 
 
+@pytest.mark.parametrize(
+    "counts", [[300, 100], [100, 60, 40], [10, *[1] * 8], [300, *[20] * 10], [480, 48, 48]]
+)
+def test_any_stretch_has_of_each_source_its_part_give_or_take_one(counts: list[int]) -> None:
+    mixed = interleaved(counts)
+    for number, count in enumerate(counts):
+        had = np.concatenate([[0], np.cumsum(mixed == number)])
+        ahead = had - np.arange(len(mixed) + 1) * count / len(mixed)
+        assert ahead.max() - ahead.min() <= 1
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_goes_on_in_the_middle_of_an_epoch_on_other_ranks(split: Path, workers: int) -> None:
     whole = only(split, batch_size=6, shuffle=True, seed=5)

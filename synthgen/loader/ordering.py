@@ -66,12 +66,13 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
 
 
 def interleaved(counts: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Which source each place of an epoch is of, shape (sum(counts),): each evenly spread, and each with a
-    start of its own, so that a stretch of any length has of each its part, give or take one (of many sources:
-    a few).
+    """Which source each place of an epoch is of, shape (sum(counts),): each evenly spread, and those of one
+    size in turns, so that a stretch of any length has of each its part, give or take one (of many sources of
+    several sizes: a few).
     """
     of = np.repeat(np.arange(len(counts)), counts)
-    starts = (np.arange(len(counts)) + 0.5) / len(counts)
+    alike = [[k for k, other in enumerate(counts) if other == count] for count in counts]
+    starts = [(own.index(k) + 0.5) / len(own) for k, own in enumerate(alike)]
     at = np.concatenate(
         [(np.arange(count) + start) / max(count, 1) for count, start in zip(counts, starts, strict=True)]
     )
