@@ -35,12 +35,14 @@ class Source(NamedTuple):
 
 def identity(shard: ShardFile) -> bytes:
     """What tells a shard from another one, wherever it lies: of its tar, or of its rows in an imported pool,
-    the name, the size and the first bytes, which have the first key.
+    the name, the size and the first bytes, which have the first key. Of a URL it is the address, as it may
+    not have been fetched yet.
     """
+    if is_url(shard.path):
+        return shard.path.encode()
+    path = Path(shard.path)
     if shard.root:
         path = Path(shard.root) / shards.POOL / f"{shard.path}.parquet"
-    else:
-        path = fetch(shard.path) if is_url(shard.path) else Path(shard.path)
     size = storage.size(path)
     return f"{path.name}/{size}/".encode() + storage.read(path, 0, min(size, 4096))
 
