@@ -68,3 +68,9 @@ def nearest(word: str, known: list[str]) -> str:
     if len(every) <= MOST_LISTED:
         return f"{hint} Known: {every}"
     return f"{hint} {len(known)} are known" + (f", among them {', '.join(close)}" if close else "")
+
+
+def require_least(what: str, number: int | None, least: int) -> None:
+    """Raises FolderError where a number is there and is less than it may be."""
+    if number is not None and number < least:
+        raise FolderError(f"{what}: got {number}; a whole number from {least} is wanted")

@@ -337,6 +337,9 @@ def test_labels_that_are_names_are_read(tmp_path: Path, copy: bool) -> None:
     for image, label in zip(images, labels.tolist(), strict=True):
         number = round(float(image[0, 0, 0]) * 255)
         assert loader.class_names[label] == ["dog", "cat"][number % 2]
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    ((_, labels),) = open_loader(tmp_path / "web", batch_size=4)
+    assert labels.tolist() == [1, 0, 1, 0]
 
 
 def test_globs_braces_and_tars_are_sources(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +372,8 @@ class Quiet(SimpleHTTPRequestHandler):
 def test_urls_are_fetched_once(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNTHGEN_CACHE", str(tmp_path))
     urls = f"{site}/{{00000000..00000003}}.tar"
+    only(urls, batch_size=8).state_dict()
+    assert not list(tmp_path.rglob("*.tar")), "none is fetched before it is read"
     assert flat(numbers(only(urls, batch_size=8, workers=2))) == list(range(50))
     assert not list(tmp_path.rglob("*.part"))
     assert len(list(tmp_path.rglob("*.tar"))) == 4

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from synthgen.errors import FolderError, nearest
+from synthgen.errors import FolderError, nearest, require_least
 from synthgen.loader.batches import Loader, Reader, Skipped
 from synthgen.loader.choosing import groups, rows_of_subset
 from synthgen.loader.classes import class_names, join_classes, joined
@@ -103,8 +103,7 @@ def open_loader(
         ("batch_size", batch_size, 1), ("samples_per_epoch", samples_per_epoch, 1), ("shuffle", shuffle, 0),
         ("seed", seed, 0), ("workers", workers, 0),
     ):  # fmt: skip
-        if number is not None and number < least:
-            raise FolderError(f"{what}: got {number}; a whole number from {least} is wanted")
+        require_least(what, number, least)
     if last not in LAST:
         raise FolderError(f'last: got "{last}"; one of {", ".join(LAST)} is wanted')
     found = [locate(name, paths) for name, paths in named.items()]

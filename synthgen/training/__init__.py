@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from synthgen.errors import FolderError, nearest
+from synthgen.errors import FolderError, nearest, require_least
 from synthgen.loader import Paths, open_loader
 from synthgen.training.augmenting import AUGMENTATIONS, MIXES, OnBatch, require_classes
 from synthgen.training.checkpoints import Learner
@@ -87,10 +87,9 @@ def train(
     if is_slow(accelerator) and accelerator.is_main_process:
         log.warning("bf16: this CPU has no instructions for it; without, it is several times as fast")
     for what, number, least in (
-        ("steps", steps, 1), ("seed", seed, 0), ("save_every", save_every, 0), ("log_every", log_every, 1),
+        ("steps", steps, 1), ("save_every", save_every, 0), ("log_every", log_every, 1),
     ):  # fmt: skip
-        if number < least:
-            raise FolderError(f"{what}: got {number}; a whole number from {least} is wanted")
+        require_least(what, number, least)
     if not 0 < lr < math.inf:
         raise FolderError(f"lr: got {lr}; a number above 0 is wanted")
     for what, name, known in (("augment", augment, AUGMENTATIONS), ("mix", mix, {"": None, **MIXES})):

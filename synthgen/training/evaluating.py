@@ -70,8 +70,8 @@ def evaluate(
             outputs = classifier.network(images.to(accelerator.device))
             right = (outputs.argmax(1).cpu() == labels).tolist()
             plain_values = [own.tolist() if isinstance(own, torch.Tensor) else own for own in values]
-            plain_values = [[str(value) for value in own] for own in plain_values]  # lists, too
-            for hit, *group in zip(right, labels.tolist(), *plain_values, strict=True):
+            texts = [map(str, own) for own in plain_values]  # a value may be a list
+            for hit, *group in zip(right, labels.tolist(), *texts, strict=True):
                 hits[tuple(group)][0] += hit
                 hits[tuple(group)][1] += 1
     counted = _over_ranks({key: (right, count) for key, (right, count) in hits.items()}, accelerator)
